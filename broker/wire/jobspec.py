@@ -325,8 +325,18 @@ class ModelCard(Struct, frozen=True, kw_only=True):
 #: Directory beside those of the jobs, in which each job that is drawn has one for its checkpoints.
 CHECKPOINTS = ".checkpoints"
 
-#: Beside a job's checkpoints: what it looks like after the step at which it was parked to be looked at, a clip or a picture.
-DRAFTS = ("draft.mp4", "draft.png")
+_DRAFT = re.compile(r"draft(-[1-9][0-9]?)?\.(mp4|png)")
+
+
+def draft_names(index: int) -> tuple[str, str]:
+    """Files of a clip and of a picture beside a job's checkpoints: output `index` (from 0) as it was when the job was parked as a draft."""
+    name = f"draft-{index + 1}" if index else "draft"
+    return f"{name}.mp4", f"{name}.png"
+
+
+def is_draft_name(name: str) -> bool:
+    """Whether a file beside a job's checkpoints is a draft."""
+    return _DRAFT.fullmatch(name) is not None
 
 
 def preview_name(number: int) -> str:

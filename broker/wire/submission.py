@@ -39,7 +39,7 @@ class Submission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     lora_names: LoraNames = ()
     #: Denoising steps of the job, of all its outputs; 0: not known.
     steps: Count = 0
-    #: It is parked as a draft after so many steps, until its client commits it. 0: it is no draft.
+    #: It is parked as a draft after so many steps of all its outputs, until its client commits it. 0: it is no draft.
     draft_steps: Count = 0
     #: Name of the API key that it came with; "" without one.
     submitted_by: Annotated[str, Meta(max_length=64)] = ""

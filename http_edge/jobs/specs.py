@@ -251,9 +251,6 @@ def _check_draft(wanted: Generation, card: ModelCard, steps: int) -> None:
         raise invalid(label, asked, f"is not for model {shown(card.name)}, which cannot go on from a draft")
     if asked is not None and asked >= steps:
         raise invalid(label, asked, f"must be less than the job's {steps} steps")
-    if (wanted.num_outputs or 1) > 1:
-        # Outputs are denoised one after another, and a checkpoint counts those before its own as done: there is no state of several halves.
-        raise invalid(label, asked, f"is for one output, not {wanted.num_outputs}")
 
 
 def _check_steps_drawn(wanted: Generation, card: ModelCard, steps: int, strength: Scalar) -> None:

@@ -340,7 +340,7 @@ def _fixed(order: Submission, spec: JobSpec, card: ModelCard) -> m.Submission:
         lora_names=short_list(use.name for use in spec.loras) if spec.loras else (),
         submitted_by=caller.key_name,
         steps=spec.num_inference_steps * spec.num_outputs,
-        draft_steps=order.wanted.draft_steps or 0,
+        draft_steps=(order.wanted.draft_steps or 0) * spec.num_outputs,
     )
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from broker.wire.jobspec import CHECKPOINTS, DRAFTS, preview_name, preview_number
+from broker.wire.jobspec import CHECKPOINTS, draft_names, preview_name, preview_number
 from broker.wire.messages import JobView
 
 
@@ -27,9 +27,9 @@ def read_preview(artefacts: Path, view: JobView, number: int) -> bytes | None:
         return None
 
 
-def read_draft(artefacts: Path, view: JobView) -> tuple[str, bytes] | None:
-    """(name, content) of what a job looks like at the step of its draft, a clip or else a picture; None when there is none. Blocks."""
-    for name in DRAFTS:
+def read_draft(artefacts: Path, view: JobView, index: int) -> tuple[str, bytes] | None:
+    """(name, content) of an output's draft, a clip or else a picture; None when there is none. Blocks."""
+    for name in draft_names(index):
         with contextlib.suppress(OSError):
             return name, (artefacts / CHECKPOINTS / view.id / name).read_bytes()
     return None

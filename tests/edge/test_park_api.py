@@ -54,6 +54,15 @@ def test_a_draft_is_asked_for_by_its_steps(world: World) -> None:
     assert (told.draft_steps, told.steps) == (3, 8)
 
 
+def test_a_draft_of_several_outputs_counts_the_steps_of_all_and_shows_what_was_asked(world: World) -> None:
+    resumable(world)
+    job = world.submit(draft_steps=3, num_outputs=4)
+    told = world.fake.submits[job["id"]].submission
+    assert (told.draft_steps, told.steps) == (12, 32)
+    assert world.http.get(f"/v1/jobs/{job['id']}").json()["draft_steps"] == job["draft_steps"] == 3
+    assert world.http.get("/v1/jobs").json()["data"][0]["draft_steps"] == 3
+
+
 def test_a_draft_is_for_every_family(world: World) -> None:
     resumable(world)
     video = world.http.post("/v1/videos", json={"prompt": "a", "draft_steps": 2}).json()
@@ -65,7 +74,7 @@ def test_a_draft_is_for_every_family(world: World) -> None:
     [
         ({"draft_steps": 8}, ["draft_steps", "8", "less than the job's 8 steps"]),
         ({"draft_steps": 0}, ["draft_steps", "0"]),
-        ({"draft_steps": 2, "num_outputs": 2}, ["draft_steps", "one output, not 2"]),
+        ({"draft_steps": 8, "num_outputs": 2}, ["draft_steps", "8", "less than the job's 8 steps"]),
     ],
 )
 def test_a_draft_that_cannot_be_is_refused(world: World, fields: dict[str, object], words: list[str]) -> None:

@@ -166,6 +166,54 @@ def test_a_draft_that_was_interrupted_is_drawn_when_the_step_is_reached_again(wa
     assert (wan.place / "out" / preview_name(1)).read_bytes() == drawn, "the next attempt shows it, too"
 
 
+def test_drafts_of_several_outputs_wait_together_and_all_go_on_to_what_they_would_have_been(wan: Rig) -> None:
+    whole = wan.draw(every_s=1000.0, num_outputs=3)
+    all_steps = wan.asked
+
+    assert wan.park(park_at=12, num_outputs=3) == 12, "four steps of each"
+    assert wan.files() == [
+        *(f"{output}-4.safetensors" for output in range(3)),
+        *(f"draft-{number}.{kind}" for number in (2, 3) for kind in ("mp4", "png")),
+        *("draft.mp4", "draft.png"),
+    ]
+    shown = sorted(path.name for path in (wan.place / "out").glob("preview-*"))
+    assert shown == [preview_name(number) for number in (1, 2, 3)]
+    assert wan.asked == all_steps * 12 // (3 * STEPS)
+
+    assert same(whole, wan.draw(every_s=1000.0, num_outputs=3))
+    assert wan.asked == all_steps * 6 // (3 * STEPS)
+
+
+def test_drafts_of_several_pictures_are_each_of_its_own(stable_diffusion: Rig) -> None:
+    whole = stable_diffusion.draw(every_s=1000.0, num_outputs=2)
+    assert stable_diffusion.park(park_at=10, num_outputs=2) == 10
+    pictures = [np.asarray(Image.open(stable_diffusion.kept / name)) for name in ("draft.png", "draft-2.png")]
+    far = [[np.abs(draft.astype(int) - one).mean() for one in whole] for draft in pictures]
+    assert far[0][0] < far[0][1], "each is nearest to its own picture"
+    assert far[1][1] < far[1][0], "each is nearest to its own picture"
+    assert same(whole, stable_diffusion.draw(every_s=1000.0, num_outputs=2))
+
+
+@pytest.mark.parametrize("died_after", [2, STEPS + 1])
+def test_drafts_of_several_outputs_that_were_interrupted_go_on(wan: Rig, died_after: int) -> None:
+    whole = wan.draw(every_s=1000.0, num_outputs=2)
+    wan.stop_after(died_after, park_at=8, num_outputs=2)
+    assert wan.park(park_at=8, num_outputs=2) == 8
+    assert wan.park(park_at=8, num_outputs=2) == 8, "handed back at once"
+    assert wan.asked == 0
+    assert same(whole, wan.draw(every_s=1000.0, num_outputs=2))
+
+
+def test_a_job_may_be_parked_between_the_drafts_of_its_outputs_and_after_them(wan: Rig) -> None:
+    whole = wan.draw(every_s=1000.0, num_outputs=2)
+    assert wan.park(ParkAt.at("denoise", STEPS + 1), park_at=8, num_outputs=2) == 4 + 2
+    assert wan.park(park_at=8, num_outputs=2) == 8
+    # Committed, and asked for when the first output is denoised: that is kept beside the draft of the second.
+    assert wan.park(ParkAt.at("denoise", STEPS), num_outputs=2) == STEPS + 4
+    assert "0-6.safetensors" in wan.files()
+    assert same(whole, wan.draw(every_s=1000.0, num_outputs=2))
+
+
 def test_a_draft_is_the_newest_of_the_previews(stable_diffusion: Rig) -> None:
     stable_diffusion.park(park_at=4, previews=2)
     shown = sorted(path.name for path in (stable_diffusion.place / "out").glob("preview-*"))

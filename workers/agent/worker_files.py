@@ -15,7 +15,7 @@ from pathlib import Path
 
 from broker.depot.tokens import artefact_key, draft_key
 from broker.runtime.log_actions import Action
-from broker.wire.jobspec import DRAFTS, preview_number
+from broker.wire.jobspec import is_draft_name, preview_number
 from workers.agent import attempt_dirs
 from workers.agent import effects as fx
 from workers.agent.dirs import WorkerDirs
@@ -76,10 +76,11 @@ class WorkerFiles:
                 self.transfers.order(Put(job_id=job_id, fence=fence, files=files, budget_s=policy.put_budget_s))
             case fx.PutDraft(job_id, fence):
                 directory = attempt_dirs.checkpoint_dir(self._artefacts, job_id)
-                for name in DRAFTS:
-                    if (directory / name).exists():
-                        key = draft_key(job_id, fence, name)
-                        self.transfers.order(PutExtra(fence=fence, key=key, path=directory / name))
+                with contextlib.suppress(OSError):
+                    for path in sorted(directory.iterdir()):
+                        if is_draft_name(path.name):
+                            key = draft_key(job_id, fence, path.name)
+                            self.transfers.order(PutExtra(fence=fence, key=key, path=path))
             case fx.FetchInputs(fence, names):
                 self.transfers.order(Fetch(fence=fence, names=names, budget_s=policy.fetch_budget_s))
             case fx.Revoke(fence):

@@ -62,11 +62,6 @@ class State(Struct, frozen=True):
     plain: dict[str, Any]
     denoise_s: float
 
-    @property
-    def steps(self) -> int:
-        """Denoising steps of the job that it spares: those of the outputs before, too."""
-        return self.output * self.total + self.step
-
 
 class Checkpoints:
     """The checkpoints of one attempt: written every `every_s` seconds of denoising, read once for each output.
@@ -81,8 +76,6 @@ class Checkpoints:
         clock: Callable[[], float] = time.monotonic,
         report: Callable[[int], None] = lambda steps: None,
     ) -> None:
-        #: Denoising steps of the job that a later attempt would be spared, as far as this one has come.
-        self.kept = 0
         #: Whether the last one could not be written.
         self.failed = False
         self._report = report
@@ -96,6 +89,16 @@ class Checkpoints:
         self._lock = threading.Lock()
         self._next: list[tuple[State, Binding]] = []
         self._writing: threading.Thread | None = None
+        #: The step of each output's newest file: as named until it is read.
+        self._newest: dict[int, int] = {}
+        for output, step, _ in self._all_files():
+            self._newest[output] = max(step, self._newest.get(output, 0))
+
+    @property
+    def kept(self) -> int:
+        """Denoising steps of all outputs that a later attempt would be spared."""
+        with self._lock:
+            return sum(self._newest.values())
 
     def begin(self) -> None:
         """Denoising begins, or goes on with another output: time counts from the first of these."""
@@ -152,9 +155,8 @@ class Checkpoints:
         if writing is not None:
             writing.join()
 
-    def find(self, output: int, binding: Binding, *, last: bool = False) -> tuple[State | None, str]:
-        """(the newest state of this output that is whole and has this binding, why a newer one was refused or ""). `last`: no output comes
-        after it."""
+    def find(self, output: int, binding: Binding) -> tuple[State | None, str]:
+        """(the newest state of this output that is whole and has this binding, why a newer one was refused or "")."""
         refused = ""
         for step, path in sorted(self._files(output), reverse=True):
             try:
@@ -165,23 +167,33 @@ class Checkpoints:
                     "a checkpoint is refused: %s", error, extra={"action": Action.CHECKPOINT, "file": path.name}
                 )
                 continue
-            self.kept = state.steps
-            if last or state.step < state.total:  # else there may be more of the next output
-                self._report(self.kept)
+            self._note(output, state.step)
             return state, refused
-        self._report(self.kept)
+        with self._lock:
+            # What is of no use for this output is of none for those after it.
+            self._newest = {one: step for one, step in self._newest.items() if one < output}
+        self._note(output, 0)
         return None, refused
+
+    def _note(self, output: int, step: int) -> None:
+        with self._lock:
+            self._newest[output] = step
+        self._report(self.kept)
 
     # ------------------------------------------------------------ files
 
     def _files(self, output: int) -> list[tuple[int, Path]]:
         """(step, file) of each checkpoint of an output."""
+        return [(step, path) for of, step, path in self._all_files() if of == output]
+
+    def _all_files(self) -> list[tuple[int, int, Path]]:
+        """(output, step, file) of each checkpoint."""
         try:
             names = os.listdir(self._directory)
         except OSError:
             return []
         found = [(match, name) for name in names if (match := _NAME.fullmatch(name)) is not None]
-        return [(int(match[2]), self._directory / name) for match, name in found if int(match[1]) == output]
+        return [(int(match[1]), int(match[2]), self._directory / name) for match, name in found]
 
     def _write_all(self) -> None:
         """Write what is to be written next, until there is nothing."""
@@ -202,8 +214,7 @@ class Checkpoints:
             logger.warning("a checkpoint cannot be written", extra={"action": Action.CHECKPOINT, "detail": str(error)})
         else:
             self.failed = False
-            self.kept = state.steps
-            self._report(self.kept)
+            self._note(state.output, state.step)
 
     def _write(self, state: State, binding: Binding) -> None:
         self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -33,11 +33,11 @@ class ImageEngine(DiffusionEngine):
                 with previews.of_output(index):
                     # As arrays, not pictures: what is no number can still be seen.
                     output = self.call(pipe, card, spec, index, monitor, **as_arrays)
-                sound_for(pipe, output, "image", monitor)
-                tells = told(card, spec, index, monitor)
-                save = partial(save_picture, monitor, out_dir, index, image_pixels(output), tells)
-                if not last:
-                    made.append(save())
+                    sound_for(pipe, output, "image", monitor)
+                    tells = told(card, spec, index, monitor)
+                    save = partial(save_picture, monitor, out_dir, index, image_pixels(output), tells)
+                    if not last:
+                        made.append(save())
         return Stage("host", lambda: (*made, save()))
 
 

@@ -3,7 +3,7 @@
 They are real: at evenly spaced steps the latents of the moment go through the model's own VAE. Half-way latents are mostly noise, so
 where the scheduler moves on straight lines (flow matching, Euler on noise predictions) the picture is of the point that the step aims
 at, sample - sigma x prediction: the model's own idea, at that step, of the finished picture. Of a clip it is the first frame; the draft
-(`jobspec.DRAFTS`) is the whole clip, where frames can be decoded as they come.
+(`jobspec.draft_names`) is the whole clip, where frames can be decoded as they come.
 
 Which latents can be decoded are lists of pipelines whose decoding was read in diffusers 0.42, and the Wan family. All others
 give no previews. A preview never fails its job: what goes wrong is logged, and the job goes on without.
@@ -17,7 +17,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLHunyuanVideo, A
 from PIL import Image
 
 from broker.runtime.log_actions import Action
-from broker.wire.jobspec import DRAFTS, JobSpec, preview_name
+from broker.wire.jobspec import JobSpec, draft_names, preview_name
 from workers.engine.artefacts import Mp4Writer
 from workers.engine.errors import EngineError
 from workers.engine.frames import to_uint8
-from workers.engine.progress import Monitor
+from workers.engine.progress import DraftKept, Monitor
 from workers.engine.stream import can_stream, decode_frames, denormalise
 from workers.models.video_file import VideoFile
 
@@ -64,16 +64,20 @@ class Previews:
         self._wanted = spec.previews if spec.previews and can_preview(pipe) else 0
         self._file = file or VideoFile()
         keeping = monitor.keeping
-        #: Where the draft goes, and after which step of the job it is drawn; 0: never.
+        #: Where the drafts go, and after which step of an output one is drawn; 0: never.
         self._kept = Path(keeping.directory) if keeping is not None else out_dir
-        self._draft_at = keeping.park_at if keeping is not None and can_decode(pipe) else 0
+        self._draft_at = monitor.draft_at if can_decode(pipe) else 0
+        #: Pictures of an output, at most: those of the next have the numbers that follow.
+        self._numbers = spec.previews + (self._draft_at > 0)
 
     @contextmanager
     def of_output(self, index: int) -> Iterator[None]:
-        """While output `index` is denoised inside: looks at each step of the scheduler."""
-        if not self._wanted and not self._draft_at:
+        """While output `index` is drawn inside: looks at each step of the scheduler, and ends it where its draft is all that is wanted."""
+        with suppress(DraftKept), self._watched(index) if self._wanted or self._draft_at else nullcontext():
             yield
-            return
+
+    @contextmanager
+    def _watched(self, index: int) -> Iterator[None]:
         scheduler = self._pipe.scheduler
         original = scheduler.step
         done = 0
@@ -87,14 +91,14 @@ class Previews:
             total = len(scheduler.timesteps)
             number, passed = preview_at(done, total, self._wanted), self._monitor.passing_over
             if number and not passed:
-                path = self._out_dir / preview_name(index * self._spec.previews + number)
+                path = self._out_dir / preview_name(index * self._numbers + number)
                 self._write(path, aim(scheduler, model_output, sample, moved))
-            if index * total + done == self._draft_at < total * self._spec.num_outputs:
+            if done == self._draft_at < total:
                 # An earlier attempt may have drawn it, and come no further.
                 if not passed:
-                    self._write_draft(aim(scheduler, model_output, sample, moved))
+                    self._write_draft(index, aim(scheduler, model_output, sample, moved))
                 shown = sum(preview_at(step, total, self._wanted) > 0 for step in range(1, done + 1))
-                self._show_draft(index * self._spec.previews + shown + 1)
+                self._show_draft(index, index * self._numbers + shown + 1)
             return moved
 
         # The instance's attribute hides the class's method; removing it brings the method back.
@@ -104,8 +108,8 @@ class Previews:
         finally:
             del scheduler.step
 
-    def _write_draft(self, latents: torch.Tensor) -> None:
-        clip, picture = (self._kept / name for name in DRAFTS)
+    def _write_draft(self, index: int, latents: torch.Tensor) -> None:
+        clip, picture = (self._kept / name for name in draft_names(index))
         try:
             self._kept.mkdir(mode=0o755, parents=True, exist_ok=True)
             if self._spec.output != "video" or not can_stream(self._pipe):
@@ -126,10 +130,10 @@ class Previews:
         except (EngineError, RuntimeError, ValueError, OSError) as error:
             logger.warning("no draft of this job", extra={"action": Action.PREVIEW_FAILED, "reason": str(error)[:500]})
 
-    def _show_draft(self, number: int) -> None:
+    def _show_draft(self, index: int, number: int) -> None:
         """Put the draft's picture where the previews of this attempt are looked for, as the newest of them."""
         with suppress(OSError):  # there is none, or no room: the job is parked all the same
-            shutil.copyfile(self._kept / DRAFTS[1], self._out_dir / preview_name(number))
+            shutil.copyfile(self._kept / draft_names(index)[1], self._out_dir / preview_name(number))
 
     def _write(self, path: Path, latents: torch.Tensor) -> None:
         try:

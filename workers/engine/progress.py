@@ -45,6 +45,10 @@ class Parked(BaseException):
         self.kept = kept
 
 
+class DraftKept(BaseException):
+    """The draft of an output is drawn, and its state on disk; the job goes on with the next output. No Exception, as `Cancelled`."""
+
+
 def _settled() -> None:
     """Nothing is being written."""
 
@@ -52,8 +56,8 @@ def _settled() -> None:
 class Keeping(Struct):
     """Settings of a job's checkpoints: their directory, seconds of denoising between two, and the digest of its request.
 
-    `park_at`: after how many steps of the job it ends as `Parked`; 0: never. `settle` waits for checkpoints that are being written: to be
-    called before the job's end is told, as its files are removed then.
+    `park_at`: after how many steps, shared evenly by its outputs, the job ends as `Parked`; 0: never. `settle` waits for checkpoints that
+    are being written: to be called before the job's end is told, as its files are removed then.
     """
 
     directory: str
@@ -284,10 +288,14 @@ class Monitor:
         """Whether the agent wants the job to be handed back with a checkpoint."""
         return self._counters.park_requested(self._fence)
 
-    def park_due(self, done: int, total: int) -> bool:
-        """The same after `done` of `total` steps of this output, also where the job was to stop at this step."""
-        park_at = self.keeping.park_at if self.keeping is not None else 0
-        return self.park_requested() or 0 < park_at <= self._place.index * total + done
+    @property
+    def draft_at(self) -> int:
+        """After how many steps of an output its draft is drawn; 0: never."""
+        return self.keeping.park_at // self._outputs if self.keeping is not None else 0
+
+    def park_due(self, done: int) -> bool:
+        """Whether an output is to be left after `done` steps of it: the job is wanted back, or its draft is drawn."""
+        return self.park_requested() or 0 < self.draft_at <= done
 
     def keep(self, steps: int) -> None:
         """So many steps of all outputs lie in a checkpoint on disk. From whichever thread."""

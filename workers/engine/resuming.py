@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from broker.runtime.log_actions import Action
 from workers.engine.checkpoints import Binding, Checkpoints, State
-from workers.engine.progress import Monitor, Parked
+from workers.engine.progress import DraftKept, Monitor, Parked
 from workers.models.resumable import DECODE_SOMETHING_ELSE
 from workers.models.versions import installed
 
@@ -144,7 +144,7 @@ class Resumption:
         self._binding = binding
         self._schedulers = {name: part for name, part in pipe.components.items() if hasattr(part, "set_timesteps")}
         self._keeps = True
-        self._earlier, refused = self._checkpoints.find(output, binding, last=last)
+        self._earlier, refused = self._checkpoints.find(output, binding)
         if self._earlier is not None:
             # Models will answer with what is known of them: not while another job asks them.
             monitor.turn.take()
@@ -197,18 +197,21 @@ class Resumption:
             raise Parked(self._checkpoints.kept)
 
     def step_ended(self, step: int, total: int, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Step `step` of `total` has ended with these tensors: those to go on with. Raises `UnknownState` and `Parked`."""
+        """Step `step` of `total` has ended with these tensors: those to go on with. Raises `UnknownState`, `Parked`, `DraftKept`."""
         if self._earlier is not None and step <= self._earlier.step:
             if step < self._earlier.step:
                 return tensors
             tensors = self._put_back(self._earlier, tensors)
-            if step < total and self._monitor.park_due(step, total):
-                raise Parked(self._checkpoints.kept)
+            if step < total and self._monitor.park_due(step):
+                if self._checkpoints.pending:  # what was taken of the output before, since its draft
+                    self._park(self._state(step, total, tensors))
+                else:
+                    self._leave()
             return tensors
         denoised = step >= total
         if not self._keeps or (denoised and type(self._pipe).__name__ in DECODE_SOMETHING_ELSE):
             return tensors
-        parks = not (denoised and self._last) and self._monitor.park_due(step, total)
+        parks = not (denoised and self._last) and self._monitor.park_due(step)
         due = self._checkpoints.last_due() if denoised else self._checkpoints.due()
         try:
             # Not soon after one could not be written: each try costs time.
@@ -225,9 +228,15 @@ class Resumption:
         return tensors
 
     def _park(self, state: State) -> None:
-        """Raises `Parked` once the state is on disk. Where it cannot be written the job goes on: stopping it would lose what it has."""
+        """Leave once the state is on disk. Where it cannot be written the job goes on: stopping it would lose what it has."""
         if self._checkpoints.keep_now(state, self._binding):
-            raise Parked(state.steps)
+            self._leave()
+
+    def _leave(self) -> NoReturn:
+        """Raises `Parked`, or `DraftKept` where drafts of further outputs are to be drawn before."""
+        if not self._last and not self._monitor.park_requested():
+            raise DraftKept
+        raise Parked(self._checkpoints.kept)
 
     # ------------------------------------------------------------ the state
 

@@ -110,10 +110,10 @@ class VideoEngine(DiffusionEngine):
             monitor.output(output.index, "save" if last else "denoise")
             with previews.of_output(output.index):
                 drawn = self.call(pipe, card, spec, output.index, monitor, **as_arrays)
-            sound = sound_for(pipe, drawn, spec.output, monitor)
-            save = partial(_save, video_frames(drawn), sound, output, monitor)
-            if not last:
-                made.append(save())
+                sound = sound_for(pipe, drawn, spec.output, monitor)
+                save = partial(_save, video_frames(drawn), sound, output, monitor)
+                if not last:
+                    made.append(save())
         return Stage("host", lambda: (*made, save()))
 
 

@@ -70,7 +70,7 @@ def job_json(job: Job, progress: int, *, preview: int = 0, with_moves: bool = Fa
     moves = [_move_json(move) for move in view.history] if with_moves else UNSET
     return schema.Job(
         **_own(view, _OF_VIEW),
-        **_own(view.submission, _OF_SUBMISSION),
+        **_own(view.submission, _OF_SUBMISSION) | {"draft_steps": _draft_steps(job)},
         id=now.id,
         object="job",
         output=spec.output if spec else None,
@@ -99,6 +99,12 @@ def job_json(job: Job, progress: int, *, preview: int = 0, with_moves: bool = Fa
         history=moves,
         story=moves,
     )
+
+
+def _draft_steps(job: Job) -> int | None:
+    """Steps of a draft, as they were asked for: of each output."""
+    outputs = job.spec.num_outputs if job.spec else 1
+    return job.view.submission.draft_steps // outputs or None
 
 
 def _own(source: JobView | Submission, names: tuple[str, ...]) -> dict[str, Any]:

@@ -206,7 +206,9 @@ class Job(Struct, kw_only=True):
     losses: int
     cancel_requested: bool
     kept: Annotated[int, Meta(description="Denoising steps in a checkpoint, from which its next attempt goes on.")]
-    draft_steps: int | None
+    draft_steps: Annotated[
+        int | None, Meta(description="Denoising steps of each output after which it waits as a draft.")
+    ]
     parking: JobParking | None
     submitted_at: UnixTime
     started_at: UnixTime | None

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.depot import tokens
-from broker.wire.jobspec import DRAFTS, JOB_ID_RULE, is_artefact_name, is_job_id
+from broker.wire.jobspec import JOB_ID_RULE, is_artefact_name, is_draft_name, is_job_id
 from broker.wire.terms import FINAL_NAMES
 from http_edge.base.context import SERVICE, current
 from http_edge.base.errors import EdgeError, Kind, invalid, not_found
@@ -84,8 +84,8 @@ class DepotApi:
         signed = await self._signed(request)
         job_id, fence = _attempt(request)
         name = request.path_params["name"]
-        if name not in DRAFTS:
-            raise invalid("name", name, f"must be one of {', '.join(DRAFTS)}", place="path")
+        if not is_draft_name(name):
+            raise invalid("name", name, "is no draft's: draft.mp4, draft.png, draft-2.mp4, …", place="path")
         view = await self._calls.jobs.view(job_id)
         # Its worker may have handed it back meanwhile.
         if view is None or view.state in FINAL_NAMES or view.fence != fence:

@@ -22,7 +22,8 @@ from http_edge.media.artefacts import find_artefact
 from http_edge.media.previews import newest_preview, read_draft, read_preview
 from http_edge.media.thumbnails import FORMATS, Thumbnails, Variant, as_format
 
-_MAX_PREVIEW = MAX_OUTPUTS * MAX_PREVIEWS
+#: A draft is one more of each output.
+_MAX_PREVIEW = MAX_OUTPUTS * (MAX_PREVIEWS + 1)
 
 
 class JobPicturesApi:
@@ -92,19 +93,21 @@ class JobPicturesApi:
     @operation(
         "showJobDraft",
         TAG,
-        params=(JOB,),
+        params=(JOB, INDEX),
         answers={200: Answer(about="The clip or picture.", types=(bytes,), media=("video/mp4", "image/png"))},
-        errors=(*LOOKUP, "not_ready"),
+        errors=(*LOOKUP, *QUERY, "not_ready"),
     )
     async def draft(self, request: Request) -> Response:
-        """Draft of a job with `draft_steps` at that step: the whole clip, or its first frame where the model cannot give it.
+        """Draft of an output of a job with `draft_steps` at that step: the whole clip, or its first frame where the model cannot give it.
 
         There until the job is over, of models that can give previews.
         """
         job = await self._calls.jobs.get(request.path_params["id"])
-        found = await anyio.to_thread.run_sync(read_draft, self._calls.settings.artefacts_path, job.view)
+        index = Reader(request.query_params, place="query").integer("index", 0, 1000) or 0
+        found = await anyio.to_thread.run_sync(read_draft, self._calls.settings.artefacts_path, job.view, index)
         if found is None:
-            raise EdgeError("not_ready", f"job {job.id} has no draft", param="id", value=job.id)
+            which = f"draft {index}" if index else "draft"
+            raise EdgeError("not_ready", f"job {job.id} has no {which}", param="id", value=job.id)
         name, data = found
         media = "video/mp4" if name.endswith(".mp4") else "image/png"
         return Response(data, media_type=media, headers={"Cache-Control": "no-store"})
