@@ -431,6 +431,8 @@ def test_log_actions_are_those_of_the_enum():
     made = {
         "WORKER_TRIPPED",
         "WORKER_RESTORED",
+        "DEPOT_FULL",
+        "DEPOT_ROOM",
         "DRAIN_ASKED",
         "UNDRAIN_ASKED",
         "ATTEMPT_FINISHED",

@@ -94,7 +94,9 @@ class WorkerNoted(Struct, frozen=True, gc=False):
     """Log and count an event of a worker that its operator should read."""
 
     worker: str
-    action: Literal["worker_tripped", "worker_restored", "drain_asked", "undrain_asked", "device_fault"]
+    action: Literal[
+        "worker_tripped", "worker_restored", "drain_asked", "undrain_asked", "device_fault", "depot_full", "depot_room"
+    ]
     text: str
 
 

@@ -162,8 +162,10 @@ def _begun_at(job: Job, age_s: float, now: float) -> float:
 def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) -> None:
     """Renew the lease, take the numbers, reconcile the held attempts, answer. Raises `DecodeError` before anything changes."""
     check_fence(state, max((message.seen, *(item.fence for item in message.held))))
-    was_sound = not worker.fault
+    was_sound, before = not worker.fault, worker.stats.depot
     state.pool.reported(worker, bounds.heartbeat(message))
+    if before is not message.depot:
+        _note_depot(state, worker, before, message.depot)
     if worker.fault and was_sound:
         text = f"its device is broken, and it gets no more jobs: {worker.fault}"
         state.effects.append(WorkerNoted(worker.name, "device_fault", text))
@@ -177,6 +179,18 @@ def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) ->
         state.send(worker.peer, m.Drain(hand_back=worker.hand_back))
     elif worker.undrain_asked:
         state.send(worker.peer, m.Undrain())
+
+
+def _note_depot(state: State, worker: Worker, before: m.DepotWait | None, now: m.DepotWait | None) -> None:
+    was_full, is_full = before is not None and before.full, now is not None and now.full
+    if is_full and not was_full and now is not None:
+        why = f": {now.fault}" if now.fault else ""
+        text = f"it takes no job: {now.results} results ({now.size_mb:.0f} MB) wait to be put into the depot{why}"
+        state.effects.append(WorkerNoted(worker.name, "depot_full", text))
+    elif was_full and not is_full:
+        state.effects.append(
+            WorkerNoted(worker.name, "depot_room", "it takes jobs again: its results are in the depot")
+        )
 
 
 def _reconcile_absent(state: State, worker: Worker, job: Job, seen: int, now: float) -> None:

@@ -270,6 +270,7 @@ def worker_view(worker: Worker, jobs: dict[str, Job], now: float) -> m.WorkerVie
         lora_memory=worker.info.lora_memory,
         versions=worker.info.versions,
         loading=stats.loading,
+        depot=stats.depot,
     )
 
 

@@ -63,6 +63,8 @@ class Action(StrEnum):
     WORKER_TRIPPED = "worker_tripped", "A worker gets no work for a while: job after job failed there."
     WORKER_RESTORED = "worker_restored", "A worker that had tripped gets work again."
     DEVICE_FAULT = "device_fault", "The device of a worker is broken: it gets no more jobs until it is started anew."
+    DEPOT_FULL = "depot_full", "A worker takes no job: too many results of it wait to be put into the depot."
+    DEPOT_ROOM = "depot_room", "A worker whose results waited for the depot takes jobs again."
     DRAIN_ASKED = "drain_asked", "A worker was asked to finish what it holds and leave."
     UNDRAIN_ASKED = "undrain_asked", "A worker that was to leave was asked to take jobs again."
     # Supervisor and agents

@@ -9,7 +9,21 @@ from msgspec import Meta
 from broker.wire.device import DeviceHealth
 from broker.wire.failures import FailureKind
 from broker.wire.loras import LoraNames
-from broker.wire.terms import Age, Count, EngineState, Fence, Held, Id, KnownId, Loading, Message, Name, Seconds, Short
+from broker.wire.terms import (
+    Age,
+    Count,
+    DepotWait,
+    EngineState,
+    Fence,
+    Held,
+    Id,
+    KnownId,
+    Loading,
+    Message,
+    Name,
+    Seconds,
+    Short,
+)
 
 Remedy = Literal["none", "anew", "yield"]
 
@@ -56,6 +70,8 @@ class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
     loaded_loras: LoraNames = ()
     #: Of an engine that is loading.
     loading: Loading | None = None
+    #: None: it waits for nothing.
+    depot: DepotWait | None = None
 
 
 class Refused(Message, frozen=True, kw_only=True, tag="refused"):

@@ -18,6 +18,7 @@ from broker.wire.submission import Submission
 from broker.wire.terms import (
     Count,
     DeliveryState,
+    DepotWait,
     Fence,
     Held,
     Id,
@@ -273,6 +274,8 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     #: Why it takes no job yet, as it said last; None: its engine is not loading.
     loading: Loading | None = None
+    #: As `Heartbeat`'s.
+    depot: DepotWait | None = None
 
 
 class ClockStep(Struct, frozen=True, array_like=True):

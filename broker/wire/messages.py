@@ -96,6 +96,7 @@ from broker.wire.terms import PROTOCOL as PROTOCOL
 from broker.wire.terms import Age as Age
 from broker.wire.terms import Count as Count
 from broker.wire.terms import DeliveryState as DeliveryState
+from broker.wire.terms import DepotWait as DepotWait
 from broker.wire.terms import EngineState as EngineState
 from broker.wire.terms import Fence as Fence
 from broker.wire.terms import Held as Held

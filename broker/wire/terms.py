@@ -119,6 +119,20 @@ class Loading(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     error: Annotated[str, Meta(max_length=2048)] = ""
 
 
+class DepotWait(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """Wait of a worker for its depot: results that are not there yet, with their MB, and jobs whose inputs have not come."""
+
+    results: Count = 0
+    size_mb: Annotated[float, Meta(ge=0, le=1e10)] = 0.0
+    inputs: Count = 0
+    #: Seconds since the first of these jobs was given to the worker.
+    age_s: Age = 0.0
+    #: Why the last try failed; "": none did.
+    fault: Annotated[str, Meta(max_length=1024)] = ""
+    #: Whether the worker takes no job because of these results.
+    full: bool = False
+
+
 class Message(Struct, frozen=True, kw_only=True, array_like=True, tag=True, gc=False):
     """Base of all messages. Never sent itself. Plain data is in no circle, so the collector need not know of it (`gc`)."""
 

@@ -105,6 +105,9 @@ class Stage:
     def put(self, counter: int = 1, fault: str = "") -> list[fx.Effect]:
         return self._out(self.core.files_put(f"j{counter}", fence(counter), fault, self.now))
 
+    def delayed(self, counter: int, fault: str) -> list[fx.Effect]:
+        return self._out(self.core.depot_failed(fence(counter), fault, self.now))
+
     def fetched(self, counter: int = 1, fault: str = "", *, gone: bool = False) -> list[fx.Effect]:
         return self._out(self.core.inputs_fetched(fence(counter), fault, self.now, gone=gone))
 

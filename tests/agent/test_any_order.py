@@ -430,6 +430,13 @@ class FarWorld(World):
             self.do(self.core.files_put(self.granted[at], at, fault, self.now))
         self.puts.discard(at)
 
+    @precondition(lambda self: self.puts or self.fetches)
+    @rule(data=st.data(), fault=st.sampled_from(["the edge is away", "x" * 5000]))
+    def the_depot_does_not_answer(self, data: st.DataObject, fault: str) -> None:
+        at = data.draw(st.sampled_from(sorted(self.puts | self.fetches)))
+        if self.exit is None:
+            self.do(self.core.depot_failed(at, fault, self.now))
+
     @precondition(lambda self: self.fetches)
     @rule(data=st.data(), fault=st.sampled_from(["", "", "the edge is away"]), gone=st.booleans())
     def inputs_are_fetched(self, data: st.DataObject, fault: str, gone: bool) -> None:

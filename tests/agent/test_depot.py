@@ -6,7 +6,7 @@ import msgspec
 
 from broker.wire import messages as m
 from broker.wire.jobspec import decode_spec
-from tests.agent.stage import FAR, RESULT, SHA, SPEC, WITH_INPUT, Stage, fence
+from tests.agent.stage import EPOCH, FAR, RESULT, SHA, SPEC, WITH_INPUT, Stage, fence
 from workers.agent import effects as fx
 
 
@@ -85,6 +85,54 @@ def test_a_full_spool_takes_no_job():
     assert stage.sent(m.Refused)
     stage.put(1)
     assert stage.core.capacity.free == 1
+
+
+def told(stage: Stage) -> m.DepotWait | None:
+    """What the next heartbeat says of the depot."""
+    stage.broker(m.HeartbeatAck(epoch=EPOCH))
+    stage.tick(1.0)
+    return stage.sent(m.Heartbeat)[-1].depot
+
+
+def test_the_broker_is_told_what_waits_for_the_depot_and_why():
+    assert told(far().idle()) is None
+    stage = putting()
+    began = stage.now
+    size_mb = sum(file.size for file in RESULT.artefacts) / 1e6
+    assert told(stage) == m.DepotWait(results=1, size_mb=size_mb, age_s=stage.now - began)
+    stage.delayed(1, "the edge cannot be reached")
+    assert told(stage).fault == "the edge cannot be reached"
+    stage.put(1)
+    assert told(stage) is None
+
+
+def test_a_new_reason_why_the_depot_does_not_answer_is_told_soon():
+    stage = putting()
+    stage.tick(2.0)
+    stage.delayed(1, "the edge answers 507")
+    stage.tick(0.3)
+    assert [beat.depot.fault for beat in stage.sent(m.Heartbeat)] == ["the edge answers 507"]
+    # What is said of an attempt that waits no more is not of the next one.
+    stage.put(1)
+    stage.run(2)
+    stage.finish(2)
+    assert told(stage).fault == ""
+
+
+def test_it_says_that_it_takes_no_job_because_of_results_that_wait():
+    stage = putting(spool_bytes=2)
+    assert told(stage).full
+    assert not told(putting()).full
+
+
+def test_inputs_that_do_not_come_are_told():
+    stage = far().idle()
+    stage.run(1, body=WITH_INPUT)
+    stage.delayed(1, "the edge cannot be reached")
+    wait = told(stage)
+    assert (wait.results, wait.inputs, wait.fault, wait.full) == (0, 1, "the edge cannot be reached", False)
+    stage.fetched(1)
+    assert told(stage) is None
 
 
 def test_a_drained_worker_stays_until_its_files_are_there():

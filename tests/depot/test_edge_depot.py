@@ -16,7 +16,7 @@ from workers.agent.dirs import WorkerDirs
 from workers.agent.worker_files import WorkerFiles
 from workers.depot.depot import NotNow
 from workers.depot.input_cache import InputCache
-from workers.depot.orders import Put
+from workers.depot.orders import Delay, Put
 from workers.depot.transfers import Transfers
 
 
@@ -153,8 +153,9 @@ def test_files_arrive_when_the_edge_is_back(there: Place, tmp_path: Path) -> Non
     transfers = Transfers(there.depot, InputCache(tmp_path / "inputs", 1000))
     try:
         transfers.order(Put(job_id=job_id, fence=fence, files=(file,), budget_s=600))
-        wait_until(lambda: any(one.tries for one in transfers._puts._backlog), what="a try that fails")
-        assert transfers.take() == []
+        (delay,) = wait_until(transfers.take, what="a try that fails")
+        assert isinstance(delay, Delay)
+        assert (delay.fence, bool(delay.fault)) == (fence, True)
         transfers.set_key(key)
         outcomes = wait_until(transfers.take, what="the files in the depot")
         assert [(one.order.fence, one.fault) for one in outcomes] == [(fence, "")]

@@ -10,7 +10,7 @@ import pytest
 from broker.client import errors
 from broker.wire import messages as m
 from broker.wire.loras import LoraMemory
-from broker.wire.messages import DeviceHealth, Held, Loading
+from broker.wire.messages import DepotWait, DeviceHealth, Held, Loading
 from tests.edge.conftest import World
 from tests.testing.fake_broker import VIDEO, worker
 
@@ -220,6 +220,30 @@ def test_why_a_model_could_not_be_loaded_is_shown(world: World) -> None:
         world.fake.workers["cpu-1"], state="starting", engine="restarting", loading=failed
     )
     assert world.http.get("/v1/workers").json()["data"][1]["loading"]["error"] == failed.error
+
+
+FULL = DepotWait(results=16, size_mb=2.5, age_s=61.25, fault="the edge cannot be reached", full=True)
+
+
+def test_what_waits_for_the_depot_is_shown_counted_and_warned_of(world: World) -> None:
+    world.fake.workers["cpu-1"] = msgspec.structs.replace(world.fake.workers["cpu-1"], depot=FULL)
+    idle, full = world.http.get("/v1/workers").json()["data"]
+    assert idle["depot"] is None
+    assert full["depot"] == {
+        "results": 16,
+        "size_mb": 2.5,
+        "inputs": 0,
+        "seconds": 61.25,
+        "fault": "the edge cannot be reached",
+        "full": True,
+    }
+    text = world.http.get("/metrics").text
+    assert 'zoetrope_worker_depot_results{worker="cpu-1"} 16.0' in text
+    assert 'zoetrope_worker_depot_full{worker="cpu-1"} 1.0' in text
+    assert 'zoetrope_worker_depot_full{worker="cpu-0"} 0.0' in text
+    [warning] = world.http.get("/health").json()["warnings"]
+    assert "no new job is taken by cpu-1" in warning
+    assert FULL.fault not in warning, "whoever asks needs no key"
 
 
 HEALTH = DeviceHealth(

@@ -129,6 +129,7 @@ SAMPLES: list[m.Message] = [
         ),
         loaded_loras=("film",),
         loading=m.Loading(phase="warm_up", step=1, total=2, age_s=12.5, error="no weights"),
+        depot=m.DepotWait(results=16, size_mb=2.5, inputs=1, age_s=30.5, fault="the edge is away", full=True),
     ),
     m.Refused(job_id="job-1", fence=6, free=1, reason="draining", age_s=3.5, kept=4),
     m.Finished(job_id="job-1", fence=6, free=1, run_s=12.25, body=b"result"),

@@ -17,6 +17,8 @@ class Capacity:
         self._policy = policy
         self.draining = False
         self.leaving = False
+        #: Attempts whose files or inputs could not be moved -> why not, when that was tried last.
+        self._depot_faults: dict[int, str] = {}
 
     def refusal_reason(self) -> str:
         """Return the reason why a `Run` would be refused now; "" when it would be taken."""
@@ -26,11 +28,45 @@ class Capacity:
             return "the worker is draining"
         if refusal_reason := self._engine_slot.refusal_reason():
             return refusal_reason
+        return self._results_reason()
+
+    def _results_reason(self) -> str:
         if len(self._unacked_results) >= self._policy.max_unacknowledged:
             return f"{len(self._unacked_results)} results wait for acknowledgement"
         if (put_bytes := self._unacked_results.put_bytes) > self._policy.spool_bytes:
             return f"{put_bytes / 1e6:.0f} MB of results wait to be put into the depot"
         return ""
+
+    def depot_failed(self, fence: int, fault: str) -> None:
+        """Note that files or inputs of this attempt could not be moved; it is tried again."""
+        waiting = self._depot_waits()
+        self._depot_faults = {one: text for one, text in self._depot_faults.items() if one in waiting}
+        if fence in waiting:
+            self._depot_faults[fence] = fault
+
+    def depot_wait(self, now: float) -> m.DepotWait | None:
+        """Wait for the depot; None: nothing waits."""
+        waiting = self._depot_waits()
+        if not waiting:
+            return None
+        results = len(self._unacked_results.put_since())
+        return m.DepotWait(
+            results=results,
+            size_mb=self._unacked_results.put_bytes / 1e6,
+            inputs=len(waiting) - results,
+            age_s=max(0.0, now - min(waiting.values())),
+            fault=self._depot_fault(waiting),
+            full=bool(results and self._results_reason()),
+        )
+
+    def _depot_waits(self) -> dict[int, float]:
+        """Attempts that wait for the depot -> when each was given to the worker."""
+        attempts = self._engine_slot.attempts
+        fetching = {attempt.fence: attempt.given_at for attempt in attempts if attempt.fence in attempts.fetching}
+        return self._unacked_results.put_since() | fetching
+
+    def _depot_fault(self, waiting: dict[int, float]) -> str:
+        return next((text for fence, text in reversed(self._depot_faults.items()) if fence in waiting), "")
 
     @property
     def free(self) -> int:
@@ -58,4 +94,5 @@ class Capacity:
             tuple(attempt.shown for attempt in slot.attempts),
             self._unacked_results.fences(),
             slot.engine.fault,
+            self._depot_fault(self._depot_waits()) if self._depot_faults else "",
         )

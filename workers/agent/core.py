@@ -177,6 +177,11 @@ class AgentCore:
             )
         return self._flush_effects(now)
 
+    def depot_failed(self, fence: int, fault: str, now: float) -> list[fx.Effect]:
+        """Files or inputs of this attempt could not be moved; it is tried again."""
+        self.capacity.depot_failed(fence, clip(fault, MAX_REASON))
+        return self._flush_effects(now)
+
     def engine_closed(self, now: float) -> list[fx.Effect]:
         """The engine closed its socket, and its process is still there."""
         self.engine_slot.engine.closed(now)

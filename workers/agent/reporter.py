@@ -89,4 +89,5 @@ class Reporter:
             health=stats.health,
             loaded_loras=slot.engine.loaded_loras,
             loading=slot.engine.life.loading(now),
+            depot=self._capacity.depot_wait(now),
         )

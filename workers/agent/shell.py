@@ -26,7 +26,7 @@ from workers.agent.engine_process import EngineProcess
 from workers.agent.spare_engine import SpareEngine
 from workers.agent.stats import Sampler
 from workers.agent.worker_files import WorkerFiles
-from workers.depot.orders import Fetch, Put
+from workers.depot.orders import Delay, Fetch, Put
 from workers.ipc.channel import Channel, IpcError
 from workers.ipc.messages import ENGINE_WITHOUT, RunJob, Setup
 from workers.models import optional_packages
@@ -166,6 +166,9 @@ class AgentShell:
     def _serve_transfers(self) -> None:
         for outcome in self._files.transfers.take() if self._files.transfers is not None else ():
             now = self._clock.now()
+            if isinstance(outcome, Delay):
+                self._apply(self._core.depot_failed(outcome.fence, outcome.fault, now))
+                continue
             match outcome.order:
                 case Put(job_id=job_id, fence=fence):
                     self._apply(self._core.files_put(job_id, fence, outcome.fault, now))

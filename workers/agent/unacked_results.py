@@ -67,6 +67,10 @@ class UnackedResults:
         """Bytes of all files that are being put."""
         return sum(max(0, pending.put_bytes) for pending in self._pending.values())
 
+    def put_since(self) -> dict[int, float]:
+        """Attempts whose files are being put -> when each was given to the engine."""
+        return {fence: pending.given_at for fence, pending in self._pending.items() if pending.put_bytes >= 0}
+
     def send_all_now(self, now: float) -> None:
         """The broker came back, or came to know us: everything is due."""
         for pending in self._pending.values():

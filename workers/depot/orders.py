@@ -63,6 +63,13 @@ class Outcome(Struct, frozen=True, kw_only=True):
     gone: bool = False
 
 
+class Delay(Struct, frozen=True, kw_only=True):
+    """An order of this fence could not be carried out now, for this reason, which is not that of its last try; it is tried again."""
+
+    fence: int
+    fault: str
+
+
 class Attempted:
     """An order and its tries."""
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from broker.runtime.log_actions import Action
 from workers.depot.depot import Depot, DepotFile, InputGone, NotNow, Revoked
 from workers.depot.input_cache import InputCache
-from workers.depot.orders import Attempted, Backlog, Discard, Fetch, Order, Outcome, Put, PutExtra
+from workers.depot.orders import Attempted, Backlog, Delay, Discard, Fetch, Order, Outcome, Put, PutExtra
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 class _Lane:
     """A thread that carries out orders one after the other; it starts with the first."""
 
-    def __init__(self, depot: Depot, cache: InputCache, report: Callable[[Outcome], None]) -> None:
+    def __init__(self, depot: Depot, cache: InputCache, report: Callable[[Outcome | Delay], None]) -> None:
         self._depot = depot
         self._cache = cache
         self._report = report
@@ -101,6 +101,8 @@ class _Lane:
             wanted = outcome is None and one in self._backlog
         if wanted and fault != told:
             logger.warning("depot", extra={"action": Action.DEPOT, "detail": f"{fault}; it is tried again"})
+            if isinstance(one.order, Put | Fetch):
+                self._report(Delay(fence=one.order.fence, fault=fault))
         return outcome
 
     def _carry_out(self, one: Attempted, revoked: Revoked) -> None:
@@ -127,7 +129,7 @@ class Transfers:
 
     def __init__(self, depot: Depot, cache: InputCache) -> None:
         self._depot = depot
-        self._outcomes: deque[Outcome] = deque()
+        self._outcomes: deque[Outcome | Delay] = deque()
         self._readable, self._writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._fetches = _Lane(depot, cache, self._report)
         self._puts = _Lane(depot, cache, self._report)
@@ -152,12 +154,12 @@ class Transfers:
         self._fetches.revoke(fence)
         self._puts.revoke(fence)
 
-    def take(self) -> list[Outcome]:
-        """The outcomes since the last call."""
+    def take(self) -> list[Outcome | Delay]:
+        """The outcomes since the last call, and the reasons why others are delayed."""
         with contextlib.suppress(BlockingIOError):
             while os.read(self._readable, 4096):
                 pass
-        outcomes = []
+        outcomes: list[Outcome | Delay] = []
         with contextlib.suppress(IndexError):
             while True:
                 outcomes.append(self._outcomes.popleft())
@@ -168,7 +170,7 @@ class Transfers:
         self._fetches.close()
         self._puts.close()
 
-    def _report(self, outcome: Outcome) -> None:
+    def _report(self, outcome: Outcome | Delay) -> None:
         self._outcomes.append(outcome)
         with contextlib.suppress(BlockingIOError):
             os.write(self._writable, b".")

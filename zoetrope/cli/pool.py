@@ -51,7 +51,16 @@ def _memory(worker: Worker) -> str:
 
 def _counts(worker: Worker) -> str:
     failed = f", {worker.failed} failed" if worker.failed else ""
-    return f"{worker.succeeded}{failed}" + (f"; {worker.fault}" if worker.fault else "")
+    return f"{worker.succeeded}{failed}" + "".join(f"; {text}" for text in (worker.fault, _depot(worker)) if text)
+
+
+def _depot(worker: Worker) -> str:
+    """Results that wait for the depot, where that is more than the way there: a try failed, or they keep the worker from its work."""
+    now = worker.depot
+    if now is None or not (now.fault or now.full):
+        return ""
+    what = f"{now.results} results wait for the depot" if now.results else "inputs have not come from the depot"
+    return what + (", so it takes no job" if now.full else "") + (f": {now.fault}" if now.fault else "")
 
 
 def drain(

@@ -164,6 +164,17 @@ class Estimate(Result, kw_only=True):
     unknown: str | None = None
 
 
+class WorkerDepot(Struct, kw_only=True):
+    """Results of a worker that are not in the depot yet, and jobs whose inputs have not come from there."""
+
+    results: int = 0
+    size_mb: float = 0.0
+    inputs: int = 0
+    seconds: float = 0.0
+    fault: str | None = None
+    full: bool = False
+
+
 class Worker(Result, kw_only=True):
     """A worker: its device, model, state, what it holds, and its counts since the broker started."""
 
@@ -184,6 +195,7 @@ class Worker(Result, kw_only=True):
     failed: int = 0
     cancelled: int = 0
     fault: str | None = None
+    depot: WorkerDepot | None = None
 
 
 class Queue(Result, kw_only=True):

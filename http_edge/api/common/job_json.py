@@ -251,6 +251,20 @@ def _loading_json(worker: WorkerView) -> schema_service.WorkerLoading | None:
     )
 
 
+def _depot_json(worker: WorkerView) -> schema_service.WorkerDepot | None:
+    now = worker.depot
+    if now is None:
+        return None
+    return schema_service.WorkerDepot(
+        results=now.results,
+        size_mb=round(now.size_mb, 3),
+        inputs=now.inputs,
+        seconds=round(now.age_s, 3),
+        fault=now.fault or None,
+        full=now.full,
+    )
+
+
 def worker_json(worker: WorkerView) -> schema_service.Worker:
     """A worker: its device, model, state, what it holds, and its counts since the broker started."""
     return schema_service.Worker(
@@ -295,4 +309,5 @@ def worker_json(worker: WorkerView) -> schema_service.Worker:
         lora_memory=worker.lora_memory,
         versions=worker.versions,
         loading=_loading_json(worker),
+        depot=_depot_json(worker),
     )

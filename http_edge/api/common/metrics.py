@@ -152,6 +152,13 @@ _WORKER_GAUGES = (
     ("zoetrope_worker_heartbeat_age_seconds", 1.0, "Since a worker was heard last.", "heartbeat_age_s"),
 )
 
+#: Gauge, what it says, the field of a worker's `depot` that has it.
+_DEPOT_GAUGES = (
+    ("zoetrope_worker_depot_results", "Results on a worker's disk that are not in the depot yet.", "results"),
+    ("zoetrope_worker_depot_wait_seconds", "Since the first job that waits for the depot was given out.", "age_s"),
+    ("zoetrope_worker_depot_full", "1 while a worker takes no job because of these results.", "full"),
+)
+
 
 def _worker_families(workers: Sequence[WorkerView]) -> Iterator[Metric]:
     for name, factor, about, field in _WORKER_GAUGES:
@@ -161,6 +168,11 @@ def _worker_families(workers: Sequence[WorkerView]) -> Iterator[Metric]:
             value = read(worker)
             if value >= 0:
                 gauge.add_metric([worker.name], value * factor)
+        yield gauge
+    for name, about, field in _DEPOT_GAUGES:
+        gauge = GaugeMetricFamily(name, about, labels=["worker"])
+        for worker in workers:
+            gauge.add_metric([worker.name], float(getattr(worker.depot, field)) if worker.depot is not None else 0.0)
         yield gauge
     attempts = CounterMetricFamily(
         "zoetrope_worker_attempts", "Attempts ended on a worker since the broker started.", labels=["worker", "outcome"]

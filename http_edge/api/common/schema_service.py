@@ -52,6 +52,17 @@ class WorkerLoading(Struct, kw_only=True):
     error: Annotated[str | None, Meta(description="Why the last try to load the model failed; null: none did.")]
 
 
+class WorkerDepot(Struct, kw_only=True):
+    """Results of a worker that are not in the depot yet, and jobs whose inputs have not come from there."""
+
+    results: int
+    size_mb: Annotated[float, Meta(description="Of these results, on the worker's disk.")]
+    inputs: Annotated[int, Meta(description="Jobs that wait for their inputs.")]
+    seconds: Annotated[float, Meta(description="Since the first of these jobs was given to the worker.")]
+    fault: Annotated[str | None, Meta(description="Why the last try failed; null: none did.")]
+    full: Annotated[bool, Meta(description="Whether the worker takes no job because of these results.")]
+
+
 class Worker(Struct, kw_only=True):
     """A worker: its device, model, state, what it holds, and its counts since the broker started."""
 
@@ -105,6 +116,10 @@ class Worker(Struct, kw_only=True):
     ]
     loading: Annotated[
         WorkerLoading | None, Meta(description="What keeps it from taking a job; null: its engine is not loading.")
+    ]
+    depot: Annotated[
+        WorkerDepot | None,
+        Meta(description="What waits for the depot; null: nothing does, or the depot is its own disk."),
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 from msgspec import UNSET
@@ -98,7 +98,13 @@ class ServiceApi:
         damaged = f"{pool.damaged} records of jobs are damaged on the broker's disk: its log names them"
         rebuilt = f"{pool.rebuilt_indexes} indexes of the broker's journal were damaged and were built anew: its log names them"
         asleep = "no worker is ready: jobs wait until one is started for them"
-        told = ((not ready, asleep), (doubt, doubt), (pool.damaged, damaged), (pool.rebuilt_indexes, rebuilt))
+        told = (
+            (not ready, asleep),
+            (doubt, doubt),
+            (pool.damaged, damaged),
+            (pool.rebuilt_indexes, rebuilt),
+            *((True, text) for text in _full_depots(pool.workers)),
+        )
         warnings = [text for holds, text in told if holds]
         return json_response(
             schema.Ready(
@@ -237,6 +243,15 @@ def _by_class(entries: Sequence[ClassBacklog]) -> dict[str, dict[str, schema.Cla
             busy=entry.busy,
         )
     return found
+
+
+def _full_depots(workers: Sequence[WorkerView]) -> Iterator[str]:
+    """One sentence on the workers whose results wait for the depot, if they take no jobs because of that."""
+    full = [worker.name for worker in workers if worker.depot is not None and worker.depot.full]
+    if full:
+        # Not why: that names addresses, and whoever looks whether the service lives needs no key.
+        names = ", ".join(full[:5]) + (" and others" if len(full) > 5 else "")
+        yield f"results wait to be put into the depot, and so no new job is taken by {names}; GET /v1/workers says why"
 
 
 def _not_ready(reasons: list[str]) -> Response:

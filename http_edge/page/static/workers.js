@@ -12,6 +12,13 @@ const meter = (label, share, words) =>
 
 const fact = (label, value) => h('div', { class: 'fact' }, h('dt', null, label), h('dd', null, value));
 
+/** What waits for the depot, where that is more than the way there; '' where it is not. */
+function stuck(depot) {
+  if (!depot || !(depot.fault || depot.full)) return '';
+  const what = depot.results ? t('workers.depot.results', { count: number(depot.results), size: megabytes(depot.size_mb) }) : t('workers.depot.inputs');
+  return [what, depot.full ? t('workers.depot.full') : '', depot.fault || ''].filter(Boolean).join(' · ');
+}
+
 function card(worker, started, onDrain) {
   const doing = worker.jobs.map((job) => {
     const running = started.get(job.id);
@@ -25,6 +32,7 @@ function card(worker, started, onDrain) {
     worker.temperature_c === null ? null : fact(t('workers.temperature'), `${number(worker.temperature_c)} °C`),
     fact(t('workers.done'), `${number(worker.succeeded)} / ${number(worker.failed)}`),
     worker.loaded_loras?.length ? fact(t('workers.loras'), worker.loaded_loras.join(', ')) : null,
+    stuck(worker.depot) ? h('div', { class: 'wide' }, fact(t('workers.depot'), h('span', { class: 'bad' }, stuck(worker.depot)))) : null,
     worker.fault ? fact(t('workers.fault'), h('span', { class: 'bad' }, worker.fault)) : null,
   ];
   const drains = worker.state === 'draining';
