@@ -27,6 +27,8 @@ _CLOCKS_S = 1.0
 
 #: Answers of the broker to one search: some 20,000 jobs looked at. Where it broke off is a place in the journal, told apart from an id.
 _SEARCH_ANSWERS = 10
+#: Searches for an answer that should not be empty: some 200,000 jobs.
+_SEARCHES = 10
 _SEARCH_TAG = "~"
 _SEARCH_PLACE = re.compile(rf"{_SEARCH_TAG}([0-9]{{1,18}})")
 
@@ -78,14 +80,21 @@ class JobLookup:
         found = await self._search(None, newest_first, {**query, **await self._start(after, newest_first)})
         return found.jobs, found.more
 
-    async def search(self, *, after: str = "", newest_first: bool = True, **query: Any) -> FoundJobs:
+    async def search(
+        self, *, after: str = "", newest_first: bool = True, until_found: bool = False, **query: Any
+    ) -> FoundJobs:
         """A page of jobs, as much of it as some ten thousand jobs that are looked at have. `query`: fields of `ListJobs`.
 
-        `after`: the `last` of the page before. Raises `EdgeError`.
+        `after`: the `last` of the page before. `until_found`: a page is empty only after ten times as many. Raises `EdgeError`.
         """
-        place = _SEARCH_PLACE.fullmatch(after)
-        start = {"behind": int(place[1])} if place else await self._start(after, newest_first)
-        return await self._search(_SEARCH_ANSWERS, newest_first, {**query, **start})
+        for _ in range(_SEARCHES if until_found else 1):
+            place = _SEARCH_PLACE.fullmatch(after)
+            start = {"behind": int(place[1])} if place else await self._start(after, newest_first)
+            found = await self._search(_SEARCH_ANSWERS, newest_first, {**query, **start})
+            if found.jobs or found.searched_to is None:
+                break
+            after = found.last or ""
+        return found
 
     async def _search(self, answers: int | None, newest_first: bool, query: dict[str, Any]) -> FoundJobs:
         with translated():

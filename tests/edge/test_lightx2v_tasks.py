@@ -348,11 +348,24 @@ def test_hundreds_of_tasks_are_listed_once_each_and_in_order(world: World) -> No
     assert all(task["task_id"] == name for name, task in listed.items())
 
 
+@pytest.mark.parametrize("path", ["/v1/tasks/", "/api/v1/task/list", "/v1/local/video/generate/get_all_tasks"])
+def test_a_list_that_does_not_go_back_to_the_first_job_says_so(world: World, path: str) -> None:
+    post(world)
+    whole = world.http.get(path)
+    assert (whole.status_code, "x-zoetrope-searched-to" in whole.headers) == (200, False)
+    others = [world.submit(prompt="no task") for _ in range(101)]
+    world.fake.looked_at = 1
+    short = world.http.get(path)
+    assert (short.status_code, short.headers["x-zoetrope-searched-to"]) == (200, f"{others[1]['submitted_at']:.3f}")
+
+
 def test_a_long_history_is_listed_by_its_newest(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(120):
         post(world, task_id=f"t{number}")
     monkeypatch.setattr("http_edge.api.lightx2v.views.MAX_LISTED", 110)
-    assert list(world.http.get("/v1/tasks").json()) == [f"t{number}" for number in range(10, 120)]
+    listed = world.http.get("/v1/tasks")
+    assert list(listed.json()) == [f"t{number}" for number in range(10, 120)]
+    assert float(listed.headers["x-zoetrope-searched-to"]) == list(world.fake.jobs.values())[10].submitted_at
 
 
 def test_progress_is_a_fraction(world: World) -> None:

@@ -457,6 +457,26 @@ def test_pages_in_both_orders(world: World) -> None:
     assert (newest["object"], newest["has_more"]) == ("list", False)
 
 
+def test_videos_behind_many_other_jobs_are_found_and_a_search_for_them_ends(world: World) -> None:
+    """An SDK's iterator ends at an empty page, so that one comes only after a long search."""
+    first = create(world)["id"]
+    others = [world.submit(prompt="no video of OpenAI's") for _ in range(115)]
+    newest = create(world)["id"]
+    world.fake.looked_at = 1
+    short = world.http.get(URL).json()
+    assert ([video["id"] for video in short["data"]], short["has_more"]) == ([newest], True)
+    assert short["searched_to"] == others[106]["submitted_at"]
+    empty = world.http.get(URL, params={"after": short["last_id"]}).json()
+    assert (empty["data"], empty["has_more"], empty["first_id"]) == ([], True, None)
+    assert empty["searched_to"] == others[6]["submitted_at"]
+    last = world.http.get(URL, params={"after": empty["last_id"]}).json()
+    assert ([video["id"] for video in last["data"]], last["has_more"], last["last_id"]) == ([first], False, first)
+    assert "searched_to" not in last
+    world.fake.looked_at = 2
+    found = world.http.get(URL, params={"after": newest}).json()
+    assert [video["id"] for video in found["data"]] == [first]
+
+
 def test_a_page_of_none_says_whether_there_are_any(world: World) -> None:
     assert world.http.get(URL, params={"limit": 0}).json() == {
         "object": "list",

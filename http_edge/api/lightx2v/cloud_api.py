@@ -184,13 +184,15 @@ class LightX2VCloudApi:
         if status not in ("ALL", *STATUSES):
             raise reader.fault("status", f"must be ALL or one of {', '.join(STATUSES)}")
         newest: dict[str, Job] = {}
-        async for job in self._tasks.each():
+        listed = self._tasks.listed()
+        async for job in listed:
             # A task that was resumed has several jobs; the newest is what it is now.
             newest.setdefault(job.view.submission.alias, job)
         tasks = [job for job in newest.values() if status == "ALL" or job.view.state in STATUSES[status]]
         shown = tasks[(page - 1) * size : page * size]
         pagination = lx.CloudPagination(page=page, page_size=size, total=len(tasks), total_pages=-(-len(tasks) // size))
-        return json_response(lx.CloudPage(tasks=[cloud_task(job) for job in shown], pagination=pagination))
+        body = lx.CloudPage(tasks=[cloud_task(job) for job in shown], pagination=pagination)
+        return json_response(body, headers=listed.headers())
 
     @operation("cloudCancelByGet", CLOUD, params=(TASK_ID,), answers=_DONE, errors=_NAMED)
     async def cancel(self, request: Request) -> Response:

@@ -101,9 +101,10 @@ class LightX2VTasksApi:
         errors=BROKER,
     )
     async def list(self, request: Request) -> Response:
-        """All tasks by id."""
-        found = [(job.view.submission.alias, self._status(job)) async for job in self._tasks.each()]
-        return json_response(dict(reversed(found)))
+        """Tasks by id, the newest last."""
+        tasks = self._tasks.listed()
+        found = [(job.view.submission.alias, self._status(job)) async for job in tasks]
+        return json_response(dict(reversed(found)), headers=tasks.headers())
 
     @operation(
         "showTask",

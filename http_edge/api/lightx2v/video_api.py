@@ -94,9 +94,10 @@ class LightX2VApi:
     async def get_all_tasks(self, request: Request) -> Response:
         """The finished tasks by id."""
         records: dict[str, lx.Gen1Record] = {}
-        async for job in self._tasks.each(FINAL_NAMES):
+        tasks = self._tasks.listed(FINAL_NAMES)
+        async for job in tasks:
             records.setdefault(job.view.submission.alias, shapes.record(job))
-        return json_response(dict(reversed(records.items())))
+        return json_response(dict(reversed(records.items())), headers=tasks.headers())
 
     @operation(
         "gen1TaskStatus",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
@@ -35,9 +35,14 @@ STARTED: tuple[JobStateName, ...] = ("delayed", "assigned", "running")
 #: A cancel frees its worker within a step, or the engine is replaced after its grace; slower than this is news for the client.
 STOP_WAIT_S = 30.0
 
-#: Tasks listed at most, newest first, and how many are asked for at once (a page carries whole specs).
+#: Tasks listed at most, newest first, how many are asked for at once (a page carries whole specs), and searches for them, each of some
+#: 20,000 jobs.
 MAX_LISTED = 5000
 _PAGE = 100
+_SEARCHES = 10
+
+#: Header of a list that does not have all tasks: older ones than this, Unix time, are not in it. Its body has no place for that.
+_SEARCHED_TO = "X-Zoetrope-Searched-To"
 
 #: Cancels under way at once.
 _AT_ONCE = 32
@@ -201,6 +206,41 @@ def _suffix(job: Job) -> str:
 # ---------------------------------------------------------------- an origin's tasks
 
 
+class TaskList:
+    """Tasks in these states (all), newest first: at most `MAX_LISTED`, of as many jobs as one request may look at.
+
+    Iterating raises `EdgeError`.
+    """
+
+    def __init__(self, calls: JobService, origin: str, states: tuple[JobStateName, ...]) -> None:
+        self._calls = calls
+        self._origin = origin
+        self._states = states
+        #: Older tasks than this, Unix time, were not looked for; None: all were.
+        self._searched_to: float | None = None
+
+    async def __aiter__(self) -> AsyncIterator[Job]:
+        after, left, searches = "", MAX_LISTED, _SEARCHES
+        while True:
+            found = await self._calls.jobs.search(
+                limit=min(_PAGE, left), after=after, origin=self._origin, states=self._states
+            )
+            for job in found.jobs:
+                yield job
+            if not found.more:
+                return
+            left -= len(found.jobs)
+            searches -= found.searched_to is not None
+            if not left or not searches:
+                self._searched_to = found.searched_to or found.jobs[-1].view.submitted_at
+                return
+            after = found.last or ""
+
+    def headers(self) -> Mapping[str, str]:
+        """The headers of an answer with these tasks, once all were taken."""
+        return {} if self._searched_to is None else {_SEARCHED_TO: f"{self._searched_to:.3f}"}
+
+
 class Tasks:
     """The tasks of one origin. `unique`: a task id names one job forever, so that it need be looked up once."""
 
@@ -238,15 +278,9 @@ class Tasks:
             if len(self._jobs) > _REMEMBERED:
                 self._jobs.popitem(last=False)
 
-    async def each(self, states: tuple[JobStateName, ...] = ()) -> AsyncIterator[Job]:
-        """The tasks in these states (all), newest first, at most `MAX_LISTED`. Raises `EdgeError`."""
-        listed = 0
-        async for page in self._pages(states):
-            for job in page[: MAX_LISTED - listed]:
-                yield job
-            listed += len(page)
-            if listed >= MAX_LISTED:
-                return
+    def listed(self, states: tuple[JobStateName, ...] = ()) -> TaskList:
+        """The tasks in these states (all)."""
+        return TaskList(self._calls, self.origin, states)
 
     async def first(self, states: tuple[JobStateName, ...]) -> Job | None:
         """The oldest task in these states, or None. Raises `EdgeError`."""

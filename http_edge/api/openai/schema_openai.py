@@ -141,13 +141,19 @@ class Video(Struct, kw_only=True):
 
 
 class VideoPage(Struct, kw_only=True):
-    """A page of videos. `last_id` is the next page's `after`."""
+    """A page of videos. `last_id` is the next page's `after`: the id of the last video, or where the search broke off."""
 
     object: Literal["list"]
     data: list[Video]
     has_more: bool
     first_id: str | None
     last_id: str | None
+    searched_to: Annotated[
+        float | UnsetType,
+        Meta(
+            description="The page is short: so far was searched, Unix time, and `after=last_id` goes on from there. Absent: it is whole."
+        ),
+    ] = UNSET
 
 
 class VideoDeleted(Struct, kw_only=True):

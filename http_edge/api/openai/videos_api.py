@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -138,24 +138,31 @@ class VideosApi:
         errors=(*BROKER, "invalid_value"),
     )
     async def list(self, request: Request) -> Response:
-        """A page of videos."""
+        """A page of videos.
+
+        Where few of many jobs are videos, a page can be short while `has_more` is true, and empty after 200,000 others: then `searched_to`
+        is when the last job that was looked at was submitted, and `after=last_id` goes on from there.
+        """
         reader = Reader(request.query_params, place="query")
         order = reader.choice("order", ("asc", "desc")) or "desc"
         limit = reader.integer("limit", 0, _MAX_LISTED)
-        jobs, more = await self._calls.jobs.page(
+        # The SDKs' iterators end at an empty page, whatever `has_more` says.
+        found = await self._calls.jobs.search(
             limit=_DEFAULT_LISTED if limit is None else limit,
             after=reader.text("after", max_chars=64) or "",
             newest_first=order == "desc",
+            until_found=True,
             origin=shapes.VIDEO_ORIGIN,
         )
         base = self._videos.base_url(request)
         return json_response(
             openai.VideoPage(
                 object="list",
-                data=await in_slices(jobs, lambda job: encoded(self._videos.json(job, base))),
-                has_more=more,
-                first_id=jobs[0].id if jobs else None,
-                last_id=jobs[-1].id if jobs else None,
+                data=await in_slices(found.jobs, lambda job: encoded(self._videos.json(job, base))),
+                has_more=found.more,
+                first_id=found.jobs[0].id if found.jobs else None,
+                last_id=found.last,
+                searched_to=UNSET if found.searched_to is None else found.searched_to,
             )
         )
 
