@@ -18,6 +18,7 @@ from broker.runtime.settings import CommonSettings
 from tests.support.waiting import wait_until
 from zoetrope import Client
 from zoetrope.cli import app
+from zoetrope.cli.terminal import EXIT_CODES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -296,6 +297,15 @@ def test_every_command_is_in_the_document():
     names = {one.name or one.callback.__name__ for one in app.app.registered_commands}
     table = DOCUMENT[DOCUMENT.index("| command |") : DOCUMENT.index("`--json` writes")]
     assert set(re.findall(r"`([a-z]+)[ `]", table)) >= names
+
+
+def test_help_has_every_exit_code_on_a_line_of_its_own_without_gaps(typed):
+    code, out, _ = typed("--help")
+    assert code == 0
+    at = next(number for number, line in enumerate(out) if "Exit codes:" in line)
+    lines = [line.strip(" •") for line in out[at:] if line.strip()][1:]
+    assert [int(line.partition(":")[0]) for line in lines] == list(EXIT_CODES)
+    assert len("\n".join(out[at + 2 :]).strip().splitlines()) == len(EXIT_CODES)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,9 @@ class Collector(InMemorySpanExporter):
     def export(self, spans: Any) -> SpanExportResult:
         if self.down == "raises":
             raise ConnectionError("refused")
+        if self.down == "silent":
+            super().export(spans)
+            raise TimeoutError("no answer")
         return SpanExportResult.FAILURE if self.down else super().export(spans)
 
     def jobs(self) -> list[str]:
@@ -183,6 +186,24 @@ def test_a_collector_that_is_down_delays_traces_and_no_job(world: World, collect
     turn(world, traces)
     turn(world, traces)
     assert collector.jobs() == [job["id"]]
+
+
+def test_a_trace_that_is_told_twice_is_the_same_spans(world: World, collector: Collector) -> None:
+    """Where the collector's answer is lost it has a job twice; by the ids of the spans it knows that they are the same."""
+    traces = exporting(world, collector)
+    turn(world, traces)
+    collector.down = "silent"
+    job = world.finished()
+    with pytest.raises(NotTaken):
+        turn(world, traces)
+    collector.down = ""
+    turn(world, traces)
+    assert collector.jobs() == [job["id"]] * 2
+    told = [span.to_json() for span in collector.get_finished_spans()]
+    once = len(told) // 2
+    assert told[:once] == told[once:]
+    ids = {(span.context.trace_id, span.context.span_id) for span in collector.get_finished_spans()}
+    assert len(ids) == once > 1
 
 
 def test_events_that_were_lost_lose_no_trace(world: World, collector: Collector) -> None:

@@ -13,7 +13,8 @@ from zoetrope.cli import doctor, generate, jobs, pool, programs
 from zoetrope.cli.terminal import EXIT_CODES, err, exit_code, sentence
 from zoetrope.client.errors import ZoetropeError
 
-_CODES = "\n\n".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items())
+# One list: help puts an empty line between paragraphs.
+_CODES = "\n".join(f"- {code}: {meaning}" for code, meaning in EXIT_CODES.items())
 
 app = typer.Typer(
     name="zoetrope",
