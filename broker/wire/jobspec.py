@@ -269,8 +269,10 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     #: Step caches that a job may choose, none where the pipeline has none; and the one of jobs that do not choose.
     caches: tuple[CacheMode, ...] = ()
     cache: CacheMode = "off"
-    #: dtype of its VAE where the operator chose one, as "bfloat16".
+    #: dtype of its VAE where that is not the engine's, as "float32".
     vae_dtype: str = ""
+    #: How the operator has set it up, in the words of `Result.used`, as "quantize": "text_encoder int8". No paths.
+    setup: dict[str, str] = msgspec.field(default_factory=dict)
 
     #: Roles of further media (`inputs.ROLES`) that the pipeline takes, and those without which it draws nothing.
     takes_inputs: tuple[str, ...] = ()

@@ -62,8 +62,9 @@ def _wish(label: str, entry: Any, place: str) -> LoraWish:
         entry = {"name": entry}
     if not isinstance(entry, dict):
         raise invalid(label, entry, 'is neither a LoRA\'s name nor {"name": …, "scale": …}', place=place)
-    for key in _PATHS:
-        if entry.get(key) not in (None, ""):
+    own = next((entry[key] for key in _NAMES if entry.get(key) is not None), None)
+    for key in _PATHS:  # clients of vLLM-Omni must send one
+        if entry.get(key) not in (None, "", own):
             rule = "is a path; a LoRA is chosen by a name that the model lists (GET /v1/models)"
             raise invalid(f"{label}.{key}", entry[key], rule, place=place)
     known = (*_NAMES, *_SCALES, *_PATHS, *_IDLE)
@@ -72,16 +73,15 @@ def _wish(label: str, entry: Any, place: str) -> LoraWish:
             raise invalid(
                 f"{label}.{str(key)[:64]}", entry[key], "is not known; a LoRA has name and scale", place=place
             )
-    name = next((entry[key] for key in _NAMES if entry.get(key) is not None), None)
-    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARS or "\0" in name:
-        raise invalid(f"{label}.name", name, f"must be a text of 1 to {MAX_NAME_CHARS} characters", place=place)
+    if not isinstance(own, str) or not 1 <= len(own) <= MAX_NAME_CHARS or "\0" in own:
+        raise invalid(f"{label}.name", own, f"must be a text of 1 to {MAX_NAME_CHARS} characters", place=place)
     key, scale = next(((key, entry[key]) for key in _SCALES if entry.get(key) is not None), ("scale", None))
     if isinstance(scale, dict):
         if not 1 <= len(scale) <= MAX_LORAS or any(len(component) > 64 or not component for component in scale):
             raise invalid(f"{label}.{key}", scale, f"must have 1 to {MAX_LORAS} components", place=place)
         parts = {part: _number(f"{label}.{key}.{part}", one, place) for part, one in scale.items()}
-        return LoraWish(name=name, components=parts)
-    return LoraWish(name=name, scale=None if scale in (None, "") else _number(f"{label}.{key}", scale, place))
+        return LoraWish(name=own, components=parts)
+    return LoraWish(name=own, scale=None if scale in (None, "") else _number(f"{label}.{key}", scale, place))
 
 
 def _number(label: str, value: Any, place: str) -> float:

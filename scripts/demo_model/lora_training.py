@@ -93,10 +93,13 @@ def _encoded(vae: Any, count: int, seed: int) -> tuple[list[Scene], Tensor]:
         torch.tensor(figures).view(1, -1, 1, 1, 1) for figures in (vae.config.latents_mean, vae.config.latents_std)
     )
     pieces = []
-    begun = time.monotonic()
+    begun = told = time.monotonic()
     for at in range(0, count, _ENCODE_BATCH):
         pixels = clips(scenes[at : at + _ENCODE_BATCH], generator)
         pieces.append((vae.encode(pixels).latent_dist.mode() - mean) / std)
+        if time.monotonic() - told > _PROGRESS_EVERY_S:
+            told = time.monotonic()
+            log.info("%d of %d clips encoded", min(at + _ENCODE_BATCH, count), count)
     log.info("%d clips encoded in %.0f s", count, time.monotonic() - begun)
     return scenes, torch.cat(pieces)
 

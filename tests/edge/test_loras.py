@@ -54,6 +54,7 @@ ALIKE: list[tuple[dict[str, Any], tuple[LoraUse, ...]]] = [
     # vLLM-Omni's, whose path may be left empty.
     ({"lora": {"name": "style", "path": "", "scale": 0.5, "int_id": 7}}, one("style", 0.5)),
     # LightX2V's.
+    ({"lora": {"lora_name": "style", "lora_path": "style", "lora_scale": 0.5, "lora_int_id": 7}}, one("style", 0.5)),
     ({"lora_name": "style", "lora_strength": 0.25}, one("style", 0.25)),
     ({"lora_name": "style"}, one("style", 0.7)),
     # SGLang's, where its path is a name.

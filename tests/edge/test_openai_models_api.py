@@ -24,11 +24,17 @@ def test_models_are_listed_once_with_what_they_take(world: World) -> None:
 
 
 def test_a_gpu_model_says_so_and_that_it_also_makes_images(world: World) -> None:
-    card = msgspec.structs.replace(VIDEO, pipeline="WanPipeline", also_image=True)
+    card = msgspec.structs.replace(VIDEO, pipeline="WanPipeline", also_image=True, vae_dtype="float32")
     world.fake.workers = {"gpu-0": msgspec.structs.replace(worker("gpu-0", card), device="NVIDIA H100", gpus=2)}
     demo = world.http.get("/v1/models").json()["data"][0]
     assert (demo["num_gpus"], demo["dit_precision"], demo["vae_precision"]) == (2, "bf16", "fp32")
     assert (demo["outputs"], demo["supported_task_types"]) == (["video", "image"], ["T2V", "T2I"])
+
+
+def test_it_shows_how_the_operator_has_set_it_up(world: World) -> None:
+    setup = {"attention": "native", "quantize": "text_encoder int8", "placement": "group"}
+    world.fake.workers = {"cpu-0": worker("cpu-0", msgspec.structs.replace(VIDEO, setup=setup))}
+    assert world.http.get("/v1/models").json()["data"][0]["setup"] == setup
 
 
 @pytest.mark.parametrize("path", ["/v1/models/org/picture", "/v1/models/org%2Fpicture"])

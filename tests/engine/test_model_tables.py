@@ -85,6 +85,28 @@ def test_the_tables_in_the_documents_can_be_read() -> None:
         read("[models.documented]", table)
 
 
+def test_a_card_says_how_the_model_is_set_up_and_no_path(tmp_path: Path) -> None:
+    part = ["diffusers", "AutoencoderKLWan"]
+    source = _model(tmp_path / "m", "WanPipeline", vae=part, transformer=["diffusers", "WanTransformer3DModel"])
+    table = {
+        "placement": "group",
+        "speed": {"attention": "native", "compile": "eager", "warm_up": ["64x64x5"], "vae_dtype": "bfloat16"},
+        "video_file": {"codec": "h264", "crf": 30},
+    }
+
+    card = model_for(source, "m", table).card
+
+    assert card.setup == {
+        "placement": "group", "attention": "native", "compile": "eager", "warm_up": "64x64x5", "vae_dtype": "bfloat16",
+        "video_file": "h264 crf 30 yuv420p",
+    }  # fmt: skip
+    assert (card.vae_dtype, model_for(source).card.vae_dtype, model_for(source).card.setup) == (
+        "bfloat16",
+        "float32",
+        {},
+    )
+
+
 # ---------------------------------------------------------------- what means nothing
 
 

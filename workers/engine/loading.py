@@ -23,7 +23,7 @@ from workers.models.model import ModelSetup
 from workers.models.parts import components
 from workers.models.placement import AUTO
 from workers.models.sources import INDEX, find, read_json, why_not_here
-from workers.models.speed import FLOAT32_VAE
+from workers.models.speed import FLOAT32_VAE, Speed, vae_dtype_of
 from workers.models.weight_files import NoWeights
 from workers.models.weights import damage, float8_parts, loose_loras, variant_of
 
@@ -38,10 +38,6 @@ _UNREADABLE = (
 HEADROOM = 1.3
 
 
-#: Pipelines that bring their pictures to bfloat16 before the VAE encodes them, whatever its dtype is.
-_BFLOAT16_VAE = ("ZImageOmni",)
-
-
 def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype, straight_to: str = "") -> Any:
     """The model's pipeline, in host memory, or on the device that it is read `straight_to` if that can be done.
 
@@ -54,7 +50,7 @@ def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype, straight_to: st
     if why := missing_quantiser(directory) or damage(directory, setup.parts):
         raise load_error(card, setup, LoadError(why))
     _say_what_is_changed(card, directory, dtype)
-    dtypes = _dtypes(card, dtype, setup.speed.vae_dtype)
+    dtypes = _dtypes(card, dtype, setup.speed)
     parts = _replacements(card, setup, directory, dtypes)
     try:
         if setup.config:
@@ -142,14 +138,14 @@ def _replacements(
     return made
 
 
-def _dtypes(card: ModelCard, dtype: torch.dtype, vae: str) -> torch.dtype | dict[str, torch.dtype]:
-    """`vae`: the dtype of the VAE, as `speed.vae_dtype`."""
-    if card.pipeline.startswith(_BFLOAT16_VAE):
-        return {"default": dtype, "vae": torch.bfloat16}
-    if not card.pipeline.startswith(FLOAT32_VAE) or (dtype == torch.float32 and vae != "bfloat16"):
-        return dtype
-    of_vae = torch.bfloat16 if vae == "bfloat16" else torch.float32
-    return {"default": dtype, "vae": of_vae, "image_encoder": torch.float32}
+def _dtypes(card: ModelCard, dtype: torch.dtype, speed: Speed) -> torch.dtype | dict[str, torch.dtype]:
+    """The dtype of all components, or those of each where some have their own."""
+    of = {"default": dtype}
+    if own := vae_dtype_of(speed, card.pipeline):
+        of["vae"] = getattr(torch, own)
+    if card.pipeline.startswith(FLOAT32_VAE):
+        of["image_encoder"] = torch.float32
+    return of if len(set(of.values())) > 1 else dtype
 
 
 def _say_what_is_changed(card: ModelCard, directory: Path, dtype: Any) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from broker.wire.jobspec import ModelCard
@@ -25,8 +24,8 @@ from workers.engine.step_cache import prepare_cache
 from workers.engine.tiles import cover_whole, tile_vae
 from workers.models.model import ModelSetup
 from workers.models.quantise import unfit_device
+from workers.models.setup import in_words
 from workers.models.speed import backend_of
-from workers.models.video_file import VideoFile, in_a_word
 
 
 @dataclass(slots=True)
@@ -47,14 +46,16 @@ class Readying:
         """Name of it in an error."""
         return where_of(self.card, self.setup)
 
+    def say(self, *keys: str) -> None:
+        """Have results tell of these keys of the model's table, as far as it has them."""
+        words = in_words(self.setup)
+        self.used |= {key: words[key] for key in keys if key in words}
+
 
 def _load(model: Readying) -> None:
     straight_to = model.device.kind if model.straight else ""
     model.pipe = load(model.card, model.setup, model.device.dtype, straight_to)
-    if parts := model.setup.parts:
-        model.used["parts"] = ", ".join(f"{name} {Path(file).name}" for name, file in sorted(parts.items()))
-    if model.setup.speed.vae_dtype in ("bfloat16", "float32"):
-        model.used["vae_dtype"] = model.setup.speed.vae_dtype
+    model.say("parts", "vae_dtype")
 
 
 def _quantise(model: Readying) -> None:
@@ -66,8 +67,7 @@ def _quantise(model: Readying) -> None:
             quantise(getattr(model.pipe, name), method, model.device.torch_device, model.device.dtype)
         except LoadError as error:
             raise refusal(model.card, model.setup, f"speed.quantize.{name}", method, f"{error}; leave it out") from None
-    if wanted:
-        model.used["quantize"] = ", ".join(f"{name} {method}" for name, method in sorted(wanted.items()))
+    model.say("quantize")
 
 
 def _decode_in_tiles_where_it_must(model: Readying) -> None:
@@ -84,7 +84,7 @@ def _choose_attention(model: Readying) -> None:
     if name := model.setup.speed.attention:
         downloads = model.setup.speed.download_kernels
         choose_attention(model.where, model.pipe, name, model.device, downloads=downloads)
-        model.used["attention"] = name
+    model.say("attention")
 
 
 def _prepare_cache(model: Readying) -> None:
@@ -92,14 +92,13 @@ def _prepare_cache(model: Readying) -> None:
 
 
 def _say_how_clips_are_encoded(model: Readying) -> None:
-    if model.setup.video_file != VideoFile():
-        model.used["video_file"] = in_a_word(model.setup.video_file)
+    model.say("video_file")
 
 
 def _compile(model: Readying) -> None:
     if backend := backend_of(model.setup.speed):
         compile_blocks(model.where, model.pipe, model.device, backend, model.setup.compiled)
-        model.used["compile"] = backend
+    model.say("compile")
 
 
 def _remember_prompts(model: Readying) -> None:

@@ -41,7 +41,7 @@ from workers.models.model_facts import (
 from workers.models.pipeline_classes import PipelineClass, pipeline_class
 from workers.models.resumable import RESUMABLE
 from workers.models.samplers import SampledModel, SamplerError, read_presets, read_sampler, usual_sampler
-from workers.models.setup import setup_for
+from workers.models.setup import in_words, setup_for
 from workers.models.single_file import check_single_file, configs_of
 from workers.models.sources import (
     SETTINGS_FILE,
@@ -53,7 +53,7 @@ from workers.models.sources import (
     read_index,
     told,
 )
-from workers.models.speed import cache_modes, sizes
+from workers.models.speed import cache_modes, sizes, vae_dtype_of
 from workers.models.table import Layers, ModelTable, anchored, convert, read
 from workers.models.video_file import NARROWEST_HEVC, check_video_file
 
@@ -156,7 +156,8 @@ def _model(
         )
         raise CatalogueError(where, "video_file.codec", text)
     warm_up = sizes(where, setup.speed, card)
-    return Model(card=card, setup=msgspec.structs.replace(setup, video_file=file, warm_up=warm_up))
+    setup = msgspec.structs.replace(setup, video_file=file, warm_up=warm_up)
+    return Model(card=msgspec.structs.replace(card, setup=in_words(setup)), setup=setup)
 
 
 def _usual_name(source: str) -> str:
@@ -213,7 +214,7 @@ def _card(
         start_frames=inputs.start_frames(taken.name),
         caches=cache_modes(settings.speed, taken, index),
         cache=settings.speed.cache or "off",
-        vae_dtype=settings.speed.vae_dtype,
+        vae_dtype=vae_dtype_of(settings.speed, taken.name),
         loras=loras,
         resumes=taken.name in RESUMABLE,
     )

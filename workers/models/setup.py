@@ -13,8 +13,9 @@ from workers.models.pipeline_classes import PipelineClass
 from workers.models.placement import AUTO
 from workers.models.quantise import check_quantize
 from workers.models.sources import CatalogueError, told
-from workers.models.speed import check_speed
+from workers.models.speed import Speed, backend_of, check_speed
 from workers.models.table import ModelTable
+from workers.models.video_file import VideoFile, in_a_word
 from workers.models.weights import pickled, variants
 
 
@@ -51,6 +52,24 @@ def setup_for(
         speed=check_speed(where, settings.speed, taken, index),
         placement=settings.placement or AUTO,
     )
+
+
+def in_words(setup: ModelSetup) -> dict[str, str]:
+    """Describe what is not as usual, key of the table -> words, without paths: for clients (`ModelCard.setup`) and in `Result.used`."""
+    speed = setup.speed
+    words = {
+        "parts": ", ".join(f"{name} {Path(file).name}" for name, file in sorted(setup.parts.items())),
+        "variant": setup.variant,
+        "quantize": ", ".join(f"{name} {method}" for name, method in sorted(speed.quantize.items())),
+        "attention": speed.attention,
+        "compile": backend_of(speed),
+        "warm_up": ", ".join("x".join(map(str, size)) for size in setup.warm_up),
+        "cache_kind": speed.cache_kind if speed.cache_kind != Speed().cache_kind else "",
+        "vae_dtype": speed.vae_dtype if speed.vae_dtype != "auto" else "",
+        "placement": setup.placement if setup.placement != AUTO else "",
+        "video_file": in_a_word(setup.video_file) if setup.video_file != VideoFile() else "",
+    }
+    return {key: text for key, text in words.items() if text}
 
 
 def _check_weights(where: str, settings: ModelTable, directory: Path, parts: Container[str]) -> None:

@@ -19,6 +19,8 @@ from workers.models.step_caches import CacheKind, unfit_cache
 
 #: Families whose VAE loses detail in half precision, and whose pipelines cast between it and the rest (diffusers' Wan guide).
 FLOAT32_VAE = ("Wan", "SkyReelsV2")
+#: Pipelines that bring their pictures to bfloat16 before the VAE encodes them, whatever its dtype is.
+_BFLOAT16_VAE = ("ZImageOmni",)
 
 
 class Speed(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -42,6 +44,15 @@ class Speed(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
     vae_dtype: Literal["", "auto", "bfloat16", "float32"] = ""
     #: Component -> how its weights are kept, as "fp8".
     quantize: dict[str, QuantizeMethod] = field(default_factory=dict)
+
+
+def vae_dtype_of(speed: Speed, pipeline: str) -> str:
+    """The dtype of the VAE where that is not the engine's, by the name of the pipeline's class; else ""."""
+    if pipeline.startswith(_BFLOAT16_VAE):
+        return "bfloat16"
+    if not pipeline.startswith(FLOAT32_VAE):
+        return ""
+    return "bfloat16" if speed.vae_dtype == "bfloat16" else "float32"
 
 
 def check_speed(where: str, speed: Speed, taken: PipelineClass, index: Mapping[str, Any]) -> Speed:

@@ -24,8 +24,8 @@ _FRESH_S = 1.0
 
 _OUTPUTS: tuple[MediaKind, ...] = ("video", "image")
 
-#: Families whose VAE stays in single precision, by the beginning of their pipelines' names.
-_FLOAT32_VAE = ("Wan", "SkyReelsV2")
+#: SGLang's words for them.
+_PRECISIONS = {"bfloat16": "bf16", "float32": "fp32"}
 
 _TAG = Tag("Models", "What can be drawn with.")
 
@@ -114,7 +114,7 @@ class ModelsApi:
             num_gpus=max((worker.gpus for worker in workers), default=0) if on_gpu else 0,
             workers=len(workers),
             dit_precision=precision,
-            vae_precision=_vae_precision(card, precision),
+            vae_precision=_PRECISIONS.get(card.vae_dtype, precision),
             takes_image=card.takes_image,
             needs_image=card.needs_image,
             takes_inputs=list(card.takes_inputs),
@@ -135,13 +135,8 @@ class ModelsApi:
             cache=card.cache,
             caches=list(card.caches),
             loras=card.loras,
+            setup=card.setup,
         )
-
-
-def _vae_precision(card: ModelCard, precision: str) -> str:
-    if card.vae_dtype == "bfloat16":
-        return "bf16"
-    return "fp32" if card.pipeline.startswith(_FLOAT32_VAE) else precision
 
 
 def task_types(card: ModelCard) -> list[str]:

@@ -340,6 +340,13 @@ class Model(Struct, kw_only=True):
             description="What a request may name in `loras`, with the usual scale and the words that the prompt must have."
         ),
     ]
+    setup: Annotated[
+        dict[str, str],
+        Meta(
+            description="How the operator has set it up: attention, compile, warm_up, cache_kind, vae_dtype, quantize, placement, "
+            "parts, variant, video_file; in the words of a job's `used`. What is as usual is left out."
+        ),
+    ]
 
 
 class ModelList(Struct, kw_only=True):
