@@ -129,6 +129,44 @@ def test_the_keyboard_reaches_everything(page: Page, one: str) -> None:
     expect(page.locator("dialog.sheet")).to_have_count(0)
 
 
+def tab_to(page: Page, selector: str) -> None:
+    """Press Tab until what matches has the focus, which is seen at each place."""
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        # Of a date the browser marks the part of it.
+        assert page.evaluate(
+            """() => ['date', 'file'].includes(document.activeElement.type) || document.activeElement === document.body ||
+              getComputedStyle(document.activeElement).outlineStyle !== 'none'"""
+        ), page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+        if page.evaluate("(selector) => document.activeElement.matches(selector)", selector):
+            return
+    raise AssertionError(f"Tab does not reach {selector}")
+
+
+def test_the_keyboard_alone_draws_opens_and_deletes(page: Page, one: str, service: Service) -> None:
+    page.locator(".settings select").first.wait_for()
+    expect(page.locator("#prompt")).to_be_focused()
+    page.keyboard.type("drawn without a mouse")
+    page.keyboard.press("Enter")
+    expect(page.locator(".stage")).to_have_attribute("data-state", "succeeded")
+    job = page.locator(".stage").get_attribute("data-job")
+    tab_to(page, ".primary")
+    page.keyboard.press("g")
+    expect(page.locator(f'.cell[data-job="{job}"]')).to_be_visible()
+    tab_to(page, f'.cell[data-job="{job}"] button')
+    page.keyboard.press("Enter")
+    page.locator("dialog.sheet video").wait_for()
+    tab_to(page, "dialog.sheet [data-act=delete]")
+    page.keyboard.press("Enter")
+    tab_to(page, "dialog.small .primary")
+    page.keyboard.press("Enter")
+    expect(page.locator("dialog")).to_have_count(0)
+    expect(page.locator(f'.cell[data-job="{job}"]')).to_have_count(0)
+    # From there it goes on.
+    expect(page.locator(".cell button").first).to_be_focused()
+    assert service.http.get(f"/v1/jobs/{job}").status_code == 404
+
+
 def test_language_and_colours_are_chosen_and_kept(page: Page) -> None:
     page.get_by_role("button", name="中文").click()
     expect(page.locator("html")).to_have_attribute("lang", "zh")

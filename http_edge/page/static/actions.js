@@ -120,6 +120,6 @@ export function keepButtons(job, { say, sure, redraw, gone }) {
   };
   return [
     act('star', t(pinned ? 'view.unpin' : 'view.pin'), setPin, { 'aria-pressed': String(pinned), 'data-act': 'pin' }),
-    act('trash', t('view.delete'), remove),
+    act('trash', t('view.delete'), remove, { 'data-act': 'delete' }),
   ];
 }

@@ -374,7 +374,8 @@ export function createView(root, { onOpen, say, go }) {
         }
       }
       key = '';
-      if (made.length) say(t('create.sent', { count: made.length }));
+      // One is seen on the stage.
+      if (made.length > 1) say(t('create.sent', { count: made.length }));
     } catch (error) {
       // Whether it was taken is not known where no answer came: sent again, it is the same job.
       if (error.status) key = '';

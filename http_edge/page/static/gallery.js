@@ -188,7 +188,8 @@ export function galleryView(root, { onOpen }) {
       if (!one) {
         one = { node: card(job) };
         shown.set(job.id, one);
-        grid.append(one.node);
+        // In the order in which they are seen: so the keyboard goes through them.
+        grid.insertBefore(one.node, grid.children[at] || null);
       }
       const transform = `translate(${(index % columns) * (side + GAP)}px, ${Math.floor(index / columns) * (height + GAP)}px)`;
       const size = more ? -1 : jobs.length;
@@ -271,9 +272,13 @@ export function galleryView(root, { onOpen }) {
   const unpin = pins.watch(() => filters.pinned && restart());
   return {
     forget(id) {
+      const at = jobs.findIndex((job) => job.id === id);
+      const focused = shown.get(id)?.node.contains(document.activeElement);
       jobs = jobs.filter((job) => job.id !== id);
       had.delete(id);
       draw();
+      // Whoever deletes with the keyboard goes on from where that was.
+      if (focused) (shown.get((jobs[at] || jobs[at - 1])?.id)?.node.querySelector('button') || search).focus();
     },
     search: () => search.focus(),
     end() {

@@ -127,7 +127,8 @@ export async function openViewer(id, { go, say, sure, onClose, onDelete }) {
         row.replaceWith(fresh);
         fresh.querySelector('[data-act=pin]').focus();
       },
-      gone: () => (onDelete(job.id), close()),
+      // Closed first: the focus is given back to what is then gone.
+      gone: () => (close(), onDelete(job.id)),
     }));
     return row;
   }
