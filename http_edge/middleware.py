@@ -213,6 +213,8 @@ class Middleware:
             handler = found[0].handlers.get(method)
             if handler is None:
                 raise HTTPException(405, headers={"Allow": ", ".join(found[0].handlers)})
+            if found[0].strict_query and scope["query_string"]:
+                found[0].check_query(method, request.query_params)
             if method in found[0].changing:
                 self._pages.check_page(method, scope["state"]["exchange"].sent)
             if method in found[0].expensive:

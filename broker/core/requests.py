@@ -15,13 +15,9 @@ from broker.core.scheduling.dispatch import at_once, would_start
 from broker.core.state import State
 from broker.wire import codec
 from broker.wire import messages as m
-from broker.wire.terms import DELAYED, PARKED, QUEUED
+from broker.wire.terms import DELAYED, DISK_RETRY_S, MAX_RETRY_AFTER_S, PARKED, QUEUED
 
-#: Longest wait a refused client is told to take: beyond 120 s the OpenAI SDKs give up instead of waiting.
-MAX_RETRY_AFTER_S = 120.0
-
-#: Seconds that a client refused for want of disk, or by a broker that is stopping, is told to wait.
-DISK_RETRY_S = 30.0
+#: Seconds to wait, in the answer of a broker that is stopping.
 STOPPING_RETRY_S = 5.0
 
 #: What a repeated submit has to say again, beside the spec; an edge may have learned other limits and another cost meanwhile.

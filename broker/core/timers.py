@@ -85,7 +85,7 @@ def _expire(state: State, job_id: str, now: float) -> None:
 
 
 def _watch_worker(state: State, name: str, now: float) -> None:
-    """Judge a worker by its silence, and set the timer for the next judgement."""
+    """Suspect a worker that is silent, end its lease when it stays so, forget it in the end; and set the timer for the next look."""
     worker = state.pool.workers.get(name)
     if worker is None:
         return
@@ -109,6 +109,7 @@ def _watch_worker(state: State, name: str, now: float) -> None:
 
 
 def _lose_worker(state: State, worker: Worker, now: float) -> None:
+    """End a worker's lease: what it holds goes back to the queue."""
     state.pool.lose(worker)
     for job_id in list(worker.held):
         reports.lose(

@@ -30,6 +30,11 @@ Seconds = Annotated[float, Meta(ge=0, le=1e10)]
 #: tells when it began.
 Age = Annotated[float, Meta(ge=0, le=1e10)]
 
+#: Longest wait in a refusal, seconds: the OpenAI SDKs give up at once instead of waiting for longer.
+MAX_RETRY_AFTER_S = 120.0
+#: Wait in a refusal for want of disk, seconds.
+DISK_RETRY_S = 30.0
+
 JobStateName = Literal["queued", "delayed", "parked", "assigned", "running", "succeeded", "failed", "cancelled"]
 
 

@@ -19,19 +19,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from broker.client import errors as broker_errors
+from broker.wire.terms import DISK_RETRY_S, MAX_RETRY_AFTER_S
 from http_edge.base.error_table import BY_STATUS, TABLE, Kind
 
 __all__ = ["TABLE", "EdgeError", "Kind"]
 
 #: Longest part of a client's value that an error repeats.
 SHOWN_CHARS = 80
-
-#: The openai SDKs give up at once when told to wait longer than this.
-MAX_RETRY_AFTER_S = 120
-
-
-#: What a client refused for the disk's sake is told to wait.
-_DISK_RETRY_S = 30.0
 
 
 class EdgeError(Exception):
@@ -117,9 +111,9 @@ def from_broker(error: broker_errors.BrokerError) -> EdgeError:
 def from_disk(error: OSError) -> EdgeError | None:
     """Build the error for a disk that cannot be written; None when `error` is something else."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EdgeError("disk_full", "the service's disk is full", retry_after_s=_DISK_RETRY_S)
+        return EdgeError("disk_full", "the service's disk is full", retry_after_s=DISK_RETRY_S)
     if error.errno == errno.EROFS:
-        return EdgeError("unavailable", "the service's disk cannot be written", retry_after_s=_DISK_RETRY_S)
+        return EdgeError("unavailable", "the service's disk cannot be written", retry_after_s=DISK_RETRY_S)
     return None
 
 
@@ -170,7 +164,7 @@ class ErrorResponses:
         status = self.status_of(error.kind, path)
         headers = dict(error.headers)
         if error.retry_after_s > 0 and status >= 400:
-            headers["Retry-After"] = str(min(MAX_RETRY_AFTER_S, max(1, math.ceil(error.retry_after_s))))
+            headers["Retry-After"] = str(math.ceil(min(MAX_RETRY_AFTER_S, max(1.0, error.retry_after_s))))
         if row.retry is not None and status >= 400:
             headers["x-should-retry"] = "true" if row.retry else "false"
         headers["Cache-Control"] = "no-store"

@@ -92,7 +92,7 @@ class Reader:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.fault(name, "is not a number")
         if not low <= value <= high:
-            raise self.fault(name, f"must be {low:g} to {high:g}")
+            raise self.fault(name, f"must be {low:.15g} to {high:.15g}")
         return float(value)
 
     def flag(self, name: str) -> bool | None:

@@ -6,15 +6,18 @@ only those that begin with the same words.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection, Iterable
 
 import msgspec
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from http_edge.base.error_table import Kind
+from http_edge.base.errors import EdgeError
 from http_edge.http.operation import Handler, Operation, operation_of
 
 #: Methods that change nothing, but where a route says so.
@@ -22,6 +25,9 @@ _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 
 #: How a client that takes too many turns is refused.
 _TURN: tuple[Kind, ...] = ("too_many_requests",)
+
+#: Of a parameter's name that is not known, as errors repeat it.
+_MAX_NAME_CHARS = 80
 
 _CONVERTOR = re.compile(r"\{(\w+)(?::\w+)?\}")
 
@@ -47,6 +53,8 @@ class EdgeRoute(Route):
         self.expensive: Collection[str] = ("GET", "HEAD") if expensive_get else ()
         #: The path is never another route's: a method that it has not got is 405 although a route with a parameter could take it.
         self.alone = alone
+        #: Whether a parameter of the query that the operation does not declare is refused (`check_query`), or means nothing.
+        self.strict_query = False
         self._is_fixed = "{" not in path
         #: Whether a parameter takes what is left of a path, whatever that is.
         self.is_open = ":path}" in path
@@ -62,6 +70,39 @@ class EdgeRoute(Route):
     async def dispatch(self, request: Request) -> Response:
         """Answer with the method's handler."""
         return await self.handlers[request.method](request)
+
+    def refuse_unknown_query(self) -> None:
+        """Have parameters of the query that an operation does not declare refused from now on, as its document then says."""
+        self.strict_query = True
+        self.operations = tuple(
+            one
+            if "invalid_value" in one.errors
+            else msgspec.structs.replace(one, errors=(*one.errors, "invalid_value"))
+            for one in self.operations
+        )
+
+    def check_query(self, method: str, query: QueryParams) -> None:
+        """Raise `EdgeError` for the first parameter of a query that the method's operation does not declare."""
+        wanted = "GET" if method == "HEAD" else method
+        known = [
+            param.name
+            for one in self.operations
+            if one.method == wanted
+            for param in one.params
+            if param.place == "query"
+        ]
+        unknown = next((name for name in query if name not in known), None)
+        if unknown is None:
+            return
+        close = difflib.get_close_matches(unknown[:_MAX_NAME_CHARS].lower(), known, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known) or 'none'}"
+        raise EdgeError(
+            "invalid_value",
+            f"{unknown[:_MAX_NAME_CHARS]}: unknown parameter of the query; {hint}",
+            param=unknown[:_MAX_NAME_CHARS],
+            value=query[unknown],
+            place="query",
+        )
 
     def params_of(self, path: str) -> dict[str, str] | None:
         """The parameters in a path; None when the path is not of this route."""

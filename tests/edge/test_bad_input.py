@@ -53,6 +53,7 @@ INVALID: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"num_frames": 5, "model": "org/picture"}, "num_frames", ["must be 1", "makes images"]),
     ({"seconds": 60}, "seconds", ["60", "480 frames", "at most 81"]),
     ({"seconds": 0}, "seconds", ["seconds: 0"]),
+    ({"deadline_s": -1}, "deadline_s", ["deadline_s: -1", "must be 0.001 to 2678400"]),
     ({"seconds": "long"}, "seconds", ['"long"', "is not a number"]),
     ({"seconds": "nan"}, "seconds", ['"nan"', "is not a number"]),
     ({"fps": 0}, "fps", ["fps: 0", "1 to 240"]),
@@ -254,6 +255,16 @@ WRONG_WAY = [
     ("GET", "/v1/jobs?order=up", 422, ["order", '"up"', "asc"]),
     ("GET", "/v1/jobs?state=lost", 422, ["state", '"lost"', "queued"]),
     ("GET", "/v1/jobs?after=" + "x" * 65, 422, ["after", "at most 64"]),
+    ("GET", "/v1/jobs?stat=failed", 422, ["stat: unknown parameter", "did you mean state?"]),
+    ("GET", "/v1/jobs?limit=1&tenant=a", 422, ["tenant: unknown parameter", "known: limit, after, order, state"]),
+    ("GET", "/v1/jobs/nobody?wait=5", 422, ["wait: unknown parameter", "known: none"]),
+    ("DELETE", "/v1/jobs/nobody?purg=1", 422, ["purg", "did you mean purge?"]),
+    ("POST", "/v1/jobs?prompt=a", 422, ["prompt: unknown parameter"]),
+    ("GET", "/v1/jobs/nobody/result?idx=1", 422, ["idx", "did you mean index?"]),
+    ("GET", "/v1/workers?state=idle", 422, ["state: unknown parameter"]),
+    ("POST", "/v1/workers/cpu-0/drain?hand_bak=1", 422, ["did you mean hand_back?"]),
+    ("GET", "/v1/usage?form=2026-11-01", 422, ["did you mean from?"]),
+    ("GET", "/v1/jobs?" + "x" * 200 + "=1", 422, ["x" * 80 + ": unknown"]),
     ("PUT", "/v1/jobs", 405, ['"PUT"', "GET, HEAD, POST"]),
     ("PATCH", "/v1/jobs/nobody", 405, ['"PATCH"', "DELETE, GET, HEAD"]),
     ("GET", "/v1/jobs/nobody/cancel", 405, ["POST"]),
@@ -273,6 +284,29 @@ def test_a_wrong_path_or_method_is_refused_in_shape(
         assert word in body["error"]["message"]
     if status == 405:
         assert response.headers["allow"] in body["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/health?probe=1", "/metrics?x=1", "/v1/models?x=1", "/v1/videos?x=1", "/livez?_=2"])
+def test_probes_and_other_apis_ignore_parameters_that_they_do_not_know(world: World, path: str) -> None:
+    assert world.http.get(path).status_code == 200
+
+
+#: (body of a request, words in the message)
+BAD_TEXT = [
+    (b'{"prompt": "caf\xe9"}', ["must be UTF-8", "byte 15 (0xe9)"]),
+    ('{"prompt": "a"}'.encode("utf-16"), ["must be UTF-8", "byte 0"]),
+    (b'{"prompt": "\\ud800"}', ["\\ud800 is half of a surrogate pair"]),
+    (b'{"prompt": "a"', ["truncated"]),
+    (b'{"prompt": "a", }', ["not valid JSON"]),
+]
+
+
+@pytest.mark.parametrize(("body", "words"), BAD_TEXT, ids=range(len(BAD_TEXT)))
+def test_text_that_is_no_json_is_told_why(world: World, body: bytes, words: list[str]) -> None:
+    response = world.http.post("/v1/jobs", content=body)
+    assert response.status_code == 400
+    for word in words:
+        assert word in response.json()["error"]["message"]
 
 
 def test_bad_result_parameters_are_refused(world: World) -> None:

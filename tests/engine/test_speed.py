@@ -21,7 +21,7 @@ from tests.engine.scripted import CancelAt, Recorder, blank
 from workers.engine.base import complete
 from workers.engine.device import Device
 from workers.engine.errors import InvalidInput, LoadError
-from workers.engine.instrumentation import hearing
+from workers.engine.instrumentation import checked_in_blocks
 from workers.engine.memory import ProcessMemory
 from workers.engine.pipelines import Pipelines
 from workers.engine.progress import Cancelled, Monitor
@@ -266,7 +266,7 @@ def test_compiled_blocks_draw_the_same_and_hear_a_cancel(
     pipe = compiled.pipelines.get(demo_card)
     blocks = pipe.transformer.blocks
     asked: list[int] = []
-    with hearing([pipe.transformer], lambda: asked.append(1)):
+    with checked_in_blocks([pipe.transformer], lambda: asked.append(1)):
         call = {
             "prompt": "a",
             "height": 64,

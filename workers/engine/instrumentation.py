@@ -61,7 +61,7 @@ def call(
     around = resumption.around() if resumption is not None else nullcontext()
     with (
         freed(pipe),
-        hearing(pipe.components.values(), monitor.check),
+        checked_in_blocks(pipe.components.values(), monitor.check),
         _progress_bar(pipe, steps.bar),
         _turn_taken(pipe, monitor) if monitor.turn.waits else nullcontext(),
         stepping,
@@ -112,7 +112,7 @@ def _holds(pipe: Any) -> bool:
 
 
 @contextmanager
-def hearing(components: Iterable[Any], check: Callable[[], None]) -> Iterator[None]:
+def checked_in_blocks(components: Iterable[Any], check: Callable[[], None]) -> Iterator[None]:
     """Inside, `check` runs before every block of every model among `components`, when this thread comes to it.
 
     Another thread may be in the same models for another job, which has its own cancel.

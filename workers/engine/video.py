@@ -21,7 +21,7 @@ from workers.engine.base import Outcome, Profile, Stage
 from workers.engine.diffusion import DiffusionEngine
 from workers.engine.frames import to_uint8, video_frames
 from workers.engine.image import save_picture
-from workers.engine.instrumentation import call_parameters, hearing
+from workers.engine.instrumentation import call_parameters, checked_in_blocks
 from workers.engine.pipeline_variants import fitting
 from workers.engine.previews import Previews
 from workers.engine.progress import Monitor
@@ -87,7 +87,7 @@ class VideoEngine(DiffusionEngine):
         made: list[Artefact] = []
         finish: _Finish | None = None
         try:
-            with hearing([pipe.vae], monitor.check), self.pipelines.device.beside(*clips):
+            with checked_in_blocks([pipe.vae], monitor.check), self.pipelines.device.beside(*clips):
                 for latents, output in zip(clips, outputs, strict=True):
                     if finish is not None:
                         made.append(finish())

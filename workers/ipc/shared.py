@@ -17,13 +17,13 @@ from broker.wire.jobspec import PHASES
 #: A slot's words, and behind those of all slots the memory's.
 _CANCEL, _FENCE, _PROGRESS, _TICK, _PARK, _KEPT = range(6)
 
-_SEAT_WORDS = 6
+_SLOT_WORDS = 6
 
 SLOTS = 2
 
-_MEMORY_USED, _MEMORY_TOTAL = SLOTS * _SEAT_WORDS, SLOTS * _SEAT_WORDS + 1
+_MEMORY_USED, _MEMORY_TOTAL = SLOTS * _SLOT_WORDS, SLOTS * _SLOT_WORDS + 1
 
-_WORDS = SLOTS * _SEAT_WORDS + 2
+_WORDS = SLOTS * _SLOT_WORDS + 2
 
 _STEP_BITS = 28
 
@@ -48,7 +48,7 @@ class SharedCounters:
         self.fd = fd
         self._map = mmap.mmap(fd, mmap.PAGESIZE)
         self._words = memoryview(self._map).cast("Q")[:_WORDS]
-        self.slots = tuple(Slot(self._words, number * _SEAT_WORDS) for number in range(SLOTS))
+        self.slots = tuple(Slot(self._words, number * _SLOT_WORDS) for number in range(SLOTS))
 
     @classmethod
     def create(cls) -> SharedCounters:

@@ -122,7 +122,7 @@ class SqliteStore:
         return count
 
     def _writes(self, batch: Batch) -> list[Write]:
-        """Number of writes of the batch."""
+        """Return the batch's statements with their rows, in the order in which they are carried out."""
         writes: list[Write] = []
         if batch.forgotten:
             numbers = [(n,) for n in batch.forgotten]

@@ -40,7 +40,7 @@ class Metrics:
         #: Looking a label set up costs more than counting.
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._waited = self._job_histogram(
-            "zoetrope_job_wait_seconds", "From a finished job's submit to its last start."
+            "zoetrope_job_wait_seconds", "Measured wait of finished jobs, from submit to last start."
         )
         self._ran = self._job_histogram("zoetrope_job_run_seconds", "From a finished job's last start to its end.")
         hub.when_changed(self._job_moved)
@@ -129,7 +129,11 @@ class _PoolCollector(Collector):
 #: Gauge, what it says, the field of the view that has it.
 _POOL_GAUGES = (
     ("zoetrope_queue_backlog_seconds", "Predicted GPU-seconds of work that waits.", "backlog_s"),
-    ("zoetrope_queue_wait_seconds", "Predicted wait of a job that came now.", "wait_s"),
+    (
+        "zoetrope_queue_wait_seconds",
+        "Predicted wait of a job submitted now; measured ones are in zoetrope_job_wait_seconds.",
+        "wait_s",
+    ),
     ("zoetrope_set_aside", "Jobs that wait for the service's operator.", "set_aside"),
 )
 

@@ -17,15 +17,23 @@ from http_edge.http.routing import EdgeRoute
 
 
 def _routes(parts: Parts) -> list[EdgeRoute]:
-    return [
+    strict = [
         *JobsApi(parts.calls, parts.progress).routes(),
-        *EstimateApi(parts.calls).routes(),
         *ParkingApi(parts.calls, parts.progress).routes(),
         *RecipesApi(parts.calls, parts.spool).routes(),
         *JobPicturesApi(parts.calls).routes(),
         *UsageApi(parts.calls).routes(),
+    ]
+    service = ServiceApi(parts.calls, parts.metrics, parts.version)
+    strict += service.pool_routes()
+    for one in strict:
+        one.refuse_unknown_query()
+    return [
+        *strict,
+        # Its parameters are a request's fields, which it checks itself.
+        *EstimateApi(parts.calls).routes(),
         *DepotApi(parts.calls, parts.depot).routes(),
-        *ServiceApi(parts.calls, parts.metrics, parts.version).routes(),
+        *service.routes(),
     ]
 
 

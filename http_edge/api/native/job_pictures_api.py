@@ -56,7 +56,7 @@ class JobPicturesApi:
         reader = Reader(request.query_params, place="query")
         to = as_format(reader.text("format", max_chars=16) or "webp")
         if to is None:
-            raise reader.fault("format", f"must be of {', '.join(FORMATS)}")
+            raise reader.fault("format", f"must be one of {', '.join(FORMATS)}")
         index, artefact = find_artefact(job.view, index=reader.integer("index", 0, 1000) or 0)
         variant = Variant(kind="thumbnail", format=to)
         return await download(request, await self._thumbnails.file(job.view, index, artefact, variant))
@@ -70,6 +70,11 @@ class JobPicturesApi:
                 name="number",
                 type=Annotated[int, Meta(ge=1, le=_MAX_PREVIEW)],
                 about="Its number, from 1, a further output's behind those of the one before; default: the newest.",
+            ),
+            Param(
+                name="attempt",
+                type=Annotated[int, Meta(ge=0)],
+                about="Of the addresses in events, which differ by attempt for those who keep pictures; it has no effect.",
             ),
         ),
         answers={200: Answer(about="The picture.", types=(bytes,), media=("image/png",))},

@@ -372,5 +372,5 @@ def _read_states(request: Request) -> tuple[JobStateName, ...]:
     names = [name.strip() for text in request.query_params.getlist("state") for name in text.split(",") if name.strip()]
     for name in names:
         if name not in STATES:
-            raise invalid("state", name, f"must be of {', '.join(STATES)}", place="query")
+            raise invalid("state", name, f"must be one of {', '.join(STATES)}", place="query")
     return cast(tuple[JobStateName, ...], tuple(dict.fromkeys(names)))

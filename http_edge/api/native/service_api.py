@@ -58,11 +58,16 @@ class ServiceApi:
             route("/health_generate", GET=again(self.readiness, "showHealthGenerate")),
             route("/livez", GET=self.liveness),
             route("/liveness", GET=again(self.liveness, "showLivenessAlias")),
+            route("/metrics", expensive_get=True, GET=self.metrics),
+        ]
+
+    def pool_routes(self) -> list[EdgeRoute]:
+        """The routes about the workers and what waits for them."""
+        return [
             route("/v1/workers", expensive_get=True, GET=self.workers),
             route("/v1/workers/{name}/drain", POST=self.drain),
             route("/v1/workers/{name}/undrain", POST=self.undrain),
             route("/v1/stats/history", expensive_get=True, GET=self.history),
-            route("/metrics", expensive_get=True, GET=self.metrics),
         ]
 
     @operation("showLiveness", SERVICE, answers={200: Answer(about="It does.", types=(schema.Alive,))})

@@ -140,7 +140,7 @@ class ImagesApi:
             raise reader.fault("variant", "must be image, thumbnail or the number of a picture from 0")
         to = as_format(reader.text("format", max_chars=16) or "png")
         if to is None:
-            raise reader.fault("format", f"must be of {', '.join(FORMATS)}")
+            raise reader.fault("format", f"must be one of {', '.join(FORMATS)}")
         quality = reader.integer("quality", 0, 100)
         index, artefact = find_artefact(job.view, index=index)
         if variant == "image" and to == "png":

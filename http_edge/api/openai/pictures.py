@@ -70,7 +70,7 @@ def read_presentation(values: Mapping[str, Any]) -> tuple[Presentation, list[str
     name = reader.text("output_format", max_chars=16) or "png"
     to = as_format(name)
     if to is None:
-        raise reader.fault("output_format", f"must be of {', '.join(FORMATS)}")
+        raise reader.fault("output_format", f"must be one of {', '.join(FORMATS)}")
     quality = reader.integer("output_compression", 0, 100)
     previews = reader.integer("partial_images", 0, 3) or 0
     warnings = []

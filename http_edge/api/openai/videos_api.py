@@ -233,7 +233,7 @@ class VideosApi:
         kind: Literal["thumbnail", "spritesheet"] = "thumbnail" if variant == "thumbnail" else "spritesheet"
         to = as_format(reader.text("format", max_chars=16) or ("webp" if kind == "thumbnail" else "jpeg"))
         if to is None:
-            raise reader.fault("format", f"must be of {', '.join(FORMATS)}")
+            raise reader.fault("format", f"must be one of {', '.join(FORMATS)}")
         file = await self._thumbnails.file(job.view, index, artefact, Variant(kind=kind, format=to))
         return await download(request, with_warnings(file, job))
 
