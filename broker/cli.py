@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(settings: BrokerSettings) -> None:
-    """Serve until told to stop. Raises `SettingsError` or `ShellError`."""
+    """Serve until asked to stop. Raises `SettingsError` or `ShellError`."""
     started = time.monotonic()
     home = settings.home_path
     try:

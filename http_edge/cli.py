@@ -49,7 +49,7 @@ Exit codes: 0 stopped; 2 an option is wrong, or the address cannot be listened o
 
 
 class EdgeServer(uvicorn.Server):
-    """uvicorn's server, which ends event streams before it waits for open connections, and exits 0 when told to stop."""
+    """uvicorn's server, which ends event streams before it waits for open connections, and exits 0 when asked to stop."""
 
     def __init__(self, config: uvicorn.Config, edge: Edge) -> None:
         super().__init__(config)
@@ -80,7 +80,7 @@ class EdgeServer(uvicorn.Server):
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
-    """Serve until told to stop, or do what `keys` says; returns the exit code."""
+    """Serve until asked to stop, or do what `keys` says; returns the exit code."""
     if argv[:1] == ["keys"]:
         return keys_cli.main(argv[1:], environ)
     try:

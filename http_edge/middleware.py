@@ -34,7 +34,7 @@ from http_edge.http.routing import EdgeRoute, RouteTable
 
 log = logging.getLogger(__name__)
 
-#: What a client of a server that stops is told to wait.
+#: Wait in the answer of a server that stops, seconds.
 _STOPPING_RETRY_S = 2.0
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")

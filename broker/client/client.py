@@ -216,13 +216,13 @@ class BrokerClient:
         _expect(m.Watching, reply)
 
     def follow(self, job_id: str) -> None:
-        """Have the steps of this job told, too, from now on: an event with where it is comes first, if it lives. For a watcher without
+        """Subscribe to the steps of this job: an event with where it is comes first, if it lives. For a watcher without
         `steps`; it holds over restarts of the broker, until `unfollow`. Sends on the loop's next turn."""
         self._events.followed.follow(job_id)
         self._exchange.follow_soon()
 
     def unfollow(self, job_id: str) -> None:
-        """Have the steps of this job told no more."""
+        """End the subscription to the steps of this job."""
         self._events.followed.unfollow(job_id)
         self._exchange.follow_soon()
 

@@ -1,4 +1,4 @@
-"""The jobs whose steps a watcher wants, and what of that its broker has not been told yet."""
+"""Jobs to whose steps a watcher subscribes, and what of that its broker has not been sent yet."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class FollowedJobs:
 
     def __init__(self) -> None:
         self._wanted: dict[str, None] = {}
-        #: Job -> whether it is to be followed, where the broker has not been told so.
+        #: Job -> whether it is to be followed, where the broker has not been sent that.
         self._unsaid: dict[str, bool] = {}
-        #: Those that the broker has been told of.
+        #: Jobs that the broker was sent.
         self._told: set[str] = set()
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from broker.wire.terms import JobState
 
 
 class Send(Struct, frozen=True, gc=False):
-    """Send a message to a peer, after the commit unless it is `early`. A peer that cannot be reached is told back as `PeerGone`."""
+    """Send a message to a peer, after the commit unless it is `early`. A peer that cannot be reached comes back as `PeerGone`."""
 
     peer: bytes
     message: Message

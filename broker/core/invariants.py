@@ -232,7 +232,7 @@ def _hooks(state: State, on_disk: Callable[[str], list[Delivery]] | None) -> lis
 
 
 def _step_streams(state: State) -> list[str]:
-    """Rules of who is told of steps: watchers alone, of live jobs alone, and the pairs are the same both ways."""
+    """Rules of streams of steps: to watchers alone, of live jobs alone, and the pairs are the same both ways."""
     steps = state.steps
     pairs = {(peer, job_id) for peer, jobs in steps.followed.items() for job_id in jobs}
     broken = []

@@ -72,11 +72,11 @@ class Cause(StrEnum):
     EXPIRED = "expired"
     #: Too many attempts ended the engine, or too many workers were lost under it.
     QUARANTINED = "quarantined"
-    #: Its worker is told to stop, for the reason in `stop`.
+    #: Its worker is asked to stop, for the reason in `stop`.
     STOP_REQUESTED = "stop_requested"
     #: It was stopped as its client asked.
     CANCELLED = "cancelled"
-    #: Its worker is told to hand it back, for the reason in `park`.
+    #: Its worker is asked to hand it back, for the reason in `park`.
     PARK_REQUESTED = "park_requested"
     #: It is out of its engine, or kept out of one, as its client asked.
     PAUSED = "paused"

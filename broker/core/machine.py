@@ -29,7 +29,7 @@ from broker.wire.terms import DELAYED, PARKED, QUEUED, RUNNING
 
 __all__ = ["Core", "Policy"]
 
-#: Jobs told of in one event, at most: their results may be as large as a worker's message.
+#: Jobs in one event, at most: their results may be as large as a worker's message.
 EVENT_JOBS = 64
 
 _FROM_AGENT = frozenset(get_args(m.FromAgent))

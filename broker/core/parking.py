@@ -153,7 +153,7 @@ def handed_back(state: State, job: Job, now: float, why: str = "") -> None:
         watch_draft(state, job)
     elif job.park == "preempt":
         state.move(job, Cause.PREEMPTED, now, note)
-        # One whose pause was taken back makes room for nobody.
+        # One whose pause was taken back makes room for no other job.
         state.enqueue(job, front=True, yields_until=_yields_until(state, job, now) if job.yields_to else None)
     else:
         job.parked_at = 0.0

@@ -39,7 +39,7 @@ class Worker:
         #: It says that it drains; it has been asked to.
         self.draining = False
         self.drain_asked = False
-        #: It is to take jobs again, and to be told so while it says that it drains.
+        #: It is to take jobs again, which `Undrain` repeats while it says that it drains.
         self.undrain_asked = False
         #: What it holds is to come back at once.
         self.hand_back = False

@@ -29,7 +29,7 @@ def consider(state: State, now: float) -> None:
 
 
 def rescue(state: State, now: float) -> None:
-    """Have running jobs make room for promised jobs in danger alone, at once: before it is told that their promises are broken."""
+    """Have running jobs make room for promised jobs in danger alone, at once: before their promises are reported as broken."""
     _make_room(state, _in_danger(state, now), now)
 
 
@@ -43,7 +43,7 @@ def _make_room(state: State, queued: Iterator[tuple[Job, Lane, Waiting]], now: f
         if not seats:
             return
         if job.id in served or job.parked_at or job.excluded:
-            # What made room itself makes nobody else do so.
+            # A job that made room makes no other do so.
             continue
         running = _running(state, seats, job.submission.priority, lane, waiting, now)
         chosen = preemption.choose(waiting, running, state.policy.preempt_delay, state.policy.preempt_bounds)

@@ -239,7 +239,7 @@ def refused(state: State, worker: Worker, message: m.Refused, now: float) -> Non
 
 
 def _leaves(job: Job, worker: Worker) -> str:
-    """Reason why a worker hands a job back that was not told to wait; "": it was."""
+    """Reason why a worker hands a job back that was not asked to wait; "": it was."""
     return "" if job.park or job.draft_due else f"worker {worker.name} leaves"
 
 
@@ -249,7 +249,7 @@ def finished(state: State, worker: Worker, message: m.Finished, found: Found, no
     job = _current(state, worker, message, found, now, started=False)
     if job is None:
         return
-    # No heartbeat came in between: its start is told with its end.
+    # No heartbeat came in between: its start is reported with its end.
     unheard = job.begun != job.fence
     if unheard and not _plain(job):
         _adopt(state, worker, job, job.fence, message.age_s, now)
@@ -374,7 +374,7 @@ def _acknowledge(state: State, worker: Worker, message: m.AgentResult, *, accept
 
 
 def goodbye(state: State, worker: Worker, message: m.Goodbye, now: float) -> None:
-    """Remove a worker that leaves; its jobs go back. Those of one that was told to leave are not lost."""
+    """Remove a worker that leaves; its jobs go back. Those of one that was asked to leave are not lost."""
     for job in [state.jobs[job_id] for job_id in worker.held]:
         text = f"worker {worker.name} left: {message.reason}"
         if not message.orderly:

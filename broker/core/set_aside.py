@@ -64,7 +64,7 @@ def resolve(state: State, peer: bytes, message: m.SettleSetAside, found: Found, 
 
 
 def _resume(state: State, job: Job, now: float) -> None:
-    """Let the job go on from the state it was in; its worker was told to stop."""
+    """Let the job go on from the state it was in; its worker was asked to stop."""
     state.set_deadline(job)
     if job.held:
         state.give_back(job, Cause.RETURNED, now, "released by the operator")

@@ -93,11 +93,11 @@ class State:
         self.rejoin_until = 0.0
         #: Peer -> number of the last event sent to it.
         self.watchers: dict[bytes, int] = {}
-        #: Jobs that watchers have not been told of yet.
+        #: Changed jobs that watchers have not been sent yet.
         self.changed: dict[str, Job] = {}
-        #: Which of them are told of steps, and of which.
+        #: The watchers that are sent steps, and of which jobs.
         self.steps = StepStreams()
-        #: Jobs whose records were deleted, which watchers have not been told yet.
+        #: Jobs whose records were deleted, which watchers have not been sent yet.
         self.gone: list[str] = []
         self.counts: dict[JobState, int] = dict.fromkeys(JobState, 0)
         self.load_history = LoadHistory()
@@ -357,14 +357,14 @@ class State:
     # ------------------------------------------------------------ watching
 
     def note_change(self, job: Job) -> None:
-        """Give a job that has changed a new revision; watchers are told at the end of the pass."""
+        """Give a job that has changed a new revision; watchers are sent it at the end of the pass."""
         self._revisions += 1
         job.revision = self._revisions
         if self.watchers:
             self.changed[job.id] = job
 
     def note_step(self, job: Job) -> None:
-        """As `note_change`, for what moves within a running job: those are told who are told of its steps."""
+        """As `note_change`, for what moves within a running job: sent to the watchers of its steps alone."""
         self._revisions += 1
         job.revision = self._revisions
         self.steps.note(job)

@@ -1,4 +1,4 @@
-"""Which peers are told of the steps of which jobs, and which jobs made one that they have not been told of.
+"""Streams of steps: which watchers are sent those of which jobs, and which jobs made one that has not been sent.
 
 Every watcher is told of every change of a job's state. Steps are most of what happens in a large pool and of use only to who looks at that
 very job: a watcher names the jobs it wants them of (`m.Follow`), or wants all of them (`m.Watch.steps`). Only a live job is followed, so
@@ -16,17 +16,17 @@ class StepStreams:
     """Peers by job and jobs by peer, always the same pairs."""
 
     def __init__(self) -> None:
-        #: Peers that are told of the steps of all jobs.
+        #: Watchers of the steps of all jobs.
         self.of_all: set[bytes] = set()
         #: Job -> peers that follow it; for reading, as `followed`.
         self.followers: dict[str, set[bytes]] = {}
         #: Peer -> jobs that it follows.
         self.followed: dict[bytes, set[str]] = {}
-        #: Jobs that made a step which is to be told to somebody.
+        #: Jobs that made a step which some watcher is to be sent.
         self.stepped: dict[str, Job] = {}
 
     def note(self, job: Job) -> None:
-        """Note a step of this job, if anybody is to be told of it."""
+        """Note a step of this job, if it has a watcher."""
         if self.of_all or job.id in self.followers:
             self.stepped[job.id] = job
 
@@ -45,7 +45,7 @@ class StepStreams:
             self._discard(self.followers, job_id, peer)
 
     def drop_job(self, job_id: str) -> None:
-        """Tell nobody of steps of this job any more: it is over."""
+        """End the streams of this job: it is over."""
         self.stepped.pop(job_id, None)
         for peer in self.followers.pop(job_id, ()):
             self._discard(self.followed, peer, job_id)

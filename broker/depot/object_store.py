@@ -29,7 +29,7 @@ _MODULE, EXTRA = "obstore", "pip install 'zoetrope[s3]'"
 _URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]{1,512})?")
 _CHUNK_BYTES = 1024 * 1024
 _SHA256 = "sha256"
-#: Of the library itself, within one call: who asks tries again after a while.
+#: Retries that the library makes within one call; a worker's order is tried again after that (`workers/depot/orders.py`).
 _RETRIES = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
 #: For one request, with all bytes that it carries; without a byte of an answer; and until a part that is sent was taken.
 _LONGEST, _SILENT, _SENT_WITHIN = timedelta(hours=1), timedelta(seconds=20), timedelta(minutes=2)
@@ -160,7 +160,7 @@ class ObjectStore:
     # ------------------------------------------------------------ small objects
 
     def claim(self, service: str) -> str:
-        """The id of the service whose prefix this is: this one's, where it was nobody's until now."""
+        """The id of the service whose prefix this is: this one's, where no service had it until now."""
         owner = self._text(OWNER_KEY)
         if not owner:
             # Another edge may be first.

@@ -1,4 +1,4 @@
-"""Checks of the object store of results at a process's start, so that a wrong setting is told then and not by the first job.
+"""Checks of the object store of results at a process's start, so that a wrong setting is reported then and not by the first job.
 
 A bucket that is not there, keys that may not use it, and a prefix of another service are `SettingsError`. A store that does not answer is
 not: a machine that starts again while it is away shall serve and draw, as one that ran through does. That is one line in the log.

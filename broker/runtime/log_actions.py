@@ -106,7 +106,7 @@ class Action(StrEnum):
     ATTEMPT_FAILED = "attempt_failed", "A job failed in the engine; with the reason."
     ATTEMPT_CANCELLED = "attempt_cancelled", "A job stopped as asked."
     CANCEL = "cancel", "The engine was asked to stop a job; by when it is killed otherwise."
-    ATTEMPT_DROPPED = "attempt_dropped", "An attempt that is nobody's any more was given up."
+    ATTEMPT_DROPPED = "attempt_dropped", "An attempt that the broker no longer counts was given up."
     REMOVE_FAILED = "remove_failed", "Files of an attempt that is over could not be removed."
     # Engines
     LOAD_MODEL = "load_model", "A model is being loaded, or was: how long it took."
@@ -123,7 +123,7 @@ class Action(StrEnum):
     RUN_AGAIN = "run_again", "A job ran out of memory beside another and runs again alone."
     JOB_FAILED = "job_failed", "A job raised an exception; with its traceback."
     PREVIEW_FAILED = "preview_failed", "No preview could be made; the job goes on."
-    TOKENS_NOT_COUNTED = "tokens_not_counted", "The length of a prompt could not be told; the job goes on."
+    TOKENS_NOT_COUNTED = "tokens_not_counted", "The length of a prompt could not be determined; the job goes on."
     PROTOCOL_ERROR = "protocol_error", "The agent sent what is no message: the engine ends."
     # Edges
     ENHANCER = "enhancer", "The prompt enhancer did not answer with a prompt; with the reason."
@@ -138,4 +138,4 @@ class Action(StrEnum):
     TRACES = "traces", "Finished jobs could not be exported as traces, and are again in a while."
     RETENTION = "retention", "Jobs and files that are old enough were deleted, or wait until clocks agree."
     WATCH = "watch", "Events of the broker do not arrive yet."
-    WEBHOOK = "webhook", "A webhook receiver was told, or could not be."
+    WEBHOOK = "webhook", "A webhook was delivered, or could not be."

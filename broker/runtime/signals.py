@@ -33,7 +33,7 @@ def obey(argv: Sequence[str]) -> None:
 
 
 def check() -> None:
-    """Raise `SystemExit` if the process has been told to stop. Ask before serving: raised while garbage is collected, it is dropped."""
+    """Raise `SystemExit` if the process has been asked to stop. Call before serving: raised while garbage is collected, it is dropped."""
     if _told:
         raise SystemExit(0)
 
@@ -50,7 +50,7 @@ def hold() -> None:
 
 
 def told() -> bool:
-    """Whether the process has been told to stop before its loop heard signals."""
+    """Whether the process was asked to stop before its loop handled signals."""
     return _told
 
 

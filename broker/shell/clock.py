@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 
-#: A wall clock further off than this was set. Below it, showing other times than before would help nobody.
+#: A wall clock further off than this was set. Below it, showing other times than before would not help.
 FOLLOW_S = 1.0
 
 #: One set by more than this is said aloud, and not believed before it has stood for `SETTLE_S`.

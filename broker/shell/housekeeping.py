@@ -24,7 +24,7 @@ STALL_S = 0.5
 DISK_CHECK_S = 1.0
 METRICS_S = 5.0
 
-#: How often the journal is told the time; after a reboot with a wall clock that is behind, the broker's goes on from there.
+#: How often the journal notes the time; after a reboot with a wall clock that is behind, the broker's goes on from there.
 RECORD_S = 600.0
 
 

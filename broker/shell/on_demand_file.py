@@ -31,7 +31,7 @@ class OnDemandFile:
         self._written = known.revision
 
     def read(self) -> None:
-        """Take back what a broker before knew; a file that cannot be read is told of in the log, and is as none."""
+        """Take back what a broker before knew; a file that cannot be read is logged, and counts as none."""
         try:
             if self._path.stat().st_size > _MAX_BYTES:
                 raise ValueError(f"it is larger than {_MAX_BYTES} bytes")

@@ -156,7 +156,7 @@ class Recovery:
 
 
 def subject(error: Exception) -> tuple[str, Delivery | None]:
-    """(job, webhook delivery) that the core was at work on when it raised, as far as that can be told; ("", None) when not."""
+    """(job, webhook delivery) that the core was at work on when it raised, as far as that can be determined; ("", None) when not."""
     if isinstance(error, JournalConflict):
         return error.job_id, None
     for frame in _frames(error):

@@ -78,7 +78,7 @@ class Router:
         self._executor = Executor(journal, metrics)
         #: Peers that were cut off, the oldest first: what they sent before that is not read any more.
         self._shut: dict[bytes, None] = {}
-        #: What the core was told last of the disk.
+        #: The state of the disk that the core was given last.
         self._shortage = ""
         #: Since when something is due and the back has not been read dry.
         self._waiting_since: float | None = None
@@ -287,7 +287,7 @@ class Router:
                 self._gone(peer, now)
 
     def _send(self, sends: list[Send], gone: dict[bytes, None]) -> None:
-        """Send; who cannot be reached is put into `gone`, and gets nothing more in this pass: what it missed is told anew."""
+        """Send; who cannot be reached is put into `gone`, and gets nothing more in this pass: what it missed is sent anew."""
         counts = self._metrics.sent
         for send in sends:
             if send.peer in gone:

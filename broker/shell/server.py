@@ -37,7 +37,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Server:
-    """Runs passes until it is told to stop."""
+    """Runs passes until it is asked to stop."""
 
     def __init__(
         self,

@@ -37,14 +37,14 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     """
 
     name: Name
-    #: Drawn at each start of the agent process: tells a reconnect from a rebirth.
+    #: Random, of each start of the agent process: distinguishes a reconnect from a restart.
     boot: Annotated[str, Meta(min_length=1, max_length=64)]
     #: Highest fence this process ever received.
     seen: Fence
     #: How many more jobs it can take now, absolute.
     free: Count
     held: Annotated[tuple[Held, ...], Meta(max_length=64)] = ()
-    #: Whether it takes the name only if nobody is heard under it: it lost the name before, and must not take it back from its holder.
+    #: Whether it takes the name only if no live worker has it: it lost the name before, and must not take it back from its holder.
     yields: bool = False
     #: A `WorkerInfo`.
     body: bytes
@@ -124,7 +124,7 @@ class Goodbye(Message, frozen=True, kw_only=True, tag="goodbye"):
     """This worker leaves; what it holds goes back to the queue."""
 
     reason: Short = ""
-    #: Whether it was told to leave: what it holds is handed back, and no worker was lost under it.
+    #: Whether it was asked to leave: what it holds is handed back, and no worker was lost under it.
     orderly: bool = False
 
 

@@ -159,7 +159,7 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     history: tuple[HistoryEntry, ...] = ()
     #: The spec's bytes (`jobspec.decode_spec`); empty in events.
     body: bytes = b""
-    #: What became so far of the events that its webhook is told. Empty in events.
+    #: Deliveries to its webhook so far. Empty in events.
     deliveries: tuple[DeliveryView, ...] = ()
     #: None: it is not.
     set_aside: SetAside | None = None

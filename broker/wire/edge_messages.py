@@ -121,7 +121,7 @@ class Watch(Message, frozen=True, kw_only=True, tag="watch"):
 
     req: int
     on: bool = True
-    #: Whether what moves within a running job (phase, step, what is in a checkpoint) is told of all jobs, or of followed ones alone.
+    #: Whether what moves within a running job (phase, step, what is in a checkpoint) is sent of all jobs, or of followed ones alone.
     steps: bool = True
 
 
@@ -299,7 +299,7 @@ CancelOutcome = Literal["cancelled", "requested", "already_final", "not_found"]
 
 
 class CancelReply(Message, frozen=True, kw_only=True, tag="cancel_reply"):
-    """Outcome of a cancel. `requested`: a worker is being told to stop."""
+    """Outcome of a cancel. `requested`: its worker is being asked to stop."""
 
     req: int
     outcome: CancelOutcome
@@ -311,7 +311,7 @@ ControlOutcome = Literal["done", "requested", "refused", "not_found"]
 
 
 class ControlReply(Message, frozen=True, kw_only=True, tag="control_reply"):
-    """Outcome of a `ControlJob`. `done`: the job is as asked; `requested`: its worker is being told; `refused`: `reason` says why."""
+    """Outcome of a `ControlJob`. `done`: the job is as asked; `requested`: its worker is being asked; `refused`: `reason` says why."""
 
     req: int
     outcome: ControlOutcome

@@ -250,7 +250,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     also_image: bool = False
     #: Whether those pictures may be drawn from an image, too.
     also_edits: bool = False
-    #: Whether these fields of a job have an effect on what is drawn; what has none is told to the client, never dropped in silence.
+    #: Whether these fields of a job have an effect on what is drawn; what has none is reported to the client, never dropped in silence.
     takes_negative_prompt: bool = True
     takes_guidance: bool = True
     takes_guidance_2: bool = True

@@ -27,9 +27,9 @@ class Promise(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     confidence: float = CONFIDENCE
     #: What was promised at first, once that could not be kept; 0: it is what it was.
     first_ready_by: float = 0.0
-    #: When that was told; 0: it was not.
+    #: When that was reported; 0: it was not.
     broken_at: float = 0.0
-    #: How often a new time had to be told.
+    #: How often a new time was given.
     breaks: int = 0
 
 

@@ -39,7 +39,7 @@ class Sampler(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def own_steps(self) -> int | None:
-        """The number of steps it takes unless told otherwise; None leaves the model's."""
+        """The number of steps it takes unless a request says otherwise; None leaves the model's."""
         return len(self.sigmas) or len(self.timesteps) or self.steps
 
     @property

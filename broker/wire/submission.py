@@ -32,7 +32,7 @@ class Submission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     pinned: Annotated[str, Meta(max_length=128)] = ""
     #: Jobs of its tenant that workers may hold at once, of which the newest job says it. 0: no limit.
     max_running: Count = 0
-    #: Where the job's events are to be told, and which; none named: all of them.
+    #: URL to which the job's events are delivered, and which events; none named: all of them.
     webhook: WebhookUrl = ""
     webhook_events: Annotated[tuple[WebhookEvent, ...], Meta(max_length=8)] = ()
     #: LoRAs of the job: a worker that has them in memory is preferred.

@@ -99,7 +99,7 @@ class WebhookDelivery:
         return [asyncio.create_task(self._run())]
 
     def _on_change(self, view: JobView) -> None:
-        """A job changed: its webhook may have to be told."""
+        """Note a changed job, whose webhook may have an event to get."""
         if view.submission.webhook and (view.state != "running" or view.step == 0):
             self._wake.set()
 
@@ -271,7 +271,7 @@ class WebhookDelivery:
 
 
 def _host_of(url: str) -> str:
-    """Host and port of a webhook, by which receivers are told apart."""
+    """Host and port of a webhook, by which receivers are distinguished."""
     parsed = parse_url("webhook", url)
     return f"{host_of(parsed).rstrip('.')}:{parsed.port or parsed.scheme}"
 

@@ -143,7 +143,7 @@ class Listener:
 
     def __init__(self, audience: Audience, want_steps: Callable[[], None]) -> None:
         self.audience = audience
-        #: Have the job's steps told from now on, too, for as long as it listens. Once.
+        #: Subscribes to the job's steps, for as long as it listens. Once.
         self.want_steps = want_steps
         self._waiter: asyncio.Future[None] | None = None
         self._is_woken = False

@@ -45,7 +45,7 @@ __all__ = ["JobService", "Submission"]
 #: Files handled at once: decoding an image or copying a result must not take every thread there is.
 _FILE_THREADS = 4
 
-#: What became of a cancel; "requested": a worker is being told to stop.
+#: What became of a cancel; "requested": its worker is being asked to stop.
 Cancelled = Literal["cancelled", "requested", "already_final"]
 Controlled = Literal["done", "requested"]
 

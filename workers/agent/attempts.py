@@ -75,7 +75,7 @@ class Attempts:
         self.note(Action.ATTEMPT_STARTED, attempt)
 
     def conclude(self, attempt: Attempt, result: m.AgentResult, now: float, put: tuple[Artefact, ...] = ()) -> None:
-        """End it with this result. `put`: files that go to the depot before it is told."""
+        """End it with this result. `put`: files that go to the depot before it is reported."""
         self._remove(attempt, now)
         self._results.add(result, attempt.given_at, now, sum(file.size for file in put) if put else -1)
         if put:

@@ -84,7 +84,7 @@ class BrokerOrders:
         self._emit(fx.Note(action=Action.REFUSED, job_id=order.job_id, fence=order.fence, detail=reason))
 
     def acknowledged(self, ack: m.ResultAck) -> None:
-        """Forget a result, and its files when nobody needs them here."""
+        """Forget a result, and its files when they are not needed here."""
         message = self._unacked_results.acknowledge(ack.fence, accepted=ack.accepted)
         if message is not None and keeps_files(message):
             remote = self._remote

@@ -51,7 +51,7 @@ class UnackedResults:
             pending.put_bytes, pending.due_at = -1, now
 
     def withdraw(self, message: AgentResult, now: float) -> bool:
-        """Take another result in place of one that nobody was told, as its files are not put; False: there is none."""
+        """Take another result in place of one that was not sent, as its files are not put; False: there is none."""
         if not self.waits(message.job_id, message.fence):
             return False
         self._pending[message.fence] = _Pending(message, self._pending[message.fence].given_at, now)

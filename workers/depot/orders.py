@@ -37,14 +37,14 @@ class Fetch(Struct, frozen=True, kw_only=True):
 
 
 class Discard(Struct, frozen=True, kw_only=True):
-    """Remove what was put of an attempt. Nobody waits for it."""
+    """Remove what was put of an attempt. No job waits for it."""
 
     job_id: str
     fence: int
 
 
 class PutExtra(Struct, frozen=True, kw_only=True):
-    """Put a picture of a job that is not over, if it can be put now: nobody waits for it."""
+    """Put a picture of a job that is not over, if it can be put now; no job waits for it."""
 
     fence: int
     key: str
@@ -80,7 +80,7 @@ class Attempted:
         self.tries = 0
         #: Of its files, those that need no further try.
         self.done = 0
-        #: Of the last try; "": there was none, or it told of none.
+        #: Of the last try; "": there was none, or it had none.
         self.fault = ""
 
 

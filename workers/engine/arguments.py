@@ -28,7 +28,7 @@ _WRITTEN_AS_JSON, _INSTRUCTION = ("BriaFiboEdit",), "edit_instruction"
 #: Ideogram's guidance, step by step.
 _OF_STEPS = "guidance_schedule"
 
-#: Fields that go to a parameter of their own name, as they are; where a pipeline has none, the client is told so.
+#: Fields that go to a parameter of their own name, as they are; where a pipeline has none, the client is warned.
 AS_NAMED = ("max_sequence_length",)
 
 #: Frames of the segments that Wan-Animate was trained on.

@@ -188,7 +188,7 @@ class Mp4Writer:
 
 
 def _header(file: Path, name: str) -> Artefact:
-    """The record of a closed MP4, as its own header tells it."""
+    """The record of a closed MP4, as its own header has it."""
     with av.open(str(file)) as container:
         stream = container.streams.video[0]
         return Artefact(

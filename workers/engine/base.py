@@ -1,4 +1,4 @@
-"""The face of an engine: load a model, run a job, stop when told. No torch here, so that the fake engine starts at once."""
+"""The face of an engine: load a model, run a job, stop when asked. No torch here, so that the fake engine starts at once."""
 
 from __future__ import annotations
 

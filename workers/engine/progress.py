@@ -1,4 +1,4 @@
-"""The engine's pulse: what one attempt tells the agent (phase, step, signs of life, memory) and what it hears (cancel, park).
+"""Progress of one attempt: what it reports to the agent (phase, step, signs of life, memory) and what it reads (cancel, park).
 
 Phases only move forward for a reader, in the order of `PHASES`, and so do the steps within a phase, although a job of several
 outputs goes through encode..save once for each. The rules:
@@ -34,11 +34,11 @@ _LEAD_S, _LEAD_ENCODES = 0.06, 2.0
 
 
 class Cancelled(BaseException):
-    """The job was told to stop. Not an Exception: no `except Exception` of a library may swallow it."""
+    """The job was asked to stop. Not an Exception: no `except Exception` of a library may swallow it."""
 
 
 class Parked(BaseException):
-    """The job was told to be handed back, and `kept` of its denoising steps lie in a checkpoint on disk. No Exception, as `Cancelled`."""
+    """The job was asked to be handed back, and `kept` of its denoising steps lie in a checkpoint on disk. No Exception, as `Cancelled`."""
 
     def __init__(self, kept: int) -> None:
         super().__init__(kept)
@@ -189,7 +189,7 @@ class Turn:
 
 
 class Ends:
-    """Tells that a job's denoising is about to end, a step before or sooner where steps are short, and that it has."""
+    """Signals that a job's denoising is about to end, a step before or sooner where steps are short, and that it has."""
 
     def __init__(self, times: StageTimes) -> None:
         self._times = times
@@ -219,7 +219,7 @@ class Ends:
 
 
 class MemoryReport:
-    """Memory in use while one attempt runs: told to the agent now and then, and its peak kept."""
+    """Memory in use while one attempt runs: reported to the agent twice a second, and its peak kept."""
 
     def __init__(self, slot: Slot, meter: MemoryMeter, clock: Callable[[], float]) -> None:
         self._counters = slot
@@ -230,7 +230,7 @@ class MemoryReport:
         meter.reset_peak()
 
     def tell(self) -> None:
-        """Tell the agent how much memory is in use now."""
+        """Report how much memory is in use now."""
         self._told_at = self._clock()
         self._counters.set_memory(*self._meter.used_and_total_mb())
 

@@ -1,4 +1,4 @@
-"""Prompts that are longer than what the text encoders read: the rest has no effect, and the client is told."""
+"""Prompts that are longer than what the text encoders read: the rest has no effect, which the client is warned of."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from workers.engine.overlap import Candidate, OverlapPlanner, Where, shape_of
 from workers.engine.progress import Monitor
 from workers.ipc.messages import NextWanted, PostprocessBegun, RunJob
 
-#: How often a thread that waits looks whether its job is cancelled: the cancel word is another process's, and wakes nobody.
+#: How often a thread that waits looks whether its job is cancelled: the cancel word is another process's, and wakes no thread.
 _LOOK_S = 0.02
 
 #: For at most this long a job that is denoised does nothing: two threads in Python would keep each other from the next one's first step.

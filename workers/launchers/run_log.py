@@ -39,7 +39,7 @@ class Event(Struct, frozen=True):
 
 
 class RunLog:
-    """Appends to the file; one that cannot be written is told of once, and stops nothing."""
+    """Appends to the file; one that cannot be written is reported once, and stops nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

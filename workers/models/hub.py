@@ -1,4 +1,4 @@
-"""Fetch a model from the hub into its cache: the files that a pipeline is loaded from and no others, with their size told before.
+"""Fetch a model from the hub into its cache: the files that a pipeline is loaded from and no others, with their size known before.
 
 Nothing else of the project reaches the hub: engines load what is on this machine. An interrupted fetch goes on where it was when it is
 called again, and a model is seen in the cache (`sources.find`) once it is complete.

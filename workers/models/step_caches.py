@@ -1,4 +1,4 @@
-"""Step caches: which kinds a model can have, told at start without torch."""
+"""Step caches: which kinds a model can have, determined at start without torch."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class AgentPolicy(Struct, frozen=True, kw_only=True):
     exit_s: float = 5.0
     #: A killed process that is still there after this long sits in the kernel: its job is given up, its worker takes no more.
     unkillable_s: float = 30.0
-    #: When told to leave: how long to wait for the killed engine.
+    #: When asked to leave: how long to wait for the killed engine.
     leave_s: float = 1.5
     #: When asked to stop: how long a running job may go on before it is handed back.
     stop_grace_s: float = 3.0

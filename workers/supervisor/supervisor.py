@@ -88,11 +88,11 @@ class _Process:
 
     @property
     def link_socket(self) -> socket.socket | None:
-        """To poll for what it tells; None once it has closed its end."""
+        """Descriptor to poll for its messages; None once it has closed its end."""
         return self._link.sock if self._link is not None else None
 
     def told(self) -> Sequence[Struct]:
-        """Return what it has told since the last time, and close the link if its end is closed."""
+        """Return its messages since the last call, and close the link if its end is closed."""
         if self._link is None:
             return ()
         messages: Sequence[Struct]
@@ -155,7 +155,7 @@ class AgentProcess:
 
     @property
     def link_socket(self) -> socket.socket | None:
-        """To poll for what it tells."""
+        """Descriptor to poll for its messages."""
         return self._process.link_socket if self._process is not None else None
 
     def start(self, now: float) -> None:
@@ -172,7 +172,7 @@ class AgentProcess:
         )
 
     def listen(self) -> None:
-        """Take in what it tells."""
+        """Read its messages."""
         for message in self._process.told() if self._process is not None else ():
             match message:
                 case EngineProcess(pid=pid):

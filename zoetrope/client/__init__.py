@@ -1,1 +1,1 @@
-"""The client library: operations as flows, told once, and the two clients that carry them out over httpx."""
+"""The client library: operations as flows, written once, and the two clients that carry them out over httpx."""

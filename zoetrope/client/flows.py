@@ -1,4 +1,4 @@
-"""Every operation of the client, told once and without a socket: a generator that asks for steps and is sent their outcomes.
+"""Every operation of the client, written once and without a socket: a generator that asks for steps and is sent their outcomes.
 
 The two clients carry the steps out, one by blocking and one by awaiting (`client`). A step that fails for the connection's sake has
 `ConnectionBroken` thrown into the flow at that place. Flows that make several things hand each out with `Emit`.

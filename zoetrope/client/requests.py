@@ -162,7 +162,7 @@ def reading_credentials(file: FileSource) -> Request:
 
 
 def error_of(reply: Reply, now: float) -> ServiceError:
-    """The error that an answer tells of."""
+    """The error that an answer names."""
     try:
         told = msgspec.json.decode(reply.body, type=_ErrorBody)
     except (msgspec.DecodeError, msgspec.ValidationError):

@@ -131,7 +131,7 @@ class Page(Struct, kw_only=True):
 class Outcome(Result, kw_only=True):
     """Outcome of a request about a job.
 
-    Of a cancel: `cancelled` (it waited and is over), `requested` (its worker is being told) or `already_final`; of a pause, resume or
+    Of a cancel: `cancelled` (it waited and is over), `requested` (its worker is being asked) or `already_final`; of a pause, resume or
     commit: `done` or `requested`.
     """
 

@@ -1,4 +1,4 @@
-"""Retries of requests: whether one is sent again, and after how long: pure, told of every outcome.
+"""Retries of requests: whether one is sent again, and after how long: pure, given every outcome.
 
 A request is sent again only where that cannot do a thing twice: reads, requests that say the same however often they are sent, submissions
 with an idempotency key or an id of their own; and any request whose connection was never made.

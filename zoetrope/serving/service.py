@@ -40,7 +40,7 @@ class EndingPrinter(Printer):  # type: ignore[misc]  # honcho has no types
         super().__init__(output)
         self._last_lines: dict[str, str] = {}
         self._over = False
-        #: Why the service ends; "" while it runs, when it was told to stop, and when the first process ended with 0.
+        #: Why the service ends; "" while it runs, when it was asked to stop, and when the first process ended with 0.
         self.reason = ""
 
     def write(self, message: Message) -> None:

@@ -1,4 +1,4 @@
-"""Copies of the journal: the rest of its file while somebody copies it, the copying, and how a copy becomes the journal again.
+"""Copies of the journal: the rest of its file while it is copied, the copying, and how a copy becomes the journal again.
 
 No second connection may open the journal while the broker lives, and the broker may not open its file once more: closing that would drop
 SQLite's locks. But a commit writes to the log alone, and the file changes only when the log is moved into it. So the process that copies
@@ -71,7 +71,7 @@ class LogHold:
     def __init__(self, home: Path, store: SqliteStore) -> None:
         self._path = home / LOCK_NAME
         self._store = store
-        #: Since when, and for whom; "" for nobody.
+        #: Since when, and for which copy; "": for none.
         self._since = 0.0
         self._token = ""
         self._next_look = 0.0
@@ -251,7 +251,7 @@ def _copy(source: Path, target: Path, progress: Progress) -> None:
 
 
 def _copy_at_rest(source: Path, target: Path, progress: Progress) -> None:
-    """Copy a journal that nobody uses, with what is still in its log."""
+    """Copy a journal that no process uses, with what is still in its log."""
     with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
         size = int(old.execute("PRAGMA page_size").fetchone()[0])
         old.backup(
@@ -302,7 +302,7 @@ def _wait_until_held(fd: int, token: str) -> str:
 
 
 def _is_taken(fd: int) -> bool:
-    """Whether somebody else has the lock of this file; if not, this file has it until it is closed."""
+    """Whether another process has the lock of this file; if not, this file has it until it is closed."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

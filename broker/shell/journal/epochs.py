@@ -170,5 +170,5 @@ class Epochs:
         try:
             job = rows.decode(row)
         except (ValueError, TypeError, RecursionError):
-            return ""  # damaged, which is told where it is read
+            return ""  # damaged, which is reported where it is read
         return "" if job.revision >= known.revision else f"job {job.id} is not as it was written last"

@@ -1,4 +1,4 @@
-"""The journal: every accepted job, on disk before anybody is told, and never moved backwards.
+"""The journal: every accepted job, on disk before any peer is answered, and never moved backwards.
 
 The rules:
 

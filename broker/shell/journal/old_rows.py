@@ -31,7 +31,7 @@ _decode = msgspec.msgpack.Decoder(_Head).decode
 def renew_head(
     n: int, stored: bytes | None, body: bytes | None, model: str, origin: str, alias: str, pinned: str
 ) -> bytes | None:
-    """A head of today, sealed, from an old one and the columns beside it. A damaged one stays as it is: it is told where it is read."""
+    """A head of today, sealed, from an old one and the columns beside it. A damaged one stays as it is: it is reported where it is read."""
     try:
         packed, check = rows.open_sealed_head(n, stored)
         old = _decode(packed)

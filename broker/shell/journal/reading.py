@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 RECENT_RATES = 500
 _RATES_WINDOW = 20_000
 
-#: What decoding raises for bytes that nobody encoded.
+#: Errors of decoding bytes that no encoder wrote.
 UNREADABLE = (ValueError, TypeError, RecursionError)
 
-#: Damaged rows that are told apart; more are one number that stands still.
+#: Damaged rows that are counted one by one, at most.
 _MOST_DAMAGED = 10_000
 
 

@@ -221,7 +221,7 @@ def open_database(path: Path) -> sqlite3.Connection:
 
 
 def _make_private(path: Path) -> None:
-    """Prompts are in it: nobody else may read it. SQLite gives the WAL the mode of the file."""
+    """Prompts are in it: no other user may read it. SQLite gives the WAL the mode of the file."""
     fresh = not path.exists()
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     if fresh:

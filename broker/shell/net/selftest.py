@@ -25,7 +25,7 @@ _REFUSALS = (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_NO_DETA
 
 
 def assert_shut(endpoint: str, server_key: bytes, zap: ZapHandler) -> None:
-    """Try to get in at this tcp endpoint. Raises `BindFailed` when that works, or when it cannot be told that it does not."""
+    """Try to get in at this tcp endpoint. Raises `BindFailed` when that works, or when it cannot be shown that it does not."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         public, secret = zmq.curve_keypair()

@@ -158,7 +158,7 @@ class Listener:
             return -1
 
     def cut(self) -> None:
-        """End the connection by which the last message came. libzmq has no way to, so the system is told to, and libzmq notices."""
+        """End the connection by which the last message came. libzmq has no call for that, so the system's is used, and libzmq notices."""
         shut_down(self.source_fd())
 
     def readable(self) -> bool:
@@ -182,7 +182,7 @@ def _require_key(socket: zmq.Socket[bytes], endpoint: str, key: BrokerKey | None
     socket.setsockopt(zmq.CURVE_PUBLICKEY, key.public.encode())
     socket.setsockopt(zmq.CURVE_SECRETKEY, key.secret.encode())
     socket.setsockopt(zmq.ZAP_DOMAIN, domain)
-    # Without it everybody gets in while nobody handles ZAP.
+    # Without it every peer gets in while no ZAP handler runs.
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
     socket.setsockopt(zmq.IPV6, int("[" in endpoint))
 
@@ -215,7 +215,7 @@ class Sockets:
                 make_private_dir(ipc_path(endpoint).parent)
         self._context = _open_context()
         self._listeners: dict[int, Listener] = {}
-        #: Who may come by tcp; None when nobody may.
+        #: Allow-list for tcp; None: tcp is refused.
         self.peers = Peers(gate.allowed) if gate else None
         self._zap = ZapHandler(self._context, self.peers) if self.peers else None
         key = gate.key if gate else None

@@ -47,7 +47,7 @@ class Peers:
     """The allow-list: a directory with one file a peer, read again when it changes. Safe to use from both threads."""
 
     def __init__(self, directory: Path) -> None:
-        """Read it. An entry that cannot be used lets nobody in, and is said once."""
+        """Read it. An entry that cannot be used admits no peer, and is logged once."""
         self.directory = directory
         self._lock = threading.Lock()
         self._stamp: tuple[object, ...] = ()
@@ -101,7 +101,7 @@ class Peers:
 
 
 def _entries(directory: Path) -> list[Path]:
-    """The files of the list. Raises `OSError` when it cannot be told which there are; a directory that is gone has none."""
+    """The files of the list. Raises `OSError` when the directory cannot be listed; a directory that is gone has none."""
     try:
         # Not `glob`, which takes a directory that cannot be read for an empty one.
         return [directory / name for name in sorted(os.listdir(directory)) if name.endswith(".pub")]
@@ -160,7 +160,7 @@ class ZapHandler:
         self.refused = 0
 
     def join(self) -> None:
-        """Wait for its end, after the context was told to terminate."""
+        """Wait for its end, after the context was terminated."""
         self._thread.join()
 
     def _run(self) -> None:

@@ -31,7 +31,7 @@ AFTER = Param(name="after", about="The id after which to go on: a page's `last_i
 RANGES = (
     Param(name="Range", place="header", about="Which bytes, as in `bytes=0-1023`."),
     Param(name="If-None-Match", place="header", about="The ETag of a copy: 304 while it is good."),
-    Param(name="download", type=bool, about="Send it as an attachment, which browsers save; default: as it is shown."),
+    Param(name="download", about="Any text but 0 and false: send it as an attachment, which browsers save."),
 )
 
 #: What any file can be answered with, besides itself.

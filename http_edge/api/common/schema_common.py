@@ -30,7 +30,9 @@ Prompt = FIELDS["prompt"].type
 
 Priority = Annotated[Annotated[int, Meta(ge=0, le=9)] | WholeText | None, Meta(description="9 goes first; default 5.")]
 WebhookUrl = (
-    Annotated[str, Meta(max_length=MAX_URL_CHARS, description="Where the job's events are told: see `webhooks`.")]
+    Annotated[
+        str, Meta(max_length=MAX_URL_CHARS, description="URL to which the job's events are delivered: see `webhooks`.")
+    ]
     | None
 )
 WebhookEvents = Annotated[

@@ -285,7 +285,7 @@ class JobPage(Struct, kw_only=True):
 
 
 class JobCancel(Struct, kw_only=True):
-    """Outcome of a cancel. `requested`: a worker is being told to stop."""
+    """Outcome of a cancel. `requested`: its worker is being asked to stop."""
 
     id: str
     outcome: Cancelled
@@ -293,7 +293,7 @@ class JobCancel(Struct, kw_only=True):
 
 
 class JobControl(Struct, kw_only=True):
-    """Outcome of a pause, a resume or a commit. `requested`: a worker is being told to hand the job back."""
+    """Outcome of a pause, a resume or a commit. `requested`: its worker is being asked to hand the job back."""
 
     id: str
     outcome: Literal["done", "requested"]
