@@ -38,7 +38,7 @@ def decode_json(text: bytes | str) -> Any:
 
 
 def _reason(text: bytes | str, error: Exception) -> str:
-    """Why a text could not be decoded, where the decoder's own words mislead.
+    """Reason why a text could not be decoded, also where the decoder's own words mislead.
 
     It counts the bytes of a string that is not UTF-8 from that string's beginning, and takes a text that ends within a surrogate pair's
     length behind half a pair for one that was cut off.
