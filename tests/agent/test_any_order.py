@@ -26,20 +26,20 @@ from workers.ipc.messages import (
 class World(Surroundings):
     """What broker, engine and time may do."""
 
-    @initialize(scene=st.sampled_from(["new", "ready", "full", "tails", "prepared"]), alone=st.booleans())
+    @initialize(scene=st.sampled_from(["new", "ready", "full", "tails", "prepared", "three"]), alone=st.booleans())
     def begin(self, scene: str, alone: bool) -> None:
-        """A worker that is new, or ready, or has two jobs, of which the second may be in its tail too, or prepared."""
+        """A worker that is new, or ready, or has two jobs, of which the second may be in its tail too, or prepared, or three."""
         if scene == "new":
             return
         self.broker(m.Welcome(epoch=EPOCH))
         self.engine_loads(works=True)
-        if scene in ("full", "tails"):
+        if scene in ("full", "tails", "three"):
             self.next_job_comes_to_its_tail()
         if scene == "full":
             self.run_new(1, alone=alone)
         elif scene == "tails":
             self.next_job_comes_to_its_tail()
-        elif scene == "prepared":
+        elif scene in ("prepared", "three"):
             self.next_job_asks_for_another(alone=alone)
 
     # ------------------------------------------------------------ time

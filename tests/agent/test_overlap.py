@@ -1,4 +1,4 @@
-"""Two jobs in one engine: the tail of one beside the drawing of the next, and who is blamed when it goes wrong."""
+"""Two jobs and three in one engine: the tail of one beside the drawing of the next, and who is blamed when it goes wrong."""
 
 from __future__ import annotations
 
@@ -50,15 +50,18 @@ def test_a_tail_makes_room_and_the_next_job_has_a_seat_of_its_own() -> None:
     assert held(stage) == [1, 3]
 
 
-def test_there_are_two_jobs_at_most_even_if_both_are_in_their_tails() -> None:
+def test_there_are_three_jobs_at_most_even_if_all_are_in_their_tails() -> None:
     stage = Stage().overlapped()
     stage.tail(2)
     stage.run(3)
-    assert refused(stage) == {3: "the engine has 2 jobs"}
+    assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(3, slot=2))]
+    stage.tail(3)
+    stage.run(4)
+    assert refused(stage) == {4: "the engine has 3 jobs"}
     assert stage.core.capacity.free == 0
     stage.finish(1)
-    stage.run(4)
-    assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(4, slot=0))]
+    stage.run(5)
+    assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(5, slot=0))]
 
 
 @pytest.mark.parametrize("heartbeat_s", [0.5, 1.0])
@@ -470,6 +473,71 @@ def test_the_next_job_is_taken_shortly_before_the_last_step_of_the_one_before() 
     stage.tail(2)
     stage.run(5)
     assert in_engine(stage) == [2, 5]
+
+
+def three(*, alone: bool = False) -> Stage:
+    """Job 1 in its tail, job 2 in its last steps, and job 3 prepared behind it."""
+    stage = Stage().overlapped()
+    stage.next_wanted(2)
+    stage.run(3, alone=alone)
+    if not alone:
+        stage.words(3, "encode")
+    return stage
+
+
+def test_a_job_is_taken_beside_last_steps_and_a_tail() -> None:
+    stage = Stage().overlapped()
+    stage.next_wanted(2)
+    assert [beat.free for beat in stage.sent(m.Heartbeat)] == [1], "the broker hears of the room at once"
+    stage.run(3)
+    assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(3, slot=2))]
+    stage.run(4)
+    assert refused(stage) == {4: "the engine is busy"}
+    stage.finish(1)
+    assert [done.free for done in stage.sent(m.Finished)] == [0], "a tail's end makes no room"
+    stage.tail(2)
+    assert in_engine(stage) == [2, 3]
+    stage.next_wanted(3)
+    stage.run(5)
+    assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(5, slot=0))]
+
+
+@pytest.mark.parametrize("ended", [1, 2, 3])
+def test_each_of_three_may_end_by_itself(ended: int) -> None:
+    stage = three()
+    stage.cancel(ended)
+    assert stage.orders() == [fx.RequestCancel(ended - 1, fence(ended))]
+    stage.engine(JobCancelled(fence=fence(ended)))
+    assert in_engine(stage) == [number for number in (1, 2, 3) if number != ended]
+    stage.run(4)
+    assert refused(stage) == ({} if ended == 3 else {4: "the engine is busy"})
+
+
+def test_all_three_crash_with_their_engine() -> None:
+    stage = three()
+    stage.exited(SEGFAULT)
+    assert failed(stage) == {1: "engine_crashed", 2: "engine_crashed", 3: "engine_crashed"}
+
+
+def test_the_third_that_has_not_begun_is_handed_back() -> None:
+    stage = three(alone=True)
+    stage.exited(SEGFAULT)
+    assert failed(stage) == {1: "engine_crashed", 2: "engine_crashed"}
+    assert list(refused(stage)) == [3]
+
+
+def test_the_third_is_denoised_before_the_second_that_ran_out_of_memory() -> None:
+    stage = three()
+    stage.finish(1)
+    stage.words(3, "denoise", 1, 2)
+    stage.next_wanted(3)
+    assert in_engine(stage) == [3, 2]
+    stage.run(4)
+    assert refused(stage) == {4: "the engine is busy"}, "the second is what comes next"
+    stage.tail(3)
+    stage.next_wanted(2)
+    stage.run(5)
+    assert in_engine(stage) == [3, 2, 5]
 
 
 def test_an_engine_asks_once() -> None:

@@ -11,6 +11,8 @@ from workers.engine.overlap import Candidate, MemoryModel, OverlapPlanner, Where
 
 #: Weights of 20, fronts and tails of 10 each: 40 of 92 % of 44 fit, of 43 they don't.
 ROOM, NO_ROOM = 44.0, 43.0
+#: 50 of 92 % of 55 fit, of 54 they don't.
+THREE, NO_THREE = 55.0, 54.0
 SMALL = Candidate(shape="small")
 
 
@@ -162,6 +164,69 @@ def test_whether_a_job_may_be_prepared_beside_another(measured, job, other, limi
     assert plan.may_prepare(other, limit_mb) is prepares
 
 
+@pytest.mark.parametrize(
+    ("where", "limit_mb", "prepares"),
+    [("host", ROOM, True), ("device", ROOM, False), ("device", THREE, True), ("device", NO_THREE, False)],
+)
+def test_whether_a_job_may_be_prepared_beside_another_and_a_tail(where, limit_mb, prepares):
+    plan = planner("small")
+    plan.enter_stage("small", where)
+    plan.begin(SMALL)
+    assert plan.may_prepare(Candidate(shape="small"), limit_mb) is prepares
+
+
+def test_a_tail_of_which_nothing_is_known_has_no_third_beside_it():
+    plan = planner("small")
+    plan.enter_stage("large", "device")
+    plan.begin(SMALL)
+    assert not plan.may_prepare(Candidate(shape="small"), 1e9)
+
+
+def three() -> tuple[OverlapPlanner, Candidate]:
+    """One in its tail, one that is denoised, and one that is prepared."""
+    plan, third = planner("small"), Candidate(shape="small")
+    plan.enter_stage("small", "device")
+    plan.begin(SMALL)
+    assert plan.may_prepare(third, THREE)
+    plan.prepare(third)
+    return plan, third
+
+
+@pytest.mark.parametrize("which", ["tail", "denoised", "prepared"])
+def test_three_of_which_one_ran_out_are_not_tried_together_again_and_two_of_them_are(which):
+    plan, third = three()
+    if which == "tail":
+        assert plan.excuse_stage()
+        assert not plan.may_prepare(Candidate(shape="small"), 1e9), "it is repeated with nothing beside it"
+        plan.drop_prepared(third)
+    elif which == "denoised":
+        assert plan.excuse()
+        plan.drop_prepared(third)
+    else:
+        assert plan.excuse_prepared(third)
+    plan.end()
+    plan.end_postprocess()
+    assert plan.may_hand_over(SMALL, "device", 1e9), "two are another thing"
+    plan.enter_stage("small", "device")
+    assert plan.may_begin(SMALL, 1e9)
+    plan.begin(SMALL)
+    assert not plan.may_prepare(Candidate(shape="small"), 1e9)
+    plan.end_postprocess()
+    assert plan.may_prepare(Candidate(shape="small"), 1e9)
+
+
+def test_a_stage_is_repeated_when_the_third_is_prepared_too_or_gone():
+    plan, third = three()
+    assert plan.excuse_stage()
+    plan.end()
+    assert not plan.may_begin(third, 1e9), "the stage is repeated first"
+    assert not plan.may_repeat(), "it may be what took the memory"
+    plan.prepared(third)
+    assert plan.may_repeat()
+    plan.end_postprocess()
+    assert plan.may_begin(third, 1e9)
+
+
 def test_a_prepared_job_begins_when_the_one_before_has_ended_and_before_all_others():
     plan = planner("small")
     plan.begin(SMALL)
@@ -220,6 +285,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.handing: Candidate | None = None
         self.tail: tuple[str, Where] | None = None
         self.prepared: Candidate | None = None
+        self.waits_for_turn = False
         self.waits_to_repeat = False
         self.repeating = False
         self.excused: list[tuple[str, str]] = []
@@ -238,8 +304,17 @@ class AnyOrder(RuleBasedStateMachine):
             assert self.front is not None
             assert resident
             assert not alone
+            assert not self.repeating
+            assert not self.waits_to_repeat
             self.plan.prepare(job)
-            self.prepared = job
+            self.prepared, self.waits_for_turn = job, False
+
+    @precondition(lambda self: self.prepared is not None and not self.waits_for_turn)
+    @rule()
+    def prepared_waits(self) -> None:
+        assert self.prepared is not None
+        self.plan.prepared(self.prepared)
+        self.waits_for_turn = True
 
     @precondition(lambda self: self.prepared is not None)
     @rule(how=st.sampled_from(("ends", "runs out")))
@@ -251,7 +326,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert self.plan.excuse_prepared(self.prepared)
         self.prepared = None
 
-    @precondition(lambda self: self.prepared is not None and self.front is None and self.handing is None)
+    @precondition(lambda self: self.waits_for_turn and self.prepared and self.front is None and self.handing is None)
     @rule()
     def prepared_begins(self) -> None:
         assert self.prepared is not None
@@ -337,8 +412,9 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.waits_to_repeat)
     @rule()
     def tail_repeats(self) -> None:
-        assert self.plan.may_repeat() is (self.front is None)
-        if self.front is None:
+        quiet = self.front is None and (self.prepared is None or self.waits_for_turn)
+        assert self.plan.may_repeat() is quiet
+        if quiet:
             self.waits_to_repeat, self.repeating = False, True
 
     @invariant()

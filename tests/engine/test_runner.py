@@ -18,7 +18,7 @@ from workers.engine.peaks import Peaks, Shape
 from workers.engine.progress import Monitor
 from workers.engine.runner import Runner
 from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, NextWanted, PostprocessBegun, RunJob
-from workers.ipc.shared import SharedCounters
+from workers.ipc.shared import SLOTS, SharedCounters
 
 MADE = (Artefact(name="video.mp4", media_type="video/mp4", size=1, sha256="0" * 64),)
 CARDS = {name: ModelCard(name=name, engine="scripted", output="video") for name in ("one", "two")}
@@ -156,7 +156,7 @@ class Bench:
     def job(self, fence: int, prompt: str, model: str = "one", **fields: Any) -> RunJob:
         spec = JobSpec(model=model, output="video", prompt=prompt, width=16, height=16, num_inference_steps=1, seed=1)
         body = encode_spec(spec)
-        return RunJob(job_id=f"j{fence}", fence=fence, body=body, out_dir="/nowhere", slot=fence % 2, **fields)
+        return RunJob(job_id=f"j{fence}", fence=fence, body=body, out_dir="/nowhere", slot=fence % SLOTS, **fields)
 
     def run(self, fence: int, prompt: str, **fields: Any) -> None:
         self.runner.run(self.job(fence, prompt, **fields))
@@ -180,8 +180,12 @@ class Bench:
     def wants_next(self, fence: int) -> bool:
         return NextWanted(fence=fence) in self.said
 
+    def wait_for(self, message: Struct) -> None:
+        with self._news:
+            assert self._news.wait_for(lambda: message in self.said, _PATIENCE_S), f"{message} was never said"
+
     def cancel(self, fence: int) -> None:
-        self.words.slots[fence % 2].request_cancel(fence)
+        self.words.slots[fence % SLOTS].request_cancel(fence)
 
     def end(self, fence: int) -> Struct:
         """How this job ended, when it has."""
@@ -331,7 +335,7 @@ def test_a_job_that_waits_for_the_tail_can_be_cancelled(bench: Bench) -> None:
     bench.cancel(2)
     bench.run(2, "second", alone=True)
     assert isinstance(bench.end(2), JobCancelled)
-    assert bench.words.slots[0].progress().fence == 0, "it never began"
+    assert bench.words.slots[2 % SLOTS].progress().fence == 0, "it never began"
     go.set()
     assert isinstance(bench.end(1), JobFinished)
 
@@ -630,6 +634,61 @@ def test_a_prepared_job_goes_on_as_soon_as_the_one_before_is_denoised(bench: Ben
     assert isinstance(bench.end(1), JobFinished)
     assert isinstance(bench.end(2), JobFinished)
     assert bench.handed_over(1)
+
+
+def three(bench: Bench, tail: Callable[[Monitor], None]) -> None:
+    """Run job 1, "tail", then job 2, "first", and behind that job 3, "second", as soon as it is asked for; the tail does `tail` then."""
+    ready(bench)
+    third = threading.Thread(target=lambda: bench.run(3, "second"))
+    bench.engine.tails["tail"] = lambda monitor: (seen(bench, "prepared second")(monitor), tail(monitor))[1]
+    front = bench.engine.fronts["first"]
+
+    def begin_third(monitor: Monitor) -> None:
+        if not third.ident:
+            assert bench.wants_next(2), "the one before is in its tail, and all three fit"
+            third.start()
+        front(monitor)
+
+    bench.engine.fronts["first"] = begin_third
+    bench.run(1, "tail")
+    assert bench.handed_over(1)
+    bench.run(2, "first")
+    third.join(_PATIENCE_S)
+    assert not third.is_alive()
+
+
+def test_a_job_is_prepared_beside_last_steps_and_a_tail(bench: Bench) -> None:
+    three(bench, lambda monitor: None)
+    for fence in (1, 2, 3):
+        assert isinstance(bench.end(fence), JobFinished)
+    log = bench.engine.log
+    assert log.index("prepared second") < log.index("end tail")
+    assert log.index("end tail") < log.index("tail first") < log.index("tail second")
+
+
+def test_a_tail_that_runs_out_beside_two_is_done_again_and_fails_nobody(bench: Bench) -> None:
+    three(bench, failing(MemoryError("no 20 GiB")))
+    for fence in (1, 2, 3):
+        assert isinstance(bench.end(fence), JobFinished), bench.end(fence)
+    assert bench.engine.log.count("tail tail") == 2
+
+
+def test_without_room_for_three_the_next_is_asked_for_when_the_tail_has_ended(bench: Bench) -> None:
+    """20 MB of weights and three times 10 MB do not fit into 92 % of 54 MB."""
+    bench.registry.meter.all_mb = 54.0
+    learned(bench)
+    go = threading.Event()
+    bench.engine.tails["first"] = until(go)
+
+    def last_step(monitor: Monitor) -> None:
+        assert not bench.wants_next(2)
+        go.set()
+        bench.wait_for(NextWanted(fence=2))
+
+    bench.engine.fronts["second"] = last_step
+    bench.run(1, "first")
+    bench.run(2, "second")
+    assert isinstance(bench.end(2), JobFinished)
 
 
 def test_the_first_step_of_the_next_job_comes_before_the_last_words_of_the_one_before(

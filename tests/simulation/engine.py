@@ -73,6 +73,8 @@ class Script(Struct, frozen=True, kw_only=True):
     patient: bool = False
     #: It asks for the next job so many steps before it is denoised; 0: never.
     asks_before: int = 0
+    #: No third job fits beside its tail and the one that is drawn.
+    crowds: bool = False
     loras: tuple[str, ...] = ()
 
 
@@ -118,7 +120,7 @@ class Work:
 
 
 class Engine:
-    """One process, from its start to its end: at most two jobs, one that is drawn, and one in its tail or one that is prepared."""
+    """One process, from its start to its end: at most three jobs: in its tail, drawn, and prepared."""
 
     def __init__(self, world: World, random: Random, say: Callable[[Word], None], show: Callable[[], None]) -> None:
         """`say` puts a word into the agent's end of the socketpair, `show` lets it look at the shared words."""
@@ -242,7 +244,8 @@ class Engine:
             self.die("killed by SIGSEGV")
             return
         if prepared:
-            self.world.count("overlap: prepared")
+            three = any(one.postprocessing for one in self.works)
+            self.world.count("overlap: prepared beside a tail" if three else "overlap: prepared")
         work.begun_at = self.timeline.now
         self._load(work.script.loras)
         self.world.checker.begins(work, [other for other in self.works if other is not work])
@@ -328,14 +331,20 @@ class Engine:
         return drawn if drawn is not work and not work.postprocessing and not work.over else None
 
     def _ask_for_next(self) -> None:
-        """Who takes its last steps, and has nothing beside them, asks for the next job."""
+        """Who takes its last steps, and has nothing beside them but a tail that leaves room, asks for the next job."""
         drawn = next((one for one in self.works if not one.postprocessing and not one.over), None)
-        if drawn is None or drawn.wanted or any(one.postprocessing for one in self.works) or drawn.job.alone:
+        if (
+            drawn is None
+            or drawn.wanted
+            or any(one.postprocessing and one.script.crowds for one in self.works)
+            or drawn.job.alone
+        ):
             return
         if 1 <= drawn.step < drawn.steps <= drawn.step + drawn.script.asks_before:
             drawn.wanted = True
             if len(self.works) > 1:
-                self.world.count("overlap: asks before the one before is answered")
+                tail = any(one.postprocessing for one in self.works)
+                self.world.count(f"overlap: asks {'beside a tail' if tail else 'before the one before is answered'}")
             self._tell(NextWanted(fence=drawn.fence))
 
     def _parks(self, work: Work) -> bool:

@@ -1,4 +1,4 @@
-"""Rules of the engine that has two jobs, broken one at a time."""
+"""Rules of the engine that has two jobs or three, broken one at a time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import msgspec
 from broker.core import grants
 from tests.simulation.hunting import Mutation, constant, nothing
 from workers.agent import effects as fx
+from workers.agent import engine_slot
 from workers.agent.attempt_control import AttemptControl
 from workers.agent.attempts import Attempts
 from workers.agent.engine_slot import EngineSlot
 from workers.agent.registration import Registration
+from workers.ipc.shared import SLOTS
 
 
 def _alone_unsaid(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,7 +48,11 @@ def _blame(*, replaced: bool) -> Callable[[Any], Callable[..., Any]]:
 def _other_seat(original: Callable[..., Any]) -> Callable[..., Any]:
     def cancel(control: Any, order: Any, now: float) -> Any:
         def elsewhere(effect: fx.Effect) -> None:
-            emit(fx.RequestCancel(1 - effect.slot, effect.fence) if isinstance(effect, fx.RequestCancel) else effect)
+            emit(
+                fx.RequestCancel((effect.slot + 1) % SLOTS, effect.fence)
+                if isinstance(effect, fx.RequestCancel)
+                else effect
+            )
 
         emit, control._emit = control._emit, elsewhere
         try:
@@ -94,6 +100,7 @@ OVERLAP: tuple[Mutation, ...] = (
     Mutation("room-too-early", "room is said when there is some", ((EngineSlot, "refusal_reason", constant("")),)),
     Mutation("room-unsaid", "room beside a tail is said", ((EngineSlot, "_postprocess_begun", nothing),)),
     Mutation("next-unheard", "room beside the last steps is said", ((EngineSlot, "_next_wanted", nothing),)),
+    Mutation("third-refused", "room beside a tail and last steps is said", ((engine_slot, "SLOTS", lambda _: 2),)),
     Mutation(
         "nobody-overtakes",
         "who is denoised before the end of the one before is told comes first",

@@ -57,6 +57,9 @@ class WorkerProcess:
         self.cable.used = False
         self.core: AgentCore | None = None
         self.engine: Engine | None = None
+        #: Attempts that let another one in, as the agent has read of them; those of them in their tails.
+        self._lets_in = set[int]()
+        self._tails = set[int]()
         self.boots = 0
         #: Its machine is gone for good.
         self.lost = False
@@ -198,7 +201,7 @@ class WorkerProcess:
                 case _:
                     effects = core.from_engine(word, now)
                     if isinstance(word, NextWanted | PostprocessBegun):
-                        self._room_is_told(core, effects)
+                        self._room_is_told(core, word, effects)
                     self._apply(effects)
         if self.core is core:
             self._show_progress(core, now)
@@ -208,11 +211,16 @@ class WorkerProcess:
         if engine is not None and core.engine_slot.attempts:
             self._apply(core.progressed([shown for shown in engine.shown if shown is not None], now))
 
-    def _room_is_told(self, core: AgentCore, effects: list[fx.Effect]) -> None:
+    def _room_is_told(self, core: AgentCore, word: NextWanted | PostprocessBegun, effects: list[fx.Effect]) -> None:
         """The engine takes the next job: who may be given one says so, however lately it has said something else."""
         assert self.engine is not None
+        # Who asked before has had its answer, or has lost its turn to this one.
+        self._lets_in = {fence for fence in self._lets_in if fence in self._tails} | {word.fence}
+        if isinstance(word, PostprocessBegun):
+            self._tails.add(word.fence)
         may = (
             len(core.engine_slot.attempts) < SLOTS
+            and all(attempt.fence in self._lets_in and not attempt.alone for attempt in core.engine_slot.attempts)
             and core.registration.registered
             and not core.capacity.draining
             and core.leaving is None
@@ -299,6 +307,8 @@ class WorkerProcess:
             overlaps=overlaps,
             patient=(overlaps or plan.prepares > 0) and random.random() < 0.3,
             asks_before=random.choice((1, 1, 2)) if plan.prepares > 0 and random.random() < plan.prepares else 0,
+            # Drawn by itself, so that all else is what it would be without.
+            crowds=Random(f"crowds {job.job_id}").random() < 0.3,
             loras=next((errand.loras for errand in plan.errands if errand.job_id == job.job_id), ()),
         )
 

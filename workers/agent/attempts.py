@@ -1,4 +1,4 @@
-"""Attempts in the engine, at most two, and how each ends: with a result, handed back, or dropped.
+"""Attempts in the engine, at most three, and how each ends: with a result, handed back, or dropped.
 
 An end is told to the broker by its result, which goes to `UnackedResults`; to the rest of the agent by effects.
 """

@@ -2,7 +2,7 @@
 
 Rules:
 
-- At most two jobs are in the engine (`engine_slot`): one that is denoised, and one in its postprocessing or one that is prepared. A job's
+- At most three jobs are in the engine (`engine_slot`): one in its postprocessing, one that is denoised, and one that is prepared. A job's
   end makes a result, which waits in `unacked_results` until it is acknowledged.
 - What it has room for is `capacity`'s; what the broker orders of an attempt is obeyed by its fence (`broker_orders`); what is said
   unasked is said when it is due (`reporter`).

@@ -1,8 +1,8 @@
 """The worker's place for jobs: its engine, the attempts in it, and what each does to the other.
 
-- At most two attempts: one that is denoised, and before it one in its postprocessing (decode, encode, save) or behind it one that is
+- At most three attempts: one that is denoised, before it one in its postprocessing (decode, encode, save), and behind it one that is
   prepared, which the engine asks for shortly before the last step of the one that is denoised. The prepared one may be denoised before
-  the other's end is told, and before the other where that ran out of memory and is drawn again.
+  the end of the one before it is told, and before that one where it ran out of memory and is drawn again.
 - What the engine reports before its process is gone is the attempt's result. Else `Attempt.ending` says why it was killed, and nothing
   there means that it crashed, whichever of its attempts did it. An attempt that the engine never took up is handed back, not failed,
   and so is one that had to go because the engine was killed for the other.

@@ -2,15 +2,17 @@
 
 A job has a *denoise stage* (load, encode the prompt, denoise) and *postprocess stages* (decode, encode, save; see `base.Stage`). What
 comes before its first denoising step may be done beside the denoise stage of the job before: then it is *prepared*. At most one job is in
-each of the three. `OverlapPlanner` keeps what is under way and what jobs were seen to need, and answers:
+each of these three places, and all three may be taken at once. `OverlapPlanner` keeps what is under way and what jobs were seen to need,
+and answers:
 
 - may a denoise stage begin now, and is what it takes to be measured;
-- may a job be prepared while another is denoised;
+- may a job be prepared while another is denoised, and a third perhaps postprocessed;
 - may a postprocess stage be handed to the other thread, so that the next job can come;
 - when memory ran out, was that because of what ran beside, and so to be done again alone.
 
 What a job takes depends on model, size and frames in ways nobody can compute beforehand, so both halves run alone until each has been
-measured once (`peaks` remembers, over restarts too). Two that ran out of memory together are not tried together again. Memory is in MB.
+measured once (`peaks` remembers, over restarts too). What ran out of memory together is not tried together again: of three, those three; of
+two, these two in whatever company. Memory is in MB.
 """
 
 from __future__ import annotations
@@ -69,13 +71,15 @@ class Unkept:
 
 
 class MemoryModel:
-    """Memory that jobs took on top of the weights, by shape, and the pairs that must not run together."""
+    """Memory that jobs took on top of the weights, by shape, and which must not run together."""
 
     def __init__(self, learned: Learned | None = None) -> None:
         self._learned: Learned = learned or Unkept()
         self._forbidden: set[tuple[Hashable, Hashable]] = set()
         #: Pairs of which the first is not to be prepared beside the second.
         self._unprepared: set[tuple[Hashable, Hashable]] = set()
+        #: Of these the first is not to be prepared beside the other two, of which the last is postprocessed.
+        self._crowded: set[tuple[Hashable, Hashable, Hashable]] = set()
         #: Held when nothing runs, as it was when a denoise stage was measured last; None: none was in this process.
         self._weights_mb: float | None = None
 
@@ -96,6 +100,10 @@ class MemoryModel:
         """Note that the first ran out of memory while it was prepared beside the second."""
         self._unprepared.add((prepared, denoised))
 
+    def forbid_three(self, prepared: Hashable, denoised: Hashable, postprocessed: Hashable) -> None:
+        """Note that one of these ran out of memory while the first was prepared."""
+        self._crowded.add((prepared, denoised, postprocessed))
+
     def fit(self, denoise: Hashable, postprocess: Hashable, limit_mb: float) -> bool:
         """Whether both fit into what the process could hold (`limit_mb`). False for what was not measured yet."""
         denoise_mb, postprocess_mb = self._learned.denoise(denoise), self._learned.postprocess(postprocess)
@@ -108,12 +116,20 @@ class MemoryModel:
             return False
         return self._weights_mb + denoise_mb + postprocess_mb <= _USABLE * limit_mb
 
-    def fit_prepared(self, prepared: Hashable, denoised: Hashable, limit_mb: float) -> bool:
-        """Whether the first can be prepared beside the second. Its whole denoise stage is reckoned, of which preparing it is a part."""
-        own_mb, other_mb = self._learned.denoise(prepared), self._learned.denoise(denoised)
-        if self._weights_mb is None or (prepared, denoised) in self._unprepared or not own_mb or not other_mb:
+    def fit_prepared(
+        self, prepared: Hashable, denoised: Hashable, limit_mb: float, *, postprocessed: Hashable = None
+    ) -> bool:
+        """Whether the first can be prepared beside the second, and beside a third that is `postprocessed` on the device.
+
+        Its whole denoise stage is reckoned, of which preparing it is a part.
+        """
+        took = [self._learned.denoise(prepared), self._learned.denoise(denoised)]
+        if postprocessed is not None:
+            took.append(self._learned.postprocess(postprocessed))
+        forbidden = (prepared, denoised) in self._unprepared or (prepared, denoised, postprocessed) in self._crowded
+        if self._weights_mb is None or forbidden or not all(took):
             return False
-        return self._weights_mb + own_mb + other_mb <= _USABLE * limit_mb
+        return self._weights_mb + sum(took) <= _USABLE * limit_mb
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
@@ -132,6 +148,8 @@ class _Denoise(Struct):
     beside: Hashable = None
     #: The same of a job that was prepared.
     prepared: Hashable = None
+    #: Shape of a job whose postprocess stage was on the device when that one came.
+    crowded_by: Hashable = None
 
 
 class _Postprocess(Struct):
@@ -143,6 +161,11 @@ class _Postprocess(Struct):
     exclusive: bool = False
 
 
+def _on_device(postprocess: _Postprocess | None) -> Hashable:
+    """Shape of the job that is postprocessed, if that needs the device; None: nothing there does."""
+    return postprocess.shape if postprocess is not None and postprocess.where != "host" else None
+
+
 class OverlapPlanner:
     """The stages under way, and which may go on. Not thread-safe: its owner holds a lock."""
 
@@ -152,6 +175,7 @@ class OverlapPlanner:
         self._denoise: _Denoise | None = None
         self._postprocess: _Postprocess | None = None
         self._prepared: Candidate | None = None
+        self._prepared_waits = False
 
     @property
     def has_prepared(self) -> bool:
@@ -183,8 +207,7 @@ class OverlapPlanner:
     def begin(self, job: Candidate) -> bool:
         """The denoise stage begins. Whether what it takes is to be measured: of a model that is moved, loading would be in the figure."""
         assert self._denoise is None, "one denoise stage at a time"
-        postprocess = self._postprocess
-        beside = postprocess.shape if postprocess is not None and postprocess.where != "host" else None
+        postprocess, beside = self._postprocess, _on_device(self._postprocess)
         # Of a job that is prepared already the most may have been taken before.
         measured = beside is None and job.resident and self._prepared is not job
         self._prepared = None
@@ -209,6 +232,9 @@ class OverlapPlanner:
         denoise = self._denoise
         if denoise is None or (denoise.beside is None and denoise.prepared is None):
             return False
+        if denoise.crowded_by is not None:
+            self._memory.forbid_three(denoise.prepared, denoise.candidate.shape, denoise.crowded_by)
+            return True
         if denoise.beside is not None:
             self._memory.forbid(denoise.candidate.shape, denoise.beside)
         if denoise.prepared is not None:
@@ -219,18 +245,26 @@ class OverlapPlanner:
 
     def may_prepare(self, job: Candidate, limit_mb: float) -> bool:
         """Whether `job` may be prepared now, beside the denoise stage that is under way."""
-        denoise = self._denoise
-        if not self._enabled or denoise is None or self._prepared is not None or self._postprocess is not None:
+        denoise, postprocess = self._denoise, self._postprocess
+        if not self._enabled or denoise is None or self._prepared is not None:
             return False
         if job.alone or denoise.candidate.alone or not job.resident:
             return False
-        return self._memory.fit_prepared(job.shape, denoise.candidate.shape, limit_mb)
+        if postprocess is not None and postprocess.exclusive:
+            return False
+        return self._memory.fit_prepared(
+            job.shape, denoise.candidate.shape, limit_mb, postprocessed=_on_device(self._postprocess)
+        )
 
     def prepare(self, job: Candidate) -> None:
         """The job is being prepared, and then waits for the denoise stage under way to end."""
         assert self._denoise is not None, "there is nothing beside which it is prepared"
-        self._prepared = job
-        self._denoise.prepared = job.shape
+        self._prepared, self._prepared_waits = job, False
+        self._denoise.prepared, self._denoise.crowded_by = job.shape, _on_device(self._postprocess)
+
+    def prepared(self, job: Candidate) -> None:
+        """The job is prepared, and takes no more memory until its denoise stage begins."""
+        self._prepared_waits = self._prepared is job
 
     def drop_prepared(self, job: Candidate) -> None:
         """The job ended before its denoise stage began."""
@@ -242,8 +276,11 @@ class OverlapPlanner:
         if self._prepared is not job:
             return False
         self._prepared = None
-        if self._denoise is not None:
-            self._memory.forbid_preparing(job.shape, self._denoise.candidate.shape)
+        denoise = self._denoise
+        if denoise is not None and denoise.crowded_by is not None:
+            self._memory.forbid_three(job.shape, denoise.candidate.shape, denoise.crowded_by)
+        elif denoise is not None:
+            self._memory.forbid_preparing(job.shape, denoise.candidate.shape)
         return True
 
     # ------------------------------------------------------------ postprocess stages
@@ -275,13 +312,17 @@ class OverlapPlanner:
         postprocess = self._postprocess
         if postprocess is None or postprocess.where != "device" or postprocess.beside is None:
             return False
-        self._memory.forbid(postprocess.beside, postprocess.shape)
+        denoise = self._denoise
+        if self._prepared is not None and denoise is not None and denoise.crowded_by is not None:
+            self._memory.forbid_three(self._prepared.shape, denoise.candidate.shape, postprocess.shape)
+        else:
+            self._memory.forbid(postprocess.beside, postprocess.shape)
         postprocess.exclusive, postprocess.beside = True, None
         return True
 
     def may_repeat(self) -> bool:
-        """Whether the excused stage may be done again."""
-        return self._denoise is None
+        """Whether the excused stage may be done again: nothing is denoised, and what is prepared takes no more than it has."""
+        return self._denoise is None and (self._prepared is None or self._prepared_waits)
 
     def end_postprocess(self) -> None:
         """The postprocessed job has been answered."""

@@ -1,8 +1,8 @@
 """Which job of an engine may go on: the planner's decisions, waited for by threads.
 
 One job at a time has the *turn*: from the beginning of its denoise stage until the next may begin its own. While it takes its last steps
-one other may be prepared, and waits; one more may be in its postprocess stages. A thread that waits gives signs of life and hears its own
-cancel. All state is guarded by one lock, and every change of it wakes those who wait.
+one other may be prepared, and waits; one more, from before it, may be in its postprocess stages. A thread that waits gives signs of life
+and hears its own cancel. All state is guarded by one lock, and every change of it wakes those who wait.
 """
 
 from __future__ import annotations
@@ -118,6 +118,9 @@ class Turns:
         def may_begin() -> bool:
             return self._denoising is None and self.planner.may_begin(order.candidate, self._limit_mb)
 
+        with self.lock:
+            self.planner.prepared(order.candidate)
+            self.lock.notify_all()
         with self.when(may_begin, order.monitor.check):
             self._denoising = order
             return self.planner.begin(order.candidate)

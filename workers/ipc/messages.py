@@ -10,6 +10,7 @@ from broker.runtime.credential_files import CredentialFiles
 from broker.wire.jobspec import ModelCard, Result
 from broker.wire.loras import LoraMemory
 from broker.wire.messages import FailureKind
+from workers.ipc.shared import SLOTS
 from workers.models.model import ModelSetup
 
 #: Environment of an engine: packages that it does as if they were not installed, separated by commas.
@@ -51,7 +52,7 @@ class RunJob(Struct, frozen=True, kw_only=True, tag="run"):
     out_dir: str
     profile: Literal["normal", "offload"] = "normal"
     #: Which row of the shared words is this job's.
-    slot: Annotated[int, Meta(ge=0, lt=2)] = 0
+    slot: Annotated[int, Meta(ge=0, lt=SLOTS)] = 0
     #: Begin when nothing else is going on, and let nothing else begin before its end.
     alone: bool = False
     #: Directory of the job's checkpoints, which may not exist yet; "": none are written, and none is looked for.

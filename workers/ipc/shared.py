@@ -1,7 +1,7 @@
 """Counters in shared memory: what changes all the time, and what must not queue behind anything (cancel, park).
 
 Each word is an aligned unsigned 64-bit integer with exactly one writer, so a store is seen whole or not at all. An engine holds at most
-two jobs; each has a slot, a row of words of its own.
+three jobs (one that is prepared, denoised, postprocessed); each has a slot, a row of words of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CANCEL, _FENCE, _PROGRESS, _TICK, _PARK, _KEPT = range(6)
 
 _SLOT_WORDS = 6
 
-SLOTS = 2
+SLOTS = 3
 
 _MEMORY_USED, _MEMORY_TOTAL = SLOTS * _SLOT_WORDS, SLOTS * _SLOT_WORDS + 1
 
