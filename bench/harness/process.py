@@ -53,15 +53,18 @@ def clean_environ(**more: str) -> dict[str, str]:
     return environ | {ENV_PREFIX + "CONTENT_CREDENTIALS": "off"} | more
 
 
-def ask_child(module: str, order: Struct) -> bytes | None:
-    """Give `python -m MODULE`, an engine without its service, an order as JSON; its answer, None when it failed and has said why."""
+def ask_child(module: str, order: Struct, *, takes_s: float = 0.0) -> bytes | None:
+    """Give `python -m MODULE` an order as JSON; its answer, None when it failed and has said why.
+
+    `takes_s`: how long it is to do something by this order; it may take `_CHILD_S` beside that.
+    """
     done = subprocess.run(
         [sys.executable, "-m", module],
         input=msgspec.json.encode(order),
         env=clean_environ(OMP_WAIT_POLICY="PASSIVE"),
         cwd=ROOT,
         stdout=subprocess.PIPE,
-        timeout=_CHILD_S,
+        timeout=takes_s + _CHILD_S,
         check=False,
     )
     return None if done.returncode else done.stdout

@@ -208,7 +208,7 @@ def _busy(http: httpx.Client) -> Iterator[None]:
 
 
 def _watched(order: Order) -> Seen:
-    answer = ask_child("scripts.page_watch", order)
+    answer = ask_child("scripts.page_watch", order, takes_s=order.watch_s)
     if answer is None:
         raise BenchError("the page could not be measured; why is said above")
     return msgspec.json.decode(answer, type=Seen)
