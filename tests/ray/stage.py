@@ -33,6 +33,11 @@ _STORE_BYTES = 80 * 2**20
 #: Seconds of silence after which the broker gives a worker up.
 LOST_AFTER_S = 4.0
 
+_FINAL = ("succeeded", "failed", "cancelled")
+
+#: Seconds for what takes a few on a machine that has nothing else to do.
+LIMIT_S = 300.0
+
 _PYTHON = ROOT / ".venv" / "bin" / "python"
 
 
@@ -201,7 +206,7 @@ class Stage:
             workers = [worker for worker in self.workers() if worker["state"] != "lost"]
             return len(workers) == count and all(worker["state"] in states for worker in workers)
 
-        wait_until(there, 90, f"{count} workers {states}; {self.tail()}")
+        wait_until(there, LIMIT_S, f"{count} workers {states}; {self.tail()}")
 
     def post(self, seconds: float) -> str:
         """Submit a job that takes so long; its id."""
@@ -219,14 +224,25 @@ class Stage:
     def job(self, job_id: str) -> dict[str, Any]:
         return self.http.get(f"/v1/jobs/{job_id}").json()
 
+    def without_waiting(self, ids: list[str]) -> list[str]:
+        """Cancel those of the jobs that wait; the others."""
+        return [one for one in ids if self.job(one)["state"] != "queued" or not self._cancelled(one)]
+
+    def _cancelled(self, job_id: str) -> bool:
+        self.http.post(f"/v1/jobs/{job_id}/cancel")
+        return (
+            wait_until(lambda: self.job(job_id)["state"] in _FINAL and self.job(job_id)["state"], LIMIT_S)
+            == "cancelled"
+        )
+
     def succeeded(self, *ids: str) -> list[dict[str, Any]]:
         """The jobs, once all have ended; all must have succeeded."""
 
         def ended() -> list[dict[str, Any]] | None:
             jobs = [self.job(one) for one in ids]
-            return jobs if all(job["state"] in ("succeeded", "failed", "cancelled") for job in jobs) else None
+            return jobs if all(job["state"] in _FINAL for job in jobs) else None
 
-        jobs = wait_until(ended, 120, f"the end of {len(ids)} jobs; {self.tail()}")
+        jobs = wait_until(ended, LIMIT_S, f"the end of {len(ids)} jobs; {self.tail()}")
         assert {job["state"] for job in jobs} == {"succeeded"}
         return jobs
 

@@ -23,6 +23,9 @@ FINAL_CODES = (EXIT_LEFT, EXIT_SETTINGS, EXIT_UNWANTED, EXIT_NO_MODEL)
 #: Bytes of a log from before, beyond which a start begins a new one, and keeps that as `.1`.
 _LOG_BYTES = 16 * 2**20
 
+#: Seconds for which a report holds whose sender does not answer.
+_HOLDS_S = 30.0
+
 #: Not for workers: one opens the cluster to whoever reads it, one bounds threads that are not theirs, one names a file that several of them
 #: would write.
 _NOT_PASSED = ("RAY_AUTH_TOKEN", "OMP_NUM_THREADS", "ZOETROPE_HEARTBEAT_FILE")
@@ -42,6 +45,28 @@ class Report(Struct, frozen=True, kw_only=True):
     #: Last line of the log, when it has ended.
     why: str = ""
     log: str = ""
+
+
+class LastReports:
+    """Last reports of workers' owners. A process on a busy machine may not answer in time, and runs all the same."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[Report, float]] = {}
+
+    def said(self, report: Report, now: float) -> None:
+        """Keep this report."""
+        self._last[report.name] = report, now
+
+    def forget(self, name: str) -> None:
+        """Know nothing of this worker: it has ended, or its owner has."""
+        self._last.pop(name, None)
+
+    def of(self, name: str, now: float) -> Report | None:
+        """Return the report of this worker; None: there is none that holds. That of an end is told once."""
+        report, at = self._last.get(name, (None, 0.0))
+        if report is not None and (report.code is not None or now - at >= _HOLDS_S):
+            self.forget(name)
+        return report if report is not None and now - at < _HOLDS_S else None
 
 
 def command(order: Order, name: str) -> list[str]:

@@ -32,7 +32,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from broker.runtime import log_context
 from broker.runtime.log_actions import Action
-from workers.launchers.child import FINAL_CODES, Report, WorkerProcess
+from workers.launchers.child import FINAL_CODES, LastReports, Report, WorkerProcess
 from workers.launchers.edge_service import EdgeService
 from workers.launchers.keeper import Keeper, PoolStatus
 from workers.launchers.registry import LauncherError
@@ -167,6 +167,7 @@ class RayCluster:
         self._name = re.compile(rf"{re.escape(order.pool)}\.(w\d+)")
         self._handles: dict[str, Any] = {}
         self._asked: dict[str, Any] = {}
+        self._last = LastReports()
 
     def members(self) -> dict[str, Report | None]:
         """Every actor's last word; None of one that does not run."""
@@ -174,20 +175,25 @@ class RayCluster:
         for gone in self._handles.keys() - names:
             del self._handles[gone]
             self._asked.pop(gone, None)
+            self._last.forget(gone)
         for name in names:
             with contextlib.suppress(ValueError):  # it has ended since
                 handle = self._handles.setdefault(name, ray.get_actor(self._full(name), _NAMESPACE))
                 self._asked.setdefault(name, handle.report.remote())
         asked = dict(self._asked)
         ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=0.5) if asked else ([], [])
-        return {name: self._answer(name, ref) if ref in ready else None for name, ref in asked.items()}
+        now = time.monotonic()
+        for name, ref in asked.items():
+            if ref in ready:
+                self._answered(name, ref, now)
+        return {name: self._last.of(name, now) for name in asked}
 
-    def _answer(self, name: str, ref: Any) -> Report | None:
+    def _answered(self, name: str, ref: Any, now: float) -> None:
         del self._asked[name]
         try:
-            return msgspec.json.decode(ray.get(ref), type=Report)
+            self._last.said(msgspec.json.decode(ray.get(ref), type=Report), now)
         except ray.exceptions.RayError:
-            return None
+            self._last.forget(name)
 
     def start(self, name: str) -> None:
         """Make an actor, which Ray places as soon as a machine has what it asks for."""
