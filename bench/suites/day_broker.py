@@ -6,6 +6,7 @@ lost, with all that it has not committed.
 
 from __future__ import annotations
 
+import gc
 import heapq
 import time
 from array import array
@@ -104,11 +105,13 @@ class DayBroker:
     def start(self, now: float) -> None:
         """Open the journal, and take back what it holds."""
         begun = time.process_time()
+        gc.disable()  # as the broker does until it serves
         self._journal = Journal(SqliteStore(self._path))
         self._executor = quiet_executor(self._journal)
         self._core = Core(self._journal.epoch, self._policy, _START + now)
         jobs, rates = self._journal.live(_START + now), self._journal.rates()
         self._core.restore(jobs, rates, _START + now, empty=self._journal.empty)
+        gc.enable()
         self.up = True
         self._outcome.slowest_start_s = max(self._outcome.slowest_start_s, time.process_time() - begun)
 

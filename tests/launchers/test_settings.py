@@ -30,6 +30,7 @@ def order(*argv, environ=None):
         (["--node-label", "gpu=h100,zone"], "node_label: 'zone' must be NAME=VALUE, as gpu=h100"),
         (["--pool", "A pool"], "--pool: 'A pool' must be up to 24 small letters"),
         (["--gpus", "0-7"], "gpus: '0-7' must be left out, or cpu"),
+        (["--gpus-per-worker", "4"], "gpus_per_worker: 4 must be 0 or 1: no engine draws one job on several GPUs yet"),
         (["--gpus-per-worker", "0", "--gpus", "auto"], "gpus_per_worker: 0 is for workers without a GPU"),
         (["--worker-python", "python3"], "worker_python: 'python3' must be an absolute path"),
         (["--url", "edge:8000"], "url: 'edge:8000' must be an address"),

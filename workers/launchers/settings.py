@@ -80,7 +80,7 @@ class LauncherSettings(CommonSettings, frozen=True, kw_only=True):
     ] = ()
     gpus_per_worker: Annotated[
         int,
-        Meta(description="GPUs of the cluster that each worker takes; 0: it has none (with --gpus cpu)", ge=0, le=1),
+        Meta(description="GPUs of the cluster that each worker takes: 1, or 0 for none (with --gpus cpu)", ge=0),
     ] = 1
     gpu_class: Annotated[
         str,
@@ -199,6 +199,10 @@ def _config_file(named: str | None, environ: Mapping[str, str]) -> Path:
 def _order(settings: LauncherSettings, worker: WorkerSettings, config: Mapping[str, Any], file: Path) -> Order:
     if worker.gpus not in ("auto", "cpu"):
         raise SettingsError(f"gpus: {worker.gpus!r} must be left out, or cpu: the cluster gives each worker its GPU")
+    if settings.gpus_per_worker > 1:
+        raise SettingsError(
+            f"gpus_per_worker: {settings.gpus_per_worker} must be 0 or 1: no engine draws one job on several GPUs yet"
+        )
     if settings.gpus_per_worker == 0 and worker.gpus != "cpu":
         raise SettingsError("gpus_per_worker: 0 is for workers without a GPU; give --gpus cpu as well")
     if settings.worker_python and not Path(settings.worker_python).is_absolute():

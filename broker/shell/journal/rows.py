@@ -55,6 +55,9 @@ class RowDamaged(ValueError):
     """A row is not what was written."""
 
 
+#: To look a state up takes less than to call its class.
+_STATES = {name: state for state, name in STATE_NAMES.items()}
+
 #: msgpack leaves this byte unused.
 _SEAL = b"\xc1"
 
@@ -157,7 +160,7 @@ def decode(row: JobRow) -> Job:
         submission=head.submission,
         body=b"" if body is None else body,
         deadline_at=head.deadline_at,
-        state=JobState(state),
+        state=_STATES.get(state) or JobState(state),
         fence=fence,
         worker=worker,
         submitted_at=submitted_at,
