@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 import huggingface_hub
@@ -39,15 +41,19 @@ def main(argv: Sequence[str], out: TextIO = sys.stdout) -> int:
         "--variant", default="", help="weights of this variant where a part has them, as fp16 (default: the plain ones)"
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be fetched, and its size")
+    parser.add_argument("--json", action="store_true", help="write what was fetched as JSON, and progress to stderr")
     arguments = parser.parse_args(argv)
+    said = sys.stderr if arguments.json else out
     huggingface_hub.logging.set_verbosity(
         logging.CRITICAL
     )  # its warnings say at length what the one sentence at the end says
     try:
         fetch = hub.plan(arguments.model, arguments.files, arguments.variant)
-        _say(fetch, out, listed=arguments.dry_run)
-        if not arguments.dry_run:
-            directory = hub.pull(fetch, _Lines(out))
+        _say(fetch, said, listed=arguments.dry_run and not arguments.json)
+        directory = None if arguments.dry_run else hub.pull(fetch, _Lines(said))
+        if arguments.json:
+            print(json.dumps(_told(fetch, directory), indent=2), file=out)
+        elif directory is not None:
             print(directory, file=out)
             for name in arguments.files and fetch.files:
                 print(directory / name, file=out)
@@ -58,6 +64,18 @@ def main(argv: Sequence[str], out: TextIO = sys.stdout) -> int:
         print("workers pull: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def _told(fetch: Fetch, directory: Path | None) -> dict[str, object]:
+    """A fetch in JSON. Sizes are in bytes; `missing_bytes` is what was not here before; no directory: nothing was fetched."""
+    return {
+        "model": fetch.model.repo,
+        "commit": fetch.commit,
+        "files": dict(fetch.files),
+        "total_bytes": fetch.total,
+        "missing_bytes": fetch.missing,
+        "directory": None if directory is None else str(directory),
+    }
 
 
 def _say(fetch: Fetch, out: TextIO, *, listed: bool) -> None:

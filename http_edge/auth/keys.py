@@ -84,7 +84,7 @@ def read_keys(path: Path) -> list[KeyRecord]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise KeyFileError(f"{path}: {error}") from None
+        raise KeyFileError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     records: dict[str, KeyRecord] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -31,9 +33,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             case "add":
                 _add(path, options)
             case "list":
-                _list(path)
+                _list(path, options.json)
             case _:
-                _remove(path, options.name)
+                _remove(path, options.name, options.json)
     except (SettingsError, KeyFileError, OSError) as error:
         sys.stderr.write(f"http_edge keys: {error}\n")
         return 2
@@ -66,11 +68,31 @@ def _add(path: Path, options: argparse.Namespace) -> None:
         if any(other.name == record.name for other in records):
             raise KeyFileError(f"there is a key named {record.name} already; remove it first")
         write_keys(path, [*records, record])
-    sys.stdout.write(f"{key}\n")
+    if options.json:
+        _write({**_told(record), "key": key})
+    else:
+        sys.stdout.write(f"{key}\n")
 
 
-def _list(path: Path) -> None:
-    for record in read_keys(path):
+def _told(record: KeyRecord) -> dict[str, Any]:
+    """What may be told of a key: all but its hash."""
+    told: dict[str, Any] = msgspec.to_builtins(record)
+    del told["hash"]
+    return told
+
+
+def _write(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def _list(path: Path, as_json: bool) -> None:
+    records = read_keys(path) if path.exists() else []
+    if as_json:
+        _write([_told(record) for record in records])
+        return
+    if not records:
+        sys.stderr.write(f"no keys in {path}: `add NAME` makes one\n")
+    for record in records:
         limits = f"max_queued={record.max_queued} max_running={record.max_running} max_priority={record.max_priority}"
         if record.loras is not None:
             limits += f" loras={','.join(record.loras)}"
@@ -82,13 +104,17 @@ def _list(path: Path) -> None:
         sys.stdout.write(f"{record.name} tenant={record.tenant} {limits}{until}\n")
 
 
-def _remove(path: Path, name: str) -> None:
+def _remove(path: Path, name: str, as_json: bool) -> None:
+    if not path.exists():
+        raise KeyFileError(f"there is no key named {name}")
     with locked(path):
         records = read_keys(path)
         kept = [record for record in records if record.name != name]
         if len(kept) == len(records):
             raise KeyFileError(f"there is no key named {name}")
         write_keys(path, kept)
+    if as_json:
+        _write({"name": name, "removed": True})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,4 +134,5 @@ def _parser() -> argparse.ArgumentParser:
     each = commands.add_parser("list", help="list the keys and what they may do")
     for command in (add, remove, each):
         command.add_argument("--keys-file", metavar="FILE", help="the file of keys")
+        command.add_argument("--json", action="store_true", help="write JSON")
     return parser

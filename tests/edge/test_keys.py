@@ -51,6 +51,28 @@ def test_two_keys_are_two_and_a_removed_one_is_gone(path, capsys):
     assert KeyRing(path, wall_clock=lambda: 4e9).find(second) is None
 
 
+def test_keys_are_told_as_json_without_their_hashes(path, capsys):
+    assert run(path, "add", "one", "--max-queued", "3", "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["name"], made["max_queued"], hash_of(made.pop("key"))) == ("one", 3, read_keys(path)[0].hash)
+    assert run(path, "list", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [made]
+    assert "hash" not in made
+    assert run(path, "remove", "one", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"name": "one", "removed": True}
+    assert run(path, "list", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_file_that_is_not_there_has_no_keys(path, capsys):
+    assert run(path, "list") == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err.splitlines()[0]) == ("", f"no keys in {path}: `add NAME` makes one")
+    assert run(path, "remove", "one") == 2
+    assert "there is no key named one" in capsys.readouterr().err
+    assert not path.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

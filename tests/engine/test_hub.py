@@ -396,6 +396,18 @@ def test_a_dry_run_fetches_no_weights(run, server):
     assert server.ranges == []
 
 
+def test_what_is_fetched_is_told_as_json_and_progress_apart(run, server):
+    planned = json.loads(run("org/name", "--dry-run", "--json").stdout)
+    done = run("org/name", "--json")
+    told = json.loads(done.stdout)
+    assert told == {**planned, "directory": str(find("org/name"))}
+    assert (planned["model"], planned["commit"], planned["directory"]) == ("org/name", COMMIT, None)
+    assert planned["files"] == {name: len(MODEL[name]) for name in planned["files"]}
+    assert planned["total_bytes"] == sum(planned["files"].values()) >= planned["missing_bytes"] > 0
+    assert "100 %" in done.stderr
+    assert json.loads(run("org/name", "--json").stdout)["missing_bytes"] == 0
+
+
 @pytest.mark.parametrize(
     ("model", "more", "text"),
     [
