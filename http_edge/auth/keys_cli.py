@@ -75,7 +75,7 @@ def _add(path: Path, options: argparse.Namespace) -> None:
 
 
 def _told(record: KeyRecord) -> dict[str, Any]:
-    """What may be told of a key: all but its hash."""
+    """Return a key as it may be told: all but its hash."""
     told: dict[str, Any] = msgspec.to_builtins(record)
     del told["hash"]
     return told
