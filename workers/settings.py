@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from broker.depot.object_store import store_of
 from broker.runtime.content_credentials import checked_files
 from broker.runtime.curve_keys import is_tcp, peer_key_path, read_peer_key, worker_prefix
-from broker.runtime.settings import CommonSettings, SettingsError
+from broker.runtime.settings import EDGE_PORT, CommonSettings, SettingsError
 from broker.wire.jobspec import ModelCard
 from broker.wire.loras import LoraMemory
 from workers.models import catalogue
@@ -30,9 +30,8 @@ from workers.supervisor.name_prefix import AUTO, automatic
 #: A `Hello` carries at most so many cards.
 _MAX_MODELS = 64
 
-#: The depot that is this machine's disk; and where an edge listens unless it is told otherwise.
+#: The depot that is this machine's disk.
 LOCAL = "local"
-_EDGE_PORT = 8000
 
 #: Name of the model that comes along.
 DEMO = "demo"
@@ -231,7 +230,7 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
         chosen = self.depot
         if not chosen and is_tcp(self.back_endpoint):
             host = self.back_endpoint.removeprefix("tcp://").rpartition(":")[0]
-            chosen = f"http://{host}:{_EDGE_PORT}"
+            chosen = f"http://{host}:{EDGE_PORT}"
         if chosen in ("", LOCAL):
             return ""
         try:

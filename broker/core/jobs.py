@@ -33,7 +33,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from broker.core.deliveries import Delivery
-from broker.wire.jobspec import Phase, Result
+from broker.wire.jobspec import Phase, Profile, Result
 from broker.wire.messages import Failure, HistoryEntry
 from broker.wire.promises import Promise
 from broker.wire.submission import Submission
@@ -193,9 +193,6 @@ HOLDERS: dict[HolderEvent, dict[Holder, Holder]] = {
     # Again, when the first attempt to take all jobs back raised over one of them.
     "restored": {"nobody": "orphaned", "orphaned": "orphaned"},
 }
-
-#: How an attempt is run: as its model is set up, or with the offload profile, after it ran out of memory.
-Profile = Literal["normal", "offload"]
 
 #: Moves whose row may be lost in a crash: the worker's next `Hello` tells them again, and fences never repeat.
 LAZY = frozenset((Cause.DISPATCHED, Cause.STARTED, Cause.ADOPTED, Cause.DUE))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from broker.core.jobs import Profile
 from broker.wire.failures import FailureKind
+from broker.wire.jobspec import Profile
 
 #: Seconds before the next attempt, by number of failures so far.
 BACK_OFF_S = (1.0, 5.0, 25.0)

@@ -28,6 +28,9 @@ from broker.runtime.setting_rules import in_words
 
 ENV_PREFIX = environment.PREFIX
 
+#: Where an edge listens unless its settings say otherwise.
+EDGE_PORT = 8000
+
 #: Longest path of a unix socket, less the file name (sun_path is 108 bytes with its NUL).
 _MAX_RUN_DIR = 90
 

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from broker.wire.device import DeviceHealth
 from broker.wire.failures import FailureKind
+from broker.wire.jobspec import Profile
 from broker.wire.loras import LoraNames
 from broker.wire.terms import (
     Age,
@@ -164,7 +165,7 @@ class Run(Message, frozen=True, kw_only=True, tag="run"):
     lease_s: Seconds
     attempt: Count = 1
     #: "offload" after an out-of-memory: trade speed for memory.
-    profile: Literal["normal", "offload"] = "normal"
+    profile: Profile = "normal"
     #: Predicted run time; 0 when not known.
     predicted_s: Seconds = 0.0
     #: No other job in the same engine: this one crashed before, and if it does again it must be known whose fault it is.

@@ -62,6 +62,9 @@ CacheMode = Literal["off", "safe", "fast"]
 
 #: The phases of one attempt, in order. `warm_up`: a model in memory is called for the first time, and what is compiled is. `finished`:
 #: computed, the broker's acknowledgement is awaited.
+#: How a job's model is placed: as planned, or in less memory and slower, after a job ran out of it.
+Profile = Literal["normal", "offload"]
+
 PHASES = ("load", "warm_up", "encode", "denoise", "decode", "save", "finished")
 Phase = Literal["", "load", "warm_up", "encode", "denoise", "decode", "save", "finished"]
 

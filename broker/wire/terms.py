@@ -71,6 +71,8 @@ FINAL_NAMES: tuple[JobStateName, ...] = ("succeeded", "failed", "cancelled")
 #: States of a job that has not started, and of one that is not over.
 UNSTARTED_NAMES: tuple[JobStateName, ...] = ("queued", "delayed", "parked", "assigned")
 LIVE_NAMES: tuple[JobStateName, ...] = (*UNSTARTED_NAMES, "running")
+#: States of a job that a worker has.
+HELD_NAMES: tuple[JobStateName, ...] = ("assigned", "running")
 WAITING = frozenset((JobState.QUEUED, JobState.DELAYED, JobState.PARKED))
 HELD = frozenset((JobState.ASSIGNED, JobState.RUNNING))
 

@@ -15,8 +15,9 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from broker.wire.jobspec import JobSpec, Result
+from broker.wire.jobspec import PHASES, JobSpec, Result
 from broker.wire.messages import JobView
+from broker.wire.terms import HELD_NAMES
 
 Value: TypeAlias = "str | int | float | bool"
 
@@ -24,10 +25,6 @@ _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 #: State of a job -> name of the span of the time that it spends in it.
 _WAITS = {"queued": "wait", "delayed": "wait before a retry", "parked": "parked"}
-_HELD = ("assigned", "running")
-
-#: Phases in the order in which an engine goes through them.
-_PHASES = ("load", "warm_up", "encode", "denoise", "decode", "save")
 
 
 class Span(Struct, frozen=True, kw_only=True):
@@ -127,7 +124,7 @@ def _below(add: Callable[..., str], parent_id: str, name: str, start_at: float, 
 
 
 def _rank(phase: str) -> int:
-    return _PHASES.index(phase) if phase in _PHASES else len(_PHASES)
+    return PHASES.index(phase) if phase in PHASES else len(PHASES)
 
 
 def _stays(view: JobView) -> Iterator[_Stay]:
@@ -135,7 +132,7 @@ def _stays(view: JobView) -> Iterator[_Stay]:
     open_stay: _Stay | None = None
     for move in view.history:
         if open_stay is not None:
-            held = open_stay.state in _HELD and move.target in _HELD
+            held = open_stay.state in HELD_NAMES and move.target in HELD_NAMES
             if held:
                 open_stay.attempt = move.attempt or open_stay.attempt
                 open_stay.worker = move.worker or open_stay.worker
@@ -144,7 +141,7 @@ def _stays(view: JobView) -> Iterator[_Stay]:
             open_stay.note, open_stay.target = move.note, move.target
             open_stay.attempt = open_stay.attempt or move.attempt
             yield open_stay
-        known = move.target in _WAITS or move.target in _HELD
+        known = move.target in _WAITS or move.target in HELD_NAMES
         open_stay = (
             _Stay(state=move.target, start_at=move.at, end_at=move.at, worker=move.worker, attempt=move.attempt)
             if known

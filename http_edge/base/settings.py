@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from broker.runtime.settings import CommonSettings
+from broker.runtime.settings import EDGE_PORT, CommonSettings
 from http_edge.base.limits import MIB, Limits
 
 
@@ -21,7 +21,7 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
             " over IPv6 too, 127.0.0.1 this machine alone"
         ),
     ] = "0.0.0.0"
-    port: Annotated[int, Meta(description="port to listen on; 0 takes a free one", ge=0, le=65_535)] = 8000
+    port: Annotated[int, Meta(description="port to listen on; 0 takes a free one", ge=0, le=65_535)] = EDGE_PORT
     worker: Annotated[
         str,
         Meta(

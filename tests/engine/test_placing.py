@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from broker.wire.jobspec import JobSpec, ModelCard
+from broker.wire.jobspec import JobSpec, ModelCard, Profile
 from tests.engine.conftest import spec_for
 from tests.engine.raw_frames import written
 from tests.engine.scripted import CancelAt, Recorder
 from workers.engine import encoders, placing
-from workers.engine.base import Profile, complete
+from workers.engine.base import complete
 from workers.engine.device import Device
 from workers.engine.errors import OutOfMemory
 from workers.engine.memory import ProcessMemory

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from broker.wire.jobspec import Artefact, JobSpec, ModelCard, encode_spec
+from broker.wire.jobspec import Artefact, JobSpec, ModelCard, Profile, encode_spec
 from workers.engine import turns
-from workers.engine.base import Outcome, Profile, Stage
+from workers.engine.base import Outcome, Stage
 from workers.engine.errors import DeviceLost, EngineError, OutOfMemory
 from workers.engine.peaks import Peaks, Shape
 from workers.engine.progress import Monitor

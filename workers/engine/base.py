@@ -8,12 +8,9 @@ from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
-from broker.wire.jobspec import Artefact, JobSpec, ModelCard
+from broker.wire.jobspec import Artefact, JobSpec, ModelCard, Profile
 from workers.engine.peaks import Shape
 from workers.engine.progress import Monitor
-
-#: "offload" trades speed for memory, after a job ran out of it.
-Profile = Literal["normal", "offload"]
 
 #: What comes of a part of a job: its files, or the next part.
 Outcome: TypeAlias = "tuple[Artefact, ...] | Stage"

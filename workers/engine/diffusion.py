@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from broker.runtime.log_actions import Action
-from broker.wire.jobspec import JobSpec, ModelCard
+from broker.wire.jobspec import JobSpec, ModelCard, Profile
 from workers.engine.arguments import call_arguments
-from workers.engine.base import Profile
 from workers.engine.checkpoints import Binding, Checkpoints
 from workers.engine.checks import check_inputs, check_strength, guidance_was_off, without_effect
 from workers.engine.errors import InvalidInput

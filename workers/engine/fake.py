@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from broker.wire.jobspec import Artefact, JobSpec, ModelCard, preview_name
+from broker.wire.jobspec import Artefact, JobSpec, ModelCard, Profile, preview_name
 from workers.engine.artefacts import Mp4Writer, Pixels, artefact_name, save_png
-from workers.engine.base import Outcome, Profile, Stage
+from workers.engine.base import Outcome, Stage
 from workers.engine.errors import DeviceLost, EngineError, InvalidInput, LoadError, OutOfMemory
 from workers.engine.peaks import Shape
 from workers.engine.progress import Cancelled, Monitor

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from broker.wire.jobspec import Artefact, JobSpec, ModelCard
+from broker.wire.jobspec import Artefact, JobSpec, ModelCard, Profile
 from workers.engine.artefacts import Pixels, artefact_name, save_png
-from workers.engine.base import Outcome, Profile, Stage
+from workers.engine.base import Outcome, Stage
 from workers.engine.diffusion import DiffusionEngine
 from workers.engine.frames import image_pixels
 from workers.engine.instrumentation import call_parameters

@@ -17,10 +17,9 @@ import transformers
 from msgspec.structs import replace
 
 from broker.runtime.log_actions import Action
-from broker.wire.jobspec import ModelCard
+from broker.wire.jobspec import ModelCard, Profile
 from broker.wire.loras import LoraMemory, LoraUse
 from workers.engine import placing
-from workers.engine.base import Profile
 from workers.engine.compiling import warm_up
 from workers.engine.device import Device
 from workers.engine.errors import EngineError, InvalidInput, OutOfMemory

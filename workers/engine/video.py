@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from msgspec import Struct
 
-from broker.wire.jobspec import Artefact, JobSpec, ModelCard
+from broker.wire.jobspec import Artefact, JobSpec, ModelCard, Profile
 from workers.engine.artefacts import Mp4Writer, Pixels, artefact_name
-from workers.engine.base import Outcome, Profile, Stage
+from workers.engine.base import Outcome, Stage
 from workers.engine.diffusion import DiffusionEngine
 from workers.engine.frames import to_uint8, video_frames
 from workers.engine.image import save_picture

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
 from broker.runtime.credential_files import CredentialFiles
-from broker.wire.jobspec import ModelCard, Result
+from broker.wire.jobspec import ModelCard, Profile, Result
 from broker.wire.loras import LoraMemory
 from broker.wire.messages import FailureKind
 from workers.ipc.shared import SLOTS
@@ -50,7 +50,7 @@ class RunJob(Struct, frozen=True, kw_only=True, tag="run"):
     body: bytes
     #: Existing empty directory for the files.
     out_dir: str
-    profile: Literal["normal", "offload"] = "normal"
+    profile: Profile = "normal"
     #: Which row of the shared words is this job's.
     slot: Annotated[int, Meta(ge=0, lt=SLOTS)] = 0
     #: Begin when nothing else is going on, and let nothing else begin before its end.

@@ -20,14 +20,13 @@ from msgspec import Struct
 
 from zoetrope.cli.options import opened
 from zoetrope.client.errors import ServiceError, ZoetropeError
+from zoetrope.client.requests import DEFAULT_PORT
 from zoetrope.client.results import Health
 
 #: Of the packages of the extra `serve`, those without which nothing starts, by module.
 _SERVE = ("zmq", "starlette", "uvicorn", "honcho", "torch", "diffusers", "transformers", "av", "PIL")
 #: A depot that is a directory.
 LOCAL = "local"
-#: Of an edge where none is named.
-_EDGE_PORT = 8000
 #: Seconds for the object store to say whether it may be used.
 _STORE_S = 30.0
 #: Seconds for the depot to take a connection.
@@ -243,7 +242,7 @@ def _depot(config: Mapping[str, Any], environ: Mapping[str, str]) -> str:
     depot = configured(config, environ, "workers", "depot", "")
     back = configured(config, environ, "workers", "back", "")
     if not depot and back.startswith("tcp://"):
-        return f"http://{back.removeprefix('tcp://').rpartition(':')[0]}:{_EDGE_PORT}"
+        return f"http://{back.removeprefix('tcp://').rpartition(':')[0]}:{DEFAULT_PORT}"
     return "" if depot == LOCAL and not back.startswith("tcp://") else depot.rstrip("/")
 
 

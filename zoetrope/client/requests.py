@@ -16,6 +16,8 @@ from msgspec import UNSET, Struct, UnsetType
 from zoetrope.client.errors import ServiceError, ZoetropeError, error_class
 from zoetrope.client.retries import retry_after_s
 
+#: Where a service listens unless it is set up otherwise.
+DEFAULT_PORT = 8000
 #: Seconds without a byte before a request has failed. Submissions may take as long as an upload is spooled and checked.
 TIMEOUT_S = 60.0
 #: An event stream sends a comment at least every 15 s.
@@ -211,7 +213,7 @@ class Address(Struct, frozen=True):
 def address(url: str | None, api_key: str | None, environ: Mapping[str, str] = os.environ) -> Address:
     """The address from what was given, ZOETROPE_URL and ZOETROPE_API_KEY, or this machine's. Raises `ZoetropeError`."""
     place = "url" if url else "ZOETROPE_URL"
-    found = url or environ.get("ZOETROPE_URL") or f"http://127.0.0.1:{environ.get('ZOETROPE_PORT') or 8000}"
+    found = url or environ.get("ZOETROPE_URL") or f"http://127.0.0.1:{environ.get('ZOETROPE_PORT') or DEFAULT_PORT}"
     try:
         parts = urlsplit(found)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)

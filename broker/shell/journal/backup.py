@@ -26,6 +26,7 @@ from broker.shell.journal.lock import BROKER_LOCK, Lock, holder
 from broker.shell.journal.mark import Mark
 from broker.shell.journal.schema import APPLICATION_ID, SCHEMA, structure_faults, sync_directory
 from broker.shell.journal.sqlite_store import SqliteStore
+from broker.shell.journal.statements import PUT_META
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ def _make_another(path: Path, epoch: int) -> None:
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("BEGIN IMMEDIATE")
         pairs = [("epoch", epoch), ("epoch_again", epoch), ("identity", secrets.randbits(62))]
-        connection.executemany("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", pairs)
+        connection.executemany(PUT_META, pairs)
         connection.execute("COMMIT")
     _sync(path)
 

@@ -25,8 +25,6 @@ _MOST_EPOCHS = 2**31 - 2
 #: A start looks at so many rows in 20 ms.
 _FIRST_LIVE_STEP = 10_000
 
-_PUT = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)"
-
 
 class Epochs:
     """The store says when to write. Raises `JournalBroken` when the mark cannot be written."""
@@ -95,7 +93,7 @@ class Epochs:
                 self._connection.execute("BEGIN IMMEDIATE")
             pairs = (("epoch", epoch), ("epoch_again", epoch), ("identity", self._identity))
             for pair in pairs:
-                self._connection.execute(_PUT, pair)
+                self._connection.execute(statements.PUT_META, pair)
             self._connection.execute("COMMIT")
 
         guarded(write)
@@ -111,7 +109,7 @@ class Epochs:
         def write() -> None:
             self._connection.execute("BEGIN IMMEDIATE")
             for pair in (("first_live", n), ("first_live_again", n)):
-                self._connection.execute(_PUT, pair)
+                self._connection.execute(statements.PUT_META, pair)
             self._connection.execute("COMMIT")
 
         guarded(write)
@@ -124,7 +122,7 @@ class Epochs:
         """
         self._deletions_then = self._deletions + 1
         deleted = max(self._revision, written, self._epoch << 32)
-        return _PUT, [("deleted", deleted), ("deletions", self._deletions_then)]
+        return statements.PUT_META, [("deleted", deleted), ("deletions", self._deletions_then)]
 
     def committed(self, n: int, revision: int) -> None:
         """This row is on disk (0: none was written), and so are deletions that were noted."""

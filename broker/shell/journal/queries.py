@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from broker.core.requests import MAX_PAGE_BYTES
 from broker.shell.journal.rows import BODY, JobRow
 from broker.shell.journal.schema import UNSUCCESSFUL
-from broker.shell.journal.statements import JOBS, SELECT, STATE, WORKER
+from broker.shell.journal.statements import JOBS, SELECT, SELECT_NEXT_NUMBER, SELECT_NUMBER, STATE, WORKER
 from broker.shell.journal.store import RowPage
 from broker.wire import messages as m
 from broker.wire.terms import FINAL_NAMES
@@ -60,7 +60,7 @@ def _after(connection: sqlite3.Connection, query: m.ListJobs) -> int | None:
     """The number the page starts behind; None when `after` is not a job."""
     if not query.after:
         return 2**63 - 1 if query.newest_first else 0
-    row = connection.execute("SELECT n FROM job WHERE id = ?", (query.after,)).fetchone()
+    row = connection.execute(SELECT_NUMBER, (query.after,)).fetchone()
     if row is not None:
         return int(row[0])
     if not query.after_at:
@@ -71,7 +71,7 @@ def _after(connection: sqlite3.Connection, query: m.ListJobs) -> int | None:
 
 def _first_since(connection: sqlite3.Connection, at: float) -> int:
     """The least number n such that every row below it was accepted before `at`; rows lie in the order of acceptance."""
-    low, high = 0, connection.execute("SELECT coalesce(max(n), 0) + 1 FROM job").fetchone()[0]
+    low, high = 0, connection.execute(SELECT_NEXT_NUMBER).fetchone()[0]
     while low < high:
         middle = (low + high) // 2
         row = connection.execute(

@@ -48,7 +48,7 @@ class SqliteRows:
         return found[0] if found else None
 
     def next_number(self) -> int:
-        row = self._row("SELECT coalesce(max(n), 0) + 1 FROM job")
+        row = self._row(sql.SELECT_NEXT_NUMBER)
         return 1 if row is None else int(row[0])
 
     def number(self, job_id: str) -> int | None:

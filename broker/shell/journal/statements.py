@@ -27,6 +27,8 @@ SELECT_EVICTED = SELECT.replace("job.body", "NULL")
 #: Arguments of `rows.checked_body`.
 SELECT_BODY = "SELECT n, head, body FROM job WHERE id = ?"
 SELECT_NUMBER = "SELECT n FROM job WHERE id = ?"
+#: The number of the next new job.
+SELECT_NEXT_NUMBER = "SELECT coalesce(max(n), 0) + 1 FROM job"
 #: (id, state, fence) of a job by its number.
 SELECT_FENCE = f"SELECT job.id, {STATE}, coalesce(outcome.fence, job.fence) FROM {JOBS} WHERE job.n = ?"
 SELECT_CLOCK = "SELECT record FROM clock"
@@ -70,6 +72,8 @@ SELECT_MARKS = (
     "SELECT job.id, aside.n, aside.reason, aside.at, aside.revision, aside.stop, aside.readable"
     " FROM aside JOIN job ON job.n = aside.n ORDER BY aside.n"
 )
+
+PUT_META = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)"
 
 PUT_CLOCK = "INSERT OR REPLACE INTO clock (k, record) VALUES (1, ?)"
 

@@ -12,6 +12,9 @@ from http_edge.http.prefer import Prefer
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
 
+#: Seconds for the cancel of a job whose request was given up: the request is over, and must not hang on a broker that does not answer.
+CANCEL_WAIT_S = 2.0
+
 #: Longest time after which to ask again about a job.
 _MAX_POLL_S = 60
 

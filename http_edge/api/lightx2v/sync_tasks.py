@@ -16,6 +16,7 @@ from starlette.responses import Response
 from broker.runtime.log_actions import Action
 from broker.wire.jobspec import Artefact
 from http_edge.api.common.job_files import job_file
+from http_edge.api.common.waiting import CANCEL_WAIT_S
 from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v.operations import IMAGE, TASKS
 from http_edge.api.lightx2v.submissions import AcceptedTask, TaskSubmitter
@@ -36,9 +37,6 @@ log = logging.getLogger(__name__)
 
 _DEFAULT_TIMEOUT_S = 600
 _MAX_TIMEOUT_S = 86_400
-
-#: The request is over already when its task is cancelled: it must not hang on a broker that does not answer.
-_CANCEL_WAIT_S = 2.0
 
 _URL_FIELD = "presigned_url"
 
@@ -130,7 +128,7 @@ class SyncTasks:
         """Cancel, whatever happens to this request meanwhile; but not what its client can ask for again, by its idempotency key."""
         if current().job_key:
             return
-        with anyio.move_on_after(_CANCEL_WAIT_S, shield=True), contextlib.suppress(EdgeError):
+        with anyio.move_on_after(CANCEL_WAIT_S, shield=True), contextlib.suppress(EdgeError):
             await self._calls.cancel(job_id)
 
 

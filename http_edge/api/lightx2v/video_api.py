@@ -11,8 +11,7 @@ import time
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.wire.messages import JobStateName
-from broker.wire.terms import FINAL_NAMES, LIVE_NAMES
+from broker.wire.terms import FINAL_NAMES, HELD_NAMES, LIVE_NAMES
 from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v import views as shapes
 from http_edge.api.lightx2v.operations import GEN1, GEN1_TAKEN, STOPPED, TASK_ID
@@ -25,8 +24,6 @@ from http_edge.body.json_body import json_response, read_object
 from http_edge.http.operation import BODY, BROKER, MAKE, Answer, Body, Param, again, operation
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.service import JobService
-
-_STARTED: tuple[JobStateName, ...] = ("assigned", "running")
 
 _STOP_WAIT_S = shapes.STOP_WAIT_S
 #: After a stop: how long to wait for the worker to say that it is free.
@@ -162,10 +159,10 @@ class LightX2VApi:
                     return await tasks.stop(job, _STOP_WAIT_S)
             return "nothing"
         # Without a queue every live task is one that the client believes to run, a retried one too.
-        own = await self._tasks.stop_all(LIVE_NAMES if self._gen1.refuses else _STARTED, _STOP_WAIT_S)
+        own = await self._tasks.stop_all(LIVE_NAMES if self._gen1.refuses else HELD_NAMES, _STOP_WAIT_S)
         if own != "nothing":
             return own
-        return await self._later.stop_all(_STARTED, _STOP_WAIT_S)
+        return await self._later.stop_all(HELD_NAMES, _STOP_WAIT_S)
 
     async def _until_idle(self) -> None:
         """Wait until a worker says that it is free: whoever stops a task sends the next one at once."""

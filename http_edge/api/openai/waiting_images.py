@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from broker.runtime.log_actions import Action
 from broker.wire.failures import FailureKind, Fault
+from http_edge.api.common.waiting import CANCEL_WAIT_S
 from http_edge.base.context import current
 from http_edge.base.error_table import Kind
 from http_edge.base.errors import EdgeError
@@ -21,9 +22,6 @@ log = logging.getLogger(__name__)
 
 #: What is to mend in a failed job -> error of the request that waited for it.
 _ERRORS: dict[Fault, Kind] = {"input": "unsupported", "time": "wait_timeout", "service": "job_failed"}
-
-#: The request is over already when its job is cancelled: it must not hang on a broker that does not answer.
-_CANCEL_WAIT_S = 2.0
 
 
 async def drawn(calls: JobService, request: Request, job: Job, timeout_s: float) -> Job:
@@ -50,7 +48,7 @@ async def cancel_quietly(calls: JobService, job_id: str) -> None:
     """Cancel, whatever happens to this request meanwhile; but not what its client can ask for again, by its idempotency key."""
     if current().job_key:
         return
-    with anyio.move_on_after(_CANCEL_WAIT_S, shield=True), contextlib.suppress(EdgeError):
+    with anyio.move_on_after(CANCEL_WAIT_S, shield=True), contextlib.suppress(EdgeError):
         await calls.cancel(job_id)
 
 
