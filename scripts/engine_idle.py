@@ -32,7 +32,7 @@ from workers.engine.pipelines import Pipelines
 from workers.engine.registry import Registry
 from workers.engine.runner import Runner
 from workers.ipc.messages import JobFinished, NextWanted, PostprocessBegun, RunJob, Setup
-from workers.ipc.shared import SharedCounters
+from workers.ipc.shared import SLOTS, SharedCounters
 from workers.models.catalogue import model_for
 
 #: Jobs that do not count: two measure what a job takes before others are drawn beside their tails.
@@ -112,7 +112,7 @@ def measure(order: Order) -> list[float]:
                 max_sequence_length=usual.max_sequence_length,
             )  # fmt: skip
             body = encode_spec(spec)
-            job = RunJob(job_id=str(number), fence=number + 1, body=body, out_dir=str(out), slot=number % 2)
+            job = RunJob(job_id=str(number), fence=number + 1, body=body, out_dir=str(out), slot=number % SLOTS)
             running = callers.submit(runner.run, job)
             if number < _UNCOUNTED:
                 ended.acquire()

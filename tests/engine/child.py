@@ -24,7 +24,7 @@ from workers.ipc.messages import (
     RunJob,
     Setup,
 )
-from workers.ipc.shared import SharedCounters
+from workers.ipc.shared import SLOTS, SharedCounters
 
 #: Longer than any answer takes on a busy machine; a hung engine fails the test instead of stopping the run.
 _ANSWER_S = 120.0
@@ -87,7 +87,7 @@ class Child:
         running: set[int] = set()
         overlapped = 0
         for number, (job, out_dir) in enumerate(zip(jobs, out_dirs, strict=True)):
-            fence = self.send(job, out_dir, slot=number % 2)
+            fence = self.send(job, out_dir, slot=number % SLOTS)
             running.add(fence)
             while fence in running:
                 answer = self.channel.receive()

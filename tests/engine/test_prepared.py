@@ -18,7 +18,7 @@ from tests.engine.raw_frames import tapped
 from workers.engine.registry import Registry
 from workers.engine.runner import Runner
 from workers.ipc.messages import JobFinished, NextWanted, RunJob, Setup
-from workers.ipc.shared import SharedCounters
+from workers.ipc.shared import SLOTS, SharedCounters
 from workers.models.catalogue import default_model, model_for
 
 _PATIENCE_S = 120.0
@@ -55,7 +55,7 @@ class Engine:
                 fence=self._count,
                 body=encode_spec(spec),
                 out_dir=str(directory),
-                slot=self._count % 2,
+                slot=self._count % SLOTS,
                 checkpoints=str(self._place / f"checkpoints-{self._count}"),
             ),
         )

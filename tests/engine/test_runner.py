@@ -661,6 +661,7 @@ def test_a_job_is_prepared_beside_last_steps_and_a_tail(bench: Bench) -> None:
     three(bench, lambda monitor: None)
     for fence in (1, 2, 3):
         assert isinstance(bench.end(fence), JobFinished)
+    assert bench.said.count(NextWanted(fence=2)) == 1, "it asks once"
     log = bench.engine.log
     assert log.index("prepared second") < log.index("end tail")
     assert log.index("end tail") < log.index("tail first") < log.index("tail second")

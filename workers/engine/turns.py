@@ -53,6 +53,8 @@ class Turns:
         self._postprocessing: EngineJob | None = None
         #: The one that has the turn, if it takes its last steps.
         self._nearly_denoised: EngineJob | None = None
+        #: Whether that one has asked for the next job.
+        self._asked = False
         #: What the process could hold, as read when a job that waits last looked: reading takes up to a millisecond, and the moment in
         #: which one job follows another is not the time for it.
         self._limit_mb = 0.0
@@ -144,6 +146,7 @@ class Turns:
     def _pass_on(self) -> None:
         self.planner.end()
         self._denoising = self._nearly_denoised = None
+        self._asked = False
 
     def ask_for_next(self, order: EngineJob) -> None:
         """The job takes its last steps: ask for the next one, now or when there is room for it."""
@@ -156,10 +159,11 @@ class Turns:
 
     def _ask_if_room(self) -> None:
         order = self._nearly_denoised
-        if order is None:
+        if order is None or self._asked:
             return
         self._read_limit()
         if self.planner.may_prepare(order.candidate, self._limit_mb):
+            self._asked = True
             self._send(NextWanted(fence=order.job.fence))
 
     def excuse(self, order: EngineJob) -> bool | None:
