@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -17,7 +18,7 @@ from broker.runtime.credential_files import credential_files
 from broker.runtime.settings import CommonSettings
 from tests.support.waiting import wait_until
 from zoetrope import Client
-from zoetrope.cli import app
+from zoetrope.cli import app, pool
 from zoetrope.cli.terminal import EXIT_CODES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,6 +206,23 @@ def test_models_and_workers(at_service, typed):
     assert [line.split()[:3] for line in out[1:]] == [["cpu-0", "idle", "cpu"], ["cpu-1", "idle", "cpu"]]
     assert err == ["0 jobs wait, 0.0 s of work; a new one waits about 0.0 s"]
     assert {one["name"] for one in json.loads("\n".join(typed("workers", "--json")[1]))["data"]} == {"cpu-0", "cpu-1"}
+
+
+def test_results_that_wait_for_the_depot_stand_behind_a_workers_counts(typed, monkeypatch):
+    wait = {"results": 16, "size_mb": 2.5, "seconds": 61.0, "fault": "the edge cannot be reached", "full": True}
+    found = [
+        {"name": "cpu-0", "state": "busy", "succeeded": 3, "depot": wait},
+        {"name": "cpu-1", "state": "busy", "succeeded": 4, "depot": {"results": 1, "fault": None, "full": False}},
+        {"name": "cpu-2", "state": "busy", "succeeded": 5, "depot": {"inputs": 1, "fault": "no answer", "full": False}},
+    ]
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"data": found, "queue": {}}))
+    monkeypatch.setattr(pool, "opened", lambda url, key_file: Client("http://edge", transport=transport))
+    monkeypatch.setenv("COLUMNS", "300")
+    _, out, _ = typed("workers")
+    full, sends, fetches = (line.rstrip() for line in out[1:])
+    assert full.endswith("3; 16 results wait for the depot, so it takes no job: the edge cannot be reached")
+    assert sends.endswith(" 4")
+    assert fetches.endswith("5; inputs have not come from the depot: no answer")
 
 
 def test_when_it_would_be_done_is_said_without_submitting(at_service, typed):
