@@ -260,6 +260,8 @@ class JobRecord(Struct, kw_only=True, array_like=True):
     promise: Promise | None = None
     #: Name of the machine on which that checkpoint was written; "": it is not known.
     kept_host: str = ""
+    #: Denoising steps that its last attempt was heard to have drawn, and of how many.
+    drawn: tuple[int, int] = (0, 0)
 
 
 class Job(JobRecord, kw_only=True, array_like=False):
@@ -414,3 +416,4 @@ class Job(JobRecord, kw_only=True, array_like=False):
             self.attempts += 1
             self.started_at = now
             self.phase, self.step, self.total = "", 0, 0
+            self.drawn = (0, 0)

@@ -117,6 +117,8 @@ def reconcile_held(state: State, worker: Worker, held: Iterable[m.Held], now: fl
             _adopt(state, worker, job, item.fence, item.age_s, now)
         if (job.phase, job.step, job.total) != (item.phase, item.step, item.total):
             job.phase, job.step, job.total = item.phase, item.step, item.total
+            if item.phase == "denoise":
+                job.drawn = (item.step, item.total)
             state.note_step(job)
             if job.promise is not None:
                 promised.check(state, job, now)

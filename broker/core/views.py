@@ -21,6 +21,7 @@ def job_view(
     """The view of a job for an edge; `full` adds history, deliveries and its `spec`. `spec_error`: why that cannot be read."""
     mark = job.set_aside
     position, eta, ready_by, promise = _expected(state, job, now)
+    step, total = job.drawn if job.state in FINAL else (job.step, job.total)
     ahead_s = state.calendar.ahead_s
     return m.JobView(
         id=job.id,
@@ -34,8 +35,8 @@ def job_view(
         fence=job.fence,
         worker=job.worker,
         phase=job.phase,
-        step=job.step,
-        total=job.total,
+        step=step,
+        total=total,
         position=position,
         eta_s=eta,
         submitted_at=job.submitted_at + ahead_s,
@@ -61,6 +62,7 @@ def job_update(state: State, job: Job, now: float) -> tuple[object, ...]:
     """The fields of a `wire.messages.JobUpdate` for a job in memory, in their order: msgspec packs a tuple as it would the struct, without
     making one."""
     current, shift = job.state, state.calendar.ahead_s
+    step, total = job.drawn if current in FINAL else (job.step, job.total)
     if current in FINAL and job.promise is None:
         position, eta, ready_by, promise = -1, -1.0, 0.0, None
     else:
@@ -77,8 +79,8 @@ def job_update(state: State, job: Job, now: float) -> tuple[object, ...]:
         job.fence,
         job.worker,
         job.phase,
-        job.step,
-        job.total,
+        step,
+        total,
         position,
         eta,
         job.submitted_at + shift,

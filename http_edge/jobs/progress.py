@@ -29,7 +29,8 @@ def of_view(view: JobView) -> int:
     """Return the progress of this attempt, by itself."""
     if view.state == "succeeded":
         return 100
-    low, high = _SHARES[view.phase]
+    # The steps of a job that is over are those that were drawn.
+    low, high = _SHARES[view.phase or ("denoise" if view.step else "")]
     done = min(1.0, view.step / view.total) if view.total > 0 else 0.0
     return int(low + (high - low) * done)
 

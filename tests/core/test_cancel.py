@@ -84,6 +84,17 @@ def test_a_finish_after_an_accepted_cancel_loses_and_is_told_so():
     assert [a.accepted for a in sent(effects, m.ResultAck)] == [False]
 
 
+def test_a_cancelled_job_still_shows_how_far_it_came():
+    desk = CoreHarness()
+    fence = desk.running("a")
+    desk.beat("w1", m.Held(job_id="a", fence=fence, phase="denoise", step=7, total=20), seen=fence)
+    desk.beat("w1", m.Held(job_id="a", fence=fence, phase="decode", step=0, total=17), seen=fence)
+    desk.cancel("a")
+    desk.feed(peer_of("w1"), m.Cancelled(job_id="a", fence=fence, free=1))
+    view = desk.view("a")
+    assert (view.state, view.phase, view.step, view.total) == ("cancelled", "", 7, 20)
+
+
 @pytest.mark.parametrize("kind", ["engine_crashed", "out_of_memory", "engine_error"])
 def test_an_engine_that_dies_while_stopping_ends_the_job_as_cancelled(kind):
     desk = CoreHarness()

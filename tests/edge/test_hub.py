@@ -347,6 +347,7 @@ def test_a_polled_job_that_ends_is_followed_no_more_unless_a_stream_does() -> No
         ("decode", 1, 5, 91),
         ("save", 0, 0, 97),
         ("finished", 0, 0, 99),
+        ("", 4, 8, 47),  # it is over, after so many steps
     ],
 )
 def test_each_phase_has_its_share(phase: Phase, step: int, total: int, expected: int) -> None:

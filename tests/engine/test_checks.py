@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from diffusers import EulerDiscreteScheduler, PNDMScheduler
 
 from broker.wire.jobspec import Defaults, JobSpec, ModelCard
-from workers.engine.checks import check_strength, guidance_was_off, without_effect
+from workers.engine.checks import check_steps, check_strength, guidance_was_off, without_effect
 from workers.engine.errors import InvalidInput
 
 
@@ -107,3 +108,14 @@ def test_a_strength_that_leaves_no_step_is_refused(steps: int, strength: float |
 def test_no_strength_at_all_leaves_no_step() -> None:
     with pytest.raises(InvalidInput, match=r"50 at strength 0 leaves no step to draw$"):
         check_strength(_card(default_strength=0.3), _spec(num_inference_steps=50, extra={"strength": 0.0}))
+
+
+def test_fewer_steps_than_pndm_takes_are_refused_in_one_sentence() -> None:
+    with pytest.raises(
+        InvalidInput, match="num_inference_steps: 3 is fewer than PNDMScheduler takes; at least 4 are needed"
+    ):
+        check_steps(PNDMScheduler(), _spec(num_inference_steps=3))
+
+    check_steps(PNDMScheduler(), _spec(num_inference_steps=4))
+    for scheduler in (PNDMScheduler(skip_prk_steps=True), EulerDiscreteScheduler(), None):
+        check_steps(scheduler, _spec(num_inference_steps=1))

@@ -80,3 +80,14 @@ def check_strength(card: ModelCard, spec: JobSpec) -> None:
         return
     least = f"; at least {math.ceil(1 / strength)} are needed" if strength > 0 else ""
     raise InvalidInput(f"num_inference_steps: {steps} at strength {strength:g} leaves no step to draw{least}")
+
+
+def check_steps(scheduler: Any, spec: JobSpec) -> None:
+    """Raise `InvalidInput` for a job of fewer steps than its scheduler takes."""
+    if getattr(scheduler, "config", {}).get("skip_prk_steps", True):
+        return
+    # PNDM begins with Runge-Kutta steps between its last times, and fails in numpy's words where there are fewer of them.
+    least, steps = scheduler.pndm_order, spec.num_inference_steps
+    if steps < least:
+        name = type(scheduler).__name__
+        raise InvalidInput(f"num_inference_steps: {steps} is fewer than {name} takes; at least {least} are needed")

@@ -13,7 +13,7 @@ from broker.runtime.log_actions import Action
 from broker.wire.jobspec import JobSpec, ModelCard, Profile
 from workers.engine.arguments import call_arguments
 from workers.engine.checkpoints import Binding, Checkpoints
-from workers.engine.checks import check_inputs, check_strength, guidance_was_off, without_effect
+from workers.engine.checks import check_inputs, check_steps, check_strength, guidance_was_off, without_effect
 from workers.engine.errors import InvalidInput
 from workers.engine.guidance import guided
 from workers.engine.instrumentation import call
@@ -121,6 +121,7 @@ class DiffusionEngine:
             sized(pipe, spec),
             step_cached(pipe, card, self.pipelines.setup(card).speed, spec, monitor),
         ):
+            check_steps(getattr(pipe, "scheduler", None), spec)
             yield
 
     @contextmanager

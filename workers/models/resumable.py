@@ -10,6 +10,7 @@ begin anew, as they have a state that neither their callback nor their scheduler
 - steps taken side by side: Paradigms
 - maps of attention that are read in the step after: self-attention guidance
 - Kandinsky 2.2's decoders, for a reason not found yet
+- a loop of its own before the one that draws, with another scheduler: Stable unCLIP's prior (from text; from a picture there is none)
 - a scheduler without `step`: Score SDE
 
 Some of these would pass with the short jobs of the suite, and differ in longer ones.
