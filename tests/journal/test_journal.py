@@ -61,6 +61,7 @@ def full_job() -> Job:
     job.kept, job.park, job.committed, job.draft_fence = 12, "pause", True, (3 << 32) + 8
     job.parked_at, job.preemptions, job.preempted_s = 140.0, 2, 7.5
     job.kept_host = "node-7"
+    job.drawn = (3, 20)
     job.move(Cause.CANCELLED, 103.0, "a note")
     return job
 
