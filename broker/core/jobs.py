@@ -260,7 +260,7 @@ class JobRecord(Struct, kw_only=True, array_like=True):
     promise: Promise | None = None
     #: Name of the machine on which that checkpoint was written; "": it is not known.
     kept_host: str = ""
-    #: Denoising steps that its last attempt was heard to have drawn, and of how many.
+    #: Denoising steps drawn, and of how many, as the last attempt that came to them said.
     drawn: tuple[int, int] = (0, 0)
 
 
@@ -416,4 +416,3 @@ class Job(JobRecord, kw_only=True, array_like=False):
             self.attempts += 1
             self.started_at = now
             self.phase, self.step, self.total = "", 0, 0
-            self.drawn = (0, 0)
