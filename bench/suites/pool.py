@@ -29,13 +29,14 @@ from bench.harness.promisepool import Order, PromisePool
 from bench.report import plot
 from bench.report.report import Metric, Report, progress
 from bench.report.stats import percentile
+from broker.core.policy import Policy
 from broker.wire.promises import CONFIDENCE
 
 #: (share, shortest, longest): images, clips, videos; seconds, drawn evenly between.
 MIX = ((0.80, 0.1, 0.4), (0.15, 15.0, 30.0), (0.05, 60.0, 240.0))
 OURS = "this broker"
-#: The same where running jobs make room for short ones, each for so much of its own time at most: the default of `preempt_delay`.
-MAKING_ROOM, PREEMPT_DELAY = "this broker, jobs make room", 0.2
+#: The same where running jobs make room for short ones, each for so much of its own time at most.
+MAKING_ROOM, PREEMPT_DELAY = "this broker, jobs make room", Policy().preempt_delay
 #: Finished jobs that the core has learned from then, as a job of which nothing is known makes room for nobody.
 _TAUGHT = 60
 #: The makespan run is repeated with so many times the jobs: the last long job matters less.

@@ -23,13 +23,18 @@ from bench.report import plot
 from bench.report.report import Grid, Metric, Report, progress
 from bench.report.stats import percentile
 from bench.suites import promises_live
+from broker.core.policy import Policy
 
 NOISES = (0.0, 0.1, 0.2, 0.4)
 LOADS = (0.5, 0.7, 0.9)
 #: By how much longer a job may take for making room, in the trade between short and long ones.
-DELAYS = (0.1, 0.2, 0.5, 1.0)
+DELAYS = (0.2, 0.5, 1.0, 2.0)
+#: Pools of other sizes, and the most draws of each.
+POOLS = (2, 4, 16)
+POOL_DRAWS = 3
 #: An order that knows every length beforehand lets short ones wait until they take so many times their length.
 LATEST = (2.0, 3.0, 5.0)
+TO_END = "to the end"
 #: The case that the bars are about.
 BAR_NOISE, BAR_LOAD = 0.2, 0.9
 
@@ -54,7 +59,7 @@ class PromisesPlan(Struct, frozen=True, kw_only=True):
     confidence: Annotated[float, Meta(description="confidence of the promises", ge=0.5, le=0.999)] = 0.95
     delay: Annotated[
         float, Meta(description="by how much a job is delayed by making room, as a share of its time", ge=0.01, le=10.0)
-    ] = 0.2
+    ] = Policy().preempt_delay
     draws: Annotated[int, Meta(description="draws of the trade between short and long jobs", ge=1, le=100)] = 6
     seed: Annotated[int, Meta(description="draws the jobs", ge=0, le=2**31)] = 0
     live: Annotated[
@@ -75,6 +80,8 @@ class Figures(Struct, frozen=True):
     #: Time of short jobs from arrival to end over their length, p95; of long jobs the mean.
     short_p95: float
     long_mean: float
+    #: By how much long jobs were longer in engines than alone, for being parked: a share of their work.
+    long_lost: float = 0.0
 
 
 class Result(Struct, frozen=True):
@@ -133,7 +140,7 @@ def run_one(plan: PromisesPlan, noise: float, load: float) -> Result:
     return Result(
         fifo=_figures(orders, fifo, to_end),
         to_end=_figures(orders, [outcome.end_s for outcome in to_end], to_end),
-        ours=_figures(orders, [outcome.end_s for outcome in ours], ours),
+        ours=_own_figures(orders, ours),
         promised=len(promised),
         as_asked=as_asked / max(1, sum(order.within_s > 0 for order in orders)),
         silent=sum(_silent(outcome) for outcome in (*to_end, *ours)),
@@ -168,6 +175,40 @@ def _figures(orders: Sequence[Order], ends: Sequence[float], promises: Sequence[
     )
 
 
+def _lost(orders: Sequence[Order], outcomes: Sequence[Outcome]) -> float:
+    """Share of the work of long jobs that parking them costs: what they were longer in engines than they take alone."""
+    long = [pair for pair in zip(orders, outcomes, strict=True) if pair[0].size_s >= LONG[0]]
+    took = sum(end - start for _, outcome in long for start, end in outcome.spans)
+    alone = sum(order.length_s for order, _ in long)
+    return took / alone - 1.0 if alone else 0.0
+
+
+def _own_figures(orders: Sequence[Order], outcomes: Sequence[Outcome]) -> Figures:
+    found = _figures(orders, [outcome.end_s for outcome in outcomes], outcomes)
+    return structs.replace(found, long_lost=_lost(orders, outcomes))
+
+
+def _means(found: dict[str, list[Figures]]) -> dict[str, Figures]:
+    names = Figures.__struct_fields__
+    return {
+        label: Figures(*(_mean([getattr(one, name) for one in each]) for name in names))
+        for label, each in found.items()
+    }
+
+
+def by_pool(plan: PromisesPlan) -> dict[str, Figures]:
+    """Means over some draws at the bar's noise and load for pools of other sizes, with every job to its end, and with preemption."""
+    found: dict[str, list[Figures]] = {}
+    for workers in POOLS:
+        for draw in range(min(plan.draws, POOL_DRAWS)):
+            drawn = structs.replace(plan, seed=plan.seed + draw, workers=workers)
+            orders = draw_orders(drawn, BAR_NOISE, BAR_LOAD)
+            for label, delay in ((TO_END, 0.0), (f"{plan.delay * 100:.0f} % longer", plan.delay)):
+                outcomes = _outcomes(drawn, orders, BAR_NOISE, delay)
+                found.setdefault(f"{workers} workers: {label}", []).append(_own_figures(orders, outcomes))
+    return _means(found)
+
+
 def trade_off(plan: PromisesPlan) -> dict[str, Figures]:
     """Means over several draws at the bar's noise and load, by how much a job may be delayed; and what orders make of it that know all."""
     found: dict[str, list[Figures]] = {}
@@ -176,9 +217,8 @@ def trade_off(plan: PromisesPlan) -> dict[str, Figures]:
         orders = draw_orders(drawn, BAR_NOISE, BAR_LOAD)
         for delay in (0.0, *DELAYS):
             outcomes = _outcomes(drawn, orders, BAR_NOISE, delay)
-            label = f"{delay * 100:.0f} % longer" if delay else "to the end"
-            ends = [outcome.end_s for outcome in outcomes]
-            found.setdefault(label, []).append(_figures(orders, ends, outcomes))
+            label = f"{delay * 100:.0f} % longer" if delay else TO_END
+            found.setdefault(label, []).append(_own_figures(orders, outcomes))
         jobs = [Job(order.at_s, order.length_s) for order in orders]
         ends = shortest_left(jobs, plan.workers)
         found.setdefault("shortest left first", []).append(_figures(orders, ends, outcomes))
@@ -186,14 +226,7 @@ def trade_off(plan: PromisesPlan) -> dict[str, Figures]:
             ends = long_first(jobs, plan.workers, (SHORT[1] + LONG[0]) / 2, stretch)
             label = f"long ones first, short ones within {stretch:g} x"
             found.setdefault(label, []).append(_figures(orders, ends, outcomes))
-    return {
-        label: Figures(
-            kept=_mean([one.kept for one in each]),
-            short_p95=_mean([one.short_p95 for one in each]),
-            long_mean=_mean([one.long_mean for one in each]),
-        )
-        for label, each in found.items()
-    }
+    return _means(found)
 
 
 def _stretches(orders: Sequence[Order], ends: Sequence[float], sizes: tuple[float, float]) -> list[float]:
@@ -215,7 +248,8 @@ def share_error(plan: PromisesPlan) -> float:
     orders = []
     for tenant in range(plan.tenants):
         sizes = LONG if tenant and tenant == plan.tenants - 1 else SHORT
-        left_s = plan.jobs / 2 * sum(SHORT) / 2
+        # So many that what is in engines at the end, paid for and not done, weighs little.
+        left_s = plan.jobs * sum(SHORT) / 2
         while left_s > 0.0:
             left_s -= (size := rng.uniform(*sizes))
             orders.append(
@@ -263,21 +297,28 @@ def run(plan: PromisesPlan) -> Report:
     progress("shares of tenants")
     off = share_error(plan)
     progress("what long jobs pay for short ones")
-    return report_of(plan, results, off, trade_off(plan))
+    traded = trade_off(plan)
+    progress("pools of other sizes")
+    return report_of(plan, results, off, traded, by_pool(plan))
 
 
-_HEAD = ["", "promises kept, %", "short jobs, p95", "long jobs, mean"]
+_HEAD = ["", "promises kept, %", "short jobs, p95", "long jobs, mean", "of long jobs' work lost, %"]
 
 
 def report_of(
-    plan: PromisesPlan, results: dict[tuple[float, float], Result], off: float, traded: dict[str, Figures]
+    plan: PromisesPlan,
+    results: dict[tuple[float, float], Result],
+    off: float,
+    traded: dict[str, Figures],
+    pools: dict[str, Figures],
 ) -> Report:
     """Shares of promises kept, times of short and long jobs, shares of tenants."""
     rows = []
     for (noise, load), found in results.items():
         label = f"noise {noise * 100:.0f} %, load {load:g}"
         rows.append(_row(label, (found.fifo, found.to_end, found.ours)))
-    rows += [_row(f"{plan.draws} draws: {label}", (figures,)) for label, figures in traded.items()]
+    rows += [_traded(f"{plan.draws} draws: {label}", figures, traded[TO_END]) for label, figures in traded.items()]
+    rows += [_traded(label, figures, pools[f"{label.split(':')[0]}: {TO_END}"]) for label, figures in pools.items()]
     where = f"at noise {BAR_NOISE * 100:.0f} %, load {BAR_LOAD:g}"
     return Report(
         bench="promises",
@@ -298,8 +339,9 @@ def report_of(
             f" for a promise with a confidence of {plan.confidence:g}; times are over those of the job alone",
             f"first come first served / every job to its end / with preemption, which delays no job by more than"
             f" {plan.delay * 100:.0f} % of its own time",
-            f"the last rows: means of {plan.draws} draws {where}, by how much longer a job may take for making room; shortest left"
-            " first and long ones first know every length beforehand, heed no tenant and park for nothing",
+            f"the last rows: means of {plan.draws} draws {where} (at most {POOL_DRAWS} for pools of other sizes), by how much longer a job"
+            " may take for making room; shortest left first and long ones first know every length beforehand, heed no tenant and park for"
+            " nothing; in brackets: by how much longer long jobs took than with every job to its end",
         ],
     )
 
@@ -336,8 +378,19 @@ def _metrics(results: dict[tuple[float, float], Result], off: float, where: str)
             beside(bar.fifo.long_mean, bar.to_end.long_mean),
         ),
         Metric("parks", f"jobs made room {where}", bar.parks, "times"),
+        Metric("long_lost_pct", f"work of long jobs lost by making room {where}", bar.ours.long_lost * 100, "%"),
         Metric("share_error_pct", "tenants' shares, one with promises, one with long jobs: off by", off * 100, "%"),
     ]
+
+
+def _traded(label: str, figures: Figures, to_end: Figures) -> list[str]:
+    """A row with what long jobs lose: over every job to its end, and of their work."""
+    more = (
+        f"{figures.long_mean:.2f} ({(figures.long_mean / to_end.long_mean - 1) * 100:+.1f} %)"
+        if to_end.long_mean
+        else ""
+    )
+    return [*_row(label, (figures,))[:-2], more, f"{figures.long_lost * 100:.1f}"]
 
 
 def _row(label: str, policies: Sequence[Figures]) -> list[str]:
@@ -346,4 +399,5 @@ def _row(label: str, policies: Sequence[Figures]) -> list[str]:
         " / ".join(f"{one.kept * 100:.1f}" for one in policies),
         " / ".join(f"{one.short_p95:.2f}" for one in policies),
         " / ".join(f"{one.long_mean:.2f}" for one in policies),
+        f"{policies[-1].long_lost * 100:.1f}",
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.core import parking, promised
+from broker.core import parking, preempting, promised
 from broker.core.jobs import Cause, Job
 from broker.core.pool import Worker
 from broker.core.scheduling import dispatch
@@ -13,6 +13,8 @@ from broker.wire import messages as m
 def grant_all(state: State, now: float) -> None:
     """Grant as many jobs as possible."""
     while (choice := dispatch.choose(state, now)) is not None:
+        if state.policy.preempt:
+            choice = preempting.pressed(state, choice, now)
         if state.promises.waiting:
             choice = promised.guarded(state, choice, now)
         turn = choice.turn

@@ -74,11 +74,11 @@ class Policy(Struct, frozen=True, kw_only=True):
         float,
         Meta(
             description="by how much a job is delayed by making room at most, in all, as a share of its own time: more of it helps the"
-            " short jobs of a busier pool",
+            " short jobs of a busier pool, less of it the long ones",
             ge=0.0,
             le=10.0,
         ),
-    ] = 0.2
+    ] = 1.0
     #: What else preemption is decided by.
     preempt_bounds: Bounds = Bounds()
     on_demand_models: Annotated[

@@ -8,16 +8,19 @@ from itertools import chain, islice
 from broker.core import parking, promised
 from broker.core.jobs import Job
 from broker.core.pool import Worker
-from broker.core.scheduling import placement, preemption
+from broker.core.scheduling import dispatch, placement, preemption, promises
+from broker.core.scheduling.dispatch import Choice
 from broker.core.scheduling.preemption import Running, Waiting
-from broker.core.scheduling.queue import Lane
+from broker.core.scheduling.queue import Lane, key_of
 from broker.core.state import State
 from broker.wire.terms import JobState
 
 #: How often it is looked, seconds: parking takes a step.
-EVERY_S = 1.0
-#: How many of the jobs whose turn comes next are looked at.
+EVERY_S = 0.25
+#: How many of the jobs that must start soonest are looked at.
 LOOK = 8
+#: It is looked again while jobs wait, though nothing was heard.
+ROOM = ("room", "")
 
 
 def consider(state: State, now: float) -> None:
@@ -25,7 +28,8 @@ def consider(state: State, now: float) -> None:
     if not state.counts[JobState.QUEUED] or now < state.preempt_at:
         return
     state.preempt_at = now + EVERY_S
-    _make_room(state, chain(_in_danger(state, now), _next(state, now)), now)
+    state.deadlines.set(ROOM, state.preempt_at)
+    _make_room(state, chain(_in_danger(state, now), _pressing(state, now)), now)
 
 
 def rescue(state: State, now: float) -> None:
@@ -67,16 +71,49 @@ def _in_danger(state: State, now: float) -> Iterator[tuple[Job, Lane, Waiting]]:
         yield job, state.queue.lane(job_id), Waiting(cost_s=job.cost, promised=True)
 
 
-def _next(state: State, now: float) -> Iterator[tuple[Job, Lane, Waiting]]:
-    """The jobs whose turn is next, with how long they will have waited if nothing makes room."""
+def pressed(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job, Worker]:
+    """The choice; or in its place the shorter one that must start soonest, sooner than the chosen one, and may have that worker at once."""
+    job, worker = choice.job, choice.worker
+    start_by = key_of(state.queue, job.id) if job.parked_at else _start_by(state, job)
+    for _, other_id in islice(_soonest(state, start_by, now), LOOK):
+        other = state.jobs[other_id]
+        if (
+            other.cost <= job.cost
+            and other.submission.priority >= job.submission.priority
+            and worker.model == other.submission.model
+            and _may_lead(state, other)
+            and dispatch.may_run(state, other, state.queue.lane(other_id), worker)
+        ):
+            return Choice(other, worker, choice.turn)
+    return choice
+
+
+def _start_by(state: State, job: Job) -> float:
+    return preemption.start_by(job.submitted_at, job.cost, state.policy.preempt_bounds)
+
+
+def _soonest(state: State, until: float, now: float) -> Iterator[tuple[float, str]]:
+    """(latest start, job) of those that wait, the soonest first."""
+    return state.urgency.soonest(state.queue.__contains__, now - state.policy.preempt_bounds.late_s, until)
+
+
+def _may_lead(state: State, job: Job) -> bool:
+    """Whether a job may press others, for what its tenant is owed and what is known of such jobs."""
+    known = state.costs.knows(job.submission.model, job.submission.units)
+    return (
+        known and state.tenants.may_start(job.submission.tenant) and state.queue.lead_s(job.id) <= promises.MAX_LEAD_S
+    )
+
+
+def _pressing(state: State, now: float) -> Iterator[tuple[Job, Lane, Waiting]]:
+    """The jobs that must start now, with how long they will have waited if nothing makes room."""
     held = [state.jobs[job_id] for worker in state.pool for job_id in worker.held]
     ends = sorted(promised.left(state, job, now)[0] for job in held if not job.park)
     line_s = state.queue.backlog_s / max(1, state.pool.usable())
-    for number, (job_id, lane) in enumerate(islice(state.queue.in_order(), LOOK)):
-        job = state.jobs[job_id]
-        if not state.costs.knows(lane.model, job.submission.units):
-            return
-        if not state.tenants.may_start(job.submission.tenant):
+    soonest = _soonest(state, now + state.policy.preempt_bounds.lead_s, now)
+    for number, (_, job_id) in enumerate(islice(soonest, LOOK)):
+        job, lane = state.jobs[job_id], state.queue.lane(job_id)
+        if not _may_lead(state, job):
             continue
         # Those before it take the workers that are free first.
         free_s = ends[number] if number < len(ends) else line_s

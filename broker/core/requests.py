@@ -70,7 +70,7 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
         return
     state.adopt_record(job)
     if worker is None:
-        state.queue.add(job)
+        state.line_up(job)
         if promise is not None:
             state.expect(job)
     else:

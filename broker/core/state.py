@@ -19,10 +19,12 @@ from broker.core.on_demand import OnDemand
 from broker.core.orphans import Orphans
 from broker.core.policy import Policy
 from broker.core.pool import Pool, Worker
+from broker.core.scheduling import preemption
 from broker.core.scheduling.costs import Costs, Reloads
 from broker.core.scheduling.promises import Promises, demand_of
 from broker.core.scheduling.queue import Queue
 from broker.core.scheduling.tenants import Tenants
+from broker.core.scheduling.urgency import Urgency
 from broker.core.spec_cache import SpecCache
 from broker.core.step_streams import StepStreams
 from broker.wire import messages as m
@@ -85,6 +87,8 @@ class State:
         self.costs = Costs()
         self.reloads = Reloads()
         self.promises = Promises()
+        #: Where running jobs make room: the jobs that wait and have not made room themselves.
+        self.urgency = Urgency()
         #: Jobs that were held when the broker stopped and whose worker has not come back yet.
         self.orphans = Orphans()
         #: Whether an id that its edge has just drawn is taken for new without a look at the disk: see `timers.FRESH`.
@@ -262,9 +266,15 @@ class State:
         """Put a job that is `queued` into the queue, where `Queue.add` says."""
         units = job.submission.units
         job.cost = self.costs.predict(job.submission.model, job.left(units, job.kept) if job.kept else units)
-        self.queue.add(job, front=front, yields_until=yields_until)
+        self.line_up(job, front=front, yields_until=yields_until)
         if job.promise is not None:
             self.expect(job)
+
+    def line_up(self, job: Job, *, front: bool = False, yields_until: float | None = None) -> None:
+        """Put a job whose cost is known into the queue, and among those that may press others to make room if it made none itself."""
+        self.queue.add(job, front=front, yields_until=yields_until)
+        if self.policy.preempt and yields_until is None:
+            self.urgency.add(job.id, preemption.start_by(job.submitted_at, job.cost, self.policy.preempt_bounds))
 
     def expect(self, job: Job) -> None:
         """Plan for a promised job that waits, and wake when it would have to start."""

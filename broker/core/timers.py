@@ -47,6 +47,8 @@ def run_due(state: State, now: float) -> None:
             worker_breaker.end(state, name)
         elif kind == "load":
             _sample_load(state, now)
+        elif kind == "room":
+            pass  # woken is enough: it is looked after every pass
         elif kind == "fresh":
             state.trusts_fresh = True
         else:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from broker.core.policy import Policy
 from broker.core.scheduling.preemption import Bounds, Running, Waiting, choose, spare_s
+from broker.core.scheduling.promises import MAX_LEAD_S
 from broker.core.scheduling.queue import Queue
 from broker.testing import UNIT, CoreHarness, holding, peer_of, sent, worker_info
 from broker.wire import messages as m
@@ -43,7 +44,8 @@ STEPS = 100
         (LONG, replace(SHORT, cost_s=23.0), ""),
         (replace(LONG, reload_s=30.0), SHORT, ""),
         # It is served soon enough as it is; the line would outlast what the long job may wait.
-        (LONG, replace(SHORT, waits_s=4.0), ""),
+        (LONG, replace(SHORT, waits_s=1.4), ""),
+        (LONG, replace(SHORT, waits_s=1.5), "long"),
         (LONG, replace(SHORT, line_s=21.0), ""),
         (replace(LONG, left_s=19.0), PROMISED, "long"),
         (replace(LONG, left_s=4.0), PROMISED, ""),
@@ -80,7 +82,7 @@ def test_what_a_job_may_be_delayed_by(promise: Promise | None, deadline_at: floa
 
 def busy(*, resumes: bool = True, preempt: bool = True, **of_long: Any) -> CoreHarness:
     """A core that knows its model's pace, with one worker that is in the middle of a long job."""
-    desk = CoreHarness(Policy(preempt=preempt))
+    desk = CoreHarness(Policy(preempt=preempt, preempt_delay=SHARE))
     rates = [("demo", 10 * UNIT * (1 + number % 3), 20.0 * (1 + number % 3)) for number in range(60)]
     desk.core.restore([], rates, desk.now)
     desk.hello("w1", body=worker_info(resumes=resumes))
@@ -209,6 +211,53 @@ def test_short_jobs_pass_one_that_made_room_for_as_long_as_it_may_wait():
     assert desk.job("long").preempted_s <= 0.2 * 200 + 3
 
 
+def two_wait(**of_short: Any) -> CoreHarness:
+    """A core whose worker is at a job of 20 s that makes no room, while a long job waits that came first, and 2 s later a short one of
+    another tenant."""
+    desk = CoreHarness(Policy(preempt=True))
+    rates = [("demo", 10 * UNIT * (1 + number % 3), 20.0 * (1 + number % 3)) for number in range(60)]
+    desk.core.restore([], rates, desk.now)
+    desk.hello("w1", body=worker_info(resumes=True))
+    desk.beat("w1", free=1, model="demo", engine="ready")
+    desk.submit("first", units=10 * UNIT)
+    desk.start("w1", "first")
+    desk.submit("long", units=100 * UNIT, tenant="films")
+    desk.tick(2)
+    desk.submit("short", units=UNIT, **({"tenant": "pictures"} | of_short))
+    return desk
+
+
+def after_the_first(desk: CoreHarness) -> str:
+    """The job that the worker is given when it is done."""
+    return sent(desk.finish("w1", "first"), m.Run)[0].job_id
+
+
+def test_a_short_job_that_must_start_goes_before_a_long_one_of_another_tenant():
+    desk = two_wait()
+    desk.tick(2)
+    assert after_the_first(desk) == "short"
+
+
+def test_one_that_is_late_by_far_waits_for_its_turn():
+    desk = two_wait()
+    for _ in range(int(BOUNDS.patience * 2 + BOUNDS.late_s) + 1):
+        desk.tick(1)
+        desk.feed(peer_of("w1"), holding("first", desk.job("first").fence))
+    assert after_the_first(desk) == "long"
+
+
+@pytest.mark.parametrize("priority", [4, 5])
+def test_it_goes_before_none_of_higher_priority(priority: int) -> None:
+    desk = two_wait(priority=priority)
+    assert after_the_first(desk) == ("short" if priority == 5 else "long")
+
+
+def test_a_tenant_that_was_given_much_more_than_others_presses_nobody():
+    desk = two_wait(tenant="films2")
+    desk.core.state.queue.where["short"][1].start += MAX_LEAD_S + 1.0
+    assert after_the_first(desk) == "long"
+
+
 # ---------------------------------------------------------------- promises
 
 
@@ -259,7 +308,7 @@ def test_a_promise_that_is_lost_anyway_disturbs_nobody():
 def test_a_job_makes_room_only_within_what_was_promised_for_it(within_s: float, parked: bool) -> None:
     desk = busy(promise=m.PromiseWish(within_s=within_s, confidence=0.95))
     desk.submit("short", units=6 * UNIT)
-    wait(desk, 6)
+    wait(desk, 10)
     assert (desk.job("long").park == "preempt") is parked
 
 
@@ -267,7 +316,7 @@ def test_a_job_makes_room_only_within_what_was_promised_for_it(within_s: float, 
 def test_a_job_makes_room_only_within_its_deadline(deadline_s: float, parked: bool) -> None:
     desk = busy(deadline_s=deadline_s)
     desk.submit("short", units=6 * UNIT)
-    wait(desk, 6)
+    wait(desk, 10)
     assert (desk.job("long").park == "preempt") is parked
 
 

@@ -1,7 +1,7 @@
 """Which running job makes room for one that waits: a pure choice.
 
-Two reasons. A short job overtakes a long one, when it would else take some times as long as it takes alone, and what is left of the long
-one is many times what the short one takes. A promised job that would be late takes the place of one that has more left than parking costs.
+Two reasons. A short job overtakes a long one, when it has waited for a share of what it takes (`Bounds.patience`), and what is left of the
+long one is many times what the short one takes. A promised job that would be late takes the place of one that has more left than parking costs.
 
 Parking costs a step and a checkpoint, and it delays the job that is parked. So that is bounded: no job makes room more than so many times,
 none right after it went on, and all its delays with what they cost are a share of its own time at most (`Bounds.delay_share`), and no more
@@ -24,7 +24,11 @@ class Bounds(Struct, frozen=True, kw_only=True):
     """Limits of parking: when it pays, and how often it may be done."""
 
     #: A short job is to wait for at most so many times what it takes.
-    patience: float = 2.0
+    patience: float = 0.7
+    #: It is looked for room so many seconds before it has, as parking takes a step.
+    lead_s: float = 0.5
+    #: One that is later than that presses nobody any more: the whole pool has too much to do, and the fair order decides.
+    late_s: float = 30.0
     #: What is left of a running job must be more than so many times the short job, and more than so many seconds.
     factor: float = 4.0
     least_left_s: float = 20.0
@@ -87,6 +91,11 @@ def may_wait(job: Running, waiting: Waiting, delay_share: float, bounds: Bounds)
     rested = not job.preemptions or job.ran_s >= bounds.least_run_s
     left_s = delay_left_s(delay_share * job.whole_s, job.preemptions, job.preempted_s, bounds)
     return job.preemptions < bounds.most and rested and delay_s <= min(left_s, job.spare_s)
+
+
+def start_by(submitted_at: float, cost_s: float, bounds: Bounds) -> float:
+    """Time at which a job has waited for as long as it is to wait."""
+    return submitted_at + bounds.patience * cost_s
 
 
 def delay_left_s(most_s: float, preemptions: int, preempted_s: float, bounds: Bounds) -> float:

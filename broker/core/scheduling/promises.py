@@ -29,7 +29,7 @@ RESERVED = 0.85
 #: Jobs with a promise that may wait at once: what is worked out for each new one stays within milliseconds.
 MAX_WAITING = 512
 
-#: Seconds of work for which urgent jobs may put a tenant ahead of its share.
+#: Seconds of work for which urgent jobs, promised or short, may put a tenant ahead of its share.
 MAX_LEAD_S = 900.0
 
 

@@ -370,6 +370,11 @@ class Queue:
                 del cls.tenants[name]
 
 
+def key_of(queue: Queue, job_id: str) -> float:
+    """Key of a job that waits: those of its tenant with lower ones go before it."""
+    return queue.where[job_id][3][0]
+
+
 def _ahead(classes: dict[int, _Class], cls: _Class, own_tenant: _Tenant, entry: _Entry) -> tuple[int, float]:
     own, seconds = own_tenant.before(entry)
     jobs = own
