@@ -1,7 +1,8 @@
 """Which running job makes room for one that waits: a pure choice.
 
 Two reasons. A short job overtakes a long one, when it has waited for a share of what it takes (`Bounds.patience`), and what is left of the
-long one is many times what the short one takes. A promised job that would be late takes the place of one that has more left than parking costs.
+long one is many times what the short one takes. A promised job that would be late takes the place of one that has more left than parking
+costs.
 
 Parking costs a step and a checkpoint, and it delays the job that is parked. So that is bounded: no job makes room more than so many times,
 none right after it went on, and all its delays with what they cost are a share of its own time at most (`Bounds.delay_share`), and no more
