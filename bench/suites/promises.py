@@ -140,7 +140,7 @@ def run_one(plan: PromisesPlan, noise: float, load: float) -> Result:
     return Result(
         fifo=_figures(orders, fifo, to_end),
         to_end=_figures(orders, [outcome.end_s for outcome in to_end], to_end),
-        ours=_own_figures(orders, ours),
+        ours=own_figures(orders, ours),
         promised=len(promised),
         as_asked=as_asked / max(1, sum(order.within_s > 0 for order in orders)),
         silent=sum(_silent(outcome) for outcome in (*to_end, *ours)),
@@ -183,7 +183,8 @@ def _lost(orders: Sequence[Order], outcomes: Sequence[Outcome]) -> float:
     return took / alone - 1.0 if alone else 0.0
 
 
-def _own_figures(orders: Sequence[Order], outcomes: Sequence[Outcome]) -> Figures:
+def own_figures(orders: Sequence[Order], outcomes: Sequence[Outcome]) -> Figures:
+    """What this broker made of the orders, with what parking cost."""
     found = _figures(orders, [outcome.end_s for outcome in outcomes], outcomes)
     return structs.replace(found, long_lost=_lost(orders, outcomes))
 
@@ -205,7 +206,7 @@ def by_pool(plan: PromisesPlan) -> dict[str, Figures]:
             orders = draw_orders(drawn, BAR_NOISE, BAR_LOAD)
             for label, delay in ((TO_END, 0.0), (f"{plan.delay * 100:.0f} % longer", plan.delay)):
                 outcomes = _outcomes(drawn, orders, BAR_NOISE, delay)
-                found.setdefault(f"{workers} workers: {label}", []).append(_own_figures(orders, outcomes))
+                found.setdefault(f"{workers} workers: {label}", []).append(own_figures(orders, outcomes))
     return _means(found)
 
 
@@ -218,7 +219,7 @@ def trade_off(plan: PromisesPlan) -> dict[str, Figures]:
         for delay in (0.0, *DELAYS):
             outcomes = _outcomes(drawn, orders, BAR_NOISE, delay)
             label = f"{delay * 100:.0f} % longer" if delay else TO_END
-            found.setdefault(label, []).append(_own_figures(orders, outcomes))
+            found.setdefault(label, []).append(own_figures(orders, outcomes))
         jobs = [Job(order.at_s, order.length_s) for order in orders]
         ends = shortest_left(jobs, plan.workers)
         found.setdefault("shortest left first", []).append(_figures(orders, ends, outcomes))

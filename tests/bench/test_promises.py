@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from bench.harness.policies import Job, long_first, shortest_left
-from bench.harness.promisepool import Order, PromisePool
+from bench.harness.promisepool import Order, Outcome, PromisePool
 from bench.suites import promises
 
 SMALL = promises.PromisesPlan(jobs=300, workers=4)
@@ -87,5 +87,18 @@ def test_who_is_refused_takes_the_time_that_is_offered():
 def test_the_report_has_what_its_bars_are_judged_by():
     report = promises.run(promises.PromisesPlan(jobs=60, workers=2, draws=1))
     found = {metric.key: metric.value for metric in report.metrics}
-    assert {"kept_pct", "silent", "share_error_pct", "short_p95_x", "long_mean_x"} <= found.keys()
+    assert {"kept_pct", "silent", "share_error_pct", "short_p95_x", "long_mean_x", "long_lost_pct"} <= found.keys()
     assert found["silent"] == 0
+    assert all(len(row) == len(report.grid.head) for row in report.grid.rows)
+    pools = [
+        row[0] for row in report.grid.rows if row[0].startswith(tuple(f"{count} workers" for count in promises.POOLS))
+    ]
+    assert len(pools) == 2 * len(promises.POOLS)
+
+
+def test_what_parking_costs_long_jobs_is_told_apart_from_what_they_wait():
+    orders = [Order(0.0, 100.0, 100.0), Order(10.0, 2.0, 2.0)]
+    parked = [Outcome(end_s=110.0, spans=[(0.0, 12.0), (20.0, 110.0)]), Outcome(end_s=14.0, spans=[(12.0, 14.0)])]
+    found = promises.own_figures(orders, parked)
+    assert found.long_lost == pytest.approx(0.02)
+    assert found.long_mean == pytest.approx(1.1)
