@@ -104,6 +104,15 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
             le=1e6,
         ),
     ] = 600.0
+    checkpoint_put_s: Annotated[
+        float,
+        Meta(
+            description="seconds between two checkpoints of a running job that are sent to the depot, from which workers of other machines"
+            " go on; 0: none are sent",
+            ge=0,
+            le=1e6,
+        ),
+    ] = 60.0
     heartbeat_file: Annotated[
         str,
         Meta(

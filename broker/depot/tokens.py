@@ -140,6 +140,16 @@ def draft_key(job_id: str, fence: int, name: str) -> str:
     return f"drafts/{job_id}/{fence}/{name}"
 
 
+def checkpoints_key(job_id: str, fence: int) -> str:
+    """Key of a job's checkpoints in a depot, as an attempt of it puts and gets them."""
+    return f"checkpoints/{job_id}/{fence}"
+
+
+def checkpoint_key(job_id: str, fence: int, name: str) -> str:
+    """Key of one of them."""
+    return f"{checkpoints_key(job_id, fence)}/{name}"
+
+
 def input_key(name: str) -> str:
     """Key of an input in a depot, by its content's name, `<sha256>.<suffix>`."""
     return f"uploads/{name}"

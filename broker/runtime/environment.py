@@ -67,6 +67,7 @@ OPTIONS = {
             "input_cache_mb",
             "put_budget_s",
             "fetch_budget_s",
+            "checkpoint_put_s",
             "die_with_parent",
         ]
     ),

@@ -7,15 +7,17 @@ ahead of an engine can add a field with a default.
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from string import ascii_letters, digits
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
-from broker.wire.inputs import StartFrames
+from broker.wire.inputs import INPUT_FILE, StartFrames
 from broker.wire.loras import MAX_LORAS, LoraCard, LoraUse
 from broker.wire.sampling import Sampler
 
@@ -291,7 +293,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
         """The defaults, with the steps and guidance of the sampler."""
         first, second = sampler.guidance, sampler.guidance if sampler.guidance_2 is None else sampler.guidance_2
         own = self.defaults
-        return msgspec.structs.replace(
+        return replace(
             own,
             num_inference_steps=sampler.own_steps or own.num_inference_steps,
             guidance_scale=first if self.takes_guidance and first is not None else own.guidance_scale,
@@ -329,6 +331,25 @@ class ModelCard(Struct, frozen=True, kw_only=True):
 
 #: Directory beside those of the jobs, in which each job that is drawn has one for its checkpoints.
 CHECKPOINTS = ".checkpoints"
+
+_CHECKPOINT = re.compile(r"(\d{1,6})-(\d{1,9})\.safetensors")
+
+
+def checkpoint_name(output: int, step: int) -> str:
+    """File of the state of an output (from 0) after a step, in its job's directory."""
+    return f"{output}-{step}.safetensors"
+
+
+def checkpoint_of(name: str) -> tuple[int, int] | None:
+    """(output, step) of the checkpoint in a file of this name; None: it is no checkpoint's."""
+    match = _CHECKPOINT.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match is not None else None
+
+
+def newest_checkpoints(names: Iterable[str]) -> dict[int, int]:
+    """The latest step of each output among the checkpoints of these names."""
+    return dict(sorted(found for name in names if (found := checkpoint_of(name)) is not None))
+
 
 _DRAFT = re.compile(r"draft(-[1-9][0-9]?)?\.(mp4|png)")
 
@@ -484,3 +505,14 @@ def trace_id_of(body: bytes) -> str:
     except (ValueError, RecursionError):
         return ""
     return match[1] if match else ""
+
+
+def digest_of(spec: JobSpec) -> str:
+    """SHA-256 of a spec, hex: the same on every machine, as inputs count by their names, which are those of their content."""
+
+    def named(path: str) -> str:
+        name = path.rpartition("/")[2]
+        return name if INPUT_FILE.fullmatch(name) else path
+
+    inputs = {role: tuple(map(named, paths)) for role, paths in spec.inputs.items()}
+    return hashlib.sha256(encode_spec(replace(spec, image=named(spec.image), inputs=inputs))).hexdigest()

@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from broker.depot.tokens import Signed
 from broker.wire.inputs import INPUT_FILE
-from broker.wire.jobspec import CHECKPOINTS
+from broker.wire.jobspec import CHECKPOINTS, checkpoint_name, checkpoint_of, newest_checkpoints
 from http_edge.base.errors import EdgeError, invalid
 from http_edge.base.limits import Limits
 from http_edge.body.spool import STALE_S, Body, Spool
@@ -58,14 +58,33 @@ class DepotFiles:
         """Path of a parked job's draft."""
         return self.artefacts / CHECKPOINTS / job_id / name
 
+    def checkpoint_file(self, job_id: str, name: str) -> Path:
+        """Path of a job's checkpoint: where a worker of this machine would look for it."""
+        return self.artefacts / CHECKPOINTS / job_id / name
+
+    def checkpoints(self, job_id: str) -> list[str]:
+        """The names of a job's newest checkpoints, one of each output. Blocks."""
+        try:
+            names = os.listdir(self.artefacts / CHECKPOINTS / job_id)
+        except OSError:
+            return []
+        return [checkpoint_name(output, step) for output, step in newest_checkpoints(names).items()]
+
+    async def put_checkpoint(self, request: Request, job_id: str, name: str, signed: Signed) -> bool:
+        """Take a checkpoint in place of all others of its output; False when it was there. Raises `EdgeError`."""
+        target = self.checkpoint_file(job_id, name)
+        fresh = await self.put(request, target, signed, over=True)
+        await run_sync(_keep_alone, target)
+        return fresh
+
     def input_file(self, name: str) -> Path:
         """Path of an input. Raises `EdgeError` for what is no input's name."""
         if INPUT_FILE.fullmatch(name) is None:
             raise invalid("name", name, "is no input: <sha256>.<suffix>", place="path")
         return self.uploads / name
 
-    async def put(self, request: Request, target: Path, signed: Signed) -> bool:
-        """Take a file as it comes, to the place `target`; False when it was there. Raises `EdgeError`."""
+    async def put(self, request: Request, target: Path, signed: Signed, *, over: bool = False) -> bool:
+        """Take a file as it comes, to the place `target`; False when it was there. `over`: in place of another. Raises `EdgeError`."""
         if signed.size > MAX_FILE_BYTES:
             raise invalid("size", signed.size, f"must be at most {MAX_FILE_BYTES}", place="query")
         if (now := time.time()) > self._sweep_at:
@@ -84,7 +103,7 @@ class DepotFiles:
                 raise invalid("body", f"{file.size} bytes", f"must be the {signed.size} bytes that were signed")
             if digest.hexdigest() != signed.sha256:
                 raise invalid("body", digest.hexdigest(), f"must have the SHA-256 that was signed, {signed.sha256}")
-            return await self._spool.in_thread(lambda: _publish(file.path, target, signed))
+            return await self._spool.in_thread(lambda: _publish(file.path, target, signed, over))
         finally:
             file.discard()
 
@@ -93,20 +112,30 @@ class DepotFiles:
         return await run_sync(_is_same, target, signed)
 
 
-def _publish(source: Path, target: Path, signed: Signed) -> bool:
+def _publish(source: Path, target: Path, signed: Signed, over: bool) -> bool:
     with open(source, "rb") as file:
         os.fsync(file.fileno())
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     if target.exists():
-        if not _is_same(target, signed):
+        if _is_same(target, signed):
+            return False
+        if not over:
             message = f"another file lies at {target.parent.parent.name}/{target.parent.name}/{target.name}"
             raise EdgeError("wrong_state", message)
-        return False
     os.chmod(source, 0o644)
     os.rename(source, target)
     for directory in (target.parent, target.parent.parent, target.parent.parent.parent):
         _flush(directory)
     return True
+
+
+def _keep_alone(checkpoint: Path) -> None:
+    """Remove the other checkpoints of the same output."""
+    output = (checkpoint_of(checkpoint.name) or (0, 0))[0]
+    for name in os.listdir(checkpoint.parent):
+        found = checkpoint_of(name)
+        if found is not None and found[0] == output and name != checkpoint.name:
+            checkpoint.with_name(name).unlink(missing_ok=True)
 
 
 def _flush(directory: Path) -> None:
@@ -119,14 +148,17 @@ def _flush(directory: Path) -> None:
 
 def _is_same(path: Path, signed: Signed) -> bool:
     try:
-        if path.stat(follow_symlinks=False).st_size != signed.size:
-            return False
-        digest = hashlib.sha256()
-        for chunk in _chunks(path):
-            digest.update(chunk)
+        return path.stat(follow_symlinks=False).st_size == signed.size and sha256_of(path) == signed.sha256
     except OSError:
         return False
-    return digest.hexdigest() == signed.sha256
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hex. Blocks. Raises `OSError`."""
+    digest = hashlib.sha256()
+    for chunk in _chunks(path):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

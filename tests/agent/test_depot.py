@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from broker.wire import messages as m
-from broker.wire.jobspec import decode_spec
+from broker.wire.jobspec import decode_spec, digest_of
 from tests.agent.stage import EPOCH, FAR, RESULT, SHA, SPEC, WITH_INPUT, Stage, fence
 from workers.agent import effects as fx
+from workers.depot.job_inputs import with_local_inputs
 
 
 def far(**policy: float) -> Stage:
@@ -171,6 +172,31 @@ def test_inputs_are_fetched_before_the_engine_has_the_job():
     assert decode_spec(start.message.body) == msgspec.structs.replace(SPEC, image=f"/home/inputs/{SHA}.png")
     assert start.message.out_dir == f"/home/spool/cpu-0/j1/{fence(1)}"
     assert start.message.checkpoints == "/home/artefacts/.checkpoints/j1"
+
+
+def test_a_request_is_the_same_wherever_its_inputs_lie():
+    here, there = (
+        decode_spec(with_local_inputs(WITH_INPUT, directory)) for directory in ("/home/inputs", "/srv/other/inputs")
+    )
+    assert here != there
+    assert digest_of(here) == digest_of(there) == digest_of(decode_spec(WITH_INPUT))
+    assert digest_of(here) != digest_of(msgspec.structs.replace(here, image=f"/home/inputs/{'b' * 64}.png"))
+    assert digest_of(here) != digest_of(msgspec.structs.replace(here, seed=here.seed + 1))
+
+
+def test_checkpoints_of_a_job_that_goes_on_are_fetched_before_too():
+    stage = far().idle()
+    stage.broker(m.Run(job_id="j1", fence=fence(1), lease_s=6.0, body=b"spec", kept=7))
+    assert stage.orders() == [fx.FetchInputs(fence(1), (), "j1", 7)]
+    stage.fetched(1)
+    (start,) = stage.orders()
+    assert start.message.kept == 7
+
+
+def test_where_disks_are_shared_checkpoints_are_there():
+    stage = Stage().idle()
+    stage.broker(m.Run(job_id="j1", fence=fence(1), lease_s=6.0, body=b"spec", kept=7))
+    assert [type(order) for order in stage.orders()] == [fx.StartJob]
 
 
 def test_a_cancel_meanwhile_touches_no_engine():

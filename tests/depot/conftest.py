@@ -14,11 +14,12 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from msgspec.structs import replace
 from obstore.store import MemoryStore
 
 from broker.depot import tokens
 from broker.depot.object_store import ObjectStore
-from broker.wire.jobspec import Artefact, Result
+from broker.wire.jobspec import CHECKPOINTS, Artefact, Result, checkpoint_name, newest_checkpoints
 from http_edge.app import Edge, build_app, build_edge
 from http_edge.base.settings import EdgeSettings
 from http_edge.http.head_cap import CappedProtocol
@@ -107,12 +108,26 @@ class OwnDisk:
         self._home = home
 
     def put(self, file: DepotFile, revoked: Any, *, again: bool) -> None:
-        target = self._home / file.key
+        target = self._checkpoint(file.key) or self._home / file.key
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file.path, target)
 
     def discard(self, job_id: str, fence: int) -> None:
         shutil.rmtree(self._home / "artefacts" / job_id / str(fence), ignore_errors=True)
+
+    def checkpoints(self, job_id: str, fence: int) -> list[str]:
+        names = [path.name for path in (self._home / "artefacts" / CHECKPOINTS / job_id).iterdir()]
+        return [checkpoint_name(output, step) for output, step in newest_checkpoints(names).items()]
+
+    def fetch_checkpoint(self, key: str, target: Path, revoked: Any) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self._checkpoint(key), target)
+
+    def _checkpoint(self, key: str) -> Path | None:
+        match key.split("/"):
+            case ["checkpoints", job_id, _, name]:
+                return self._home / "artefacts" / CHECKPOINTS / job_id / name
+        return None
 
     def fetch(self, name: str, target: Path, revoked: Any) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -136,6 +151,18 @@ class Place:
         path.write_bytes(data)
         sha256 = hashlib.sha256(data).hexdigest()
         return DepotFile(key=tokens.artefact_key(job_id, fence, name), path=path, size=len(data), sha256=sha256)
+
+    def kept(self, job_id: str, fence: int, name: str, data: bytes) -> DepotFile:
+        """A checkpoint that an engine has written."""
+        file = self.drawn(job_id, fence, data, name)
+        return replace(file, key=tokens.checkpoint_key(job_id, fence, name))
+
+    def of(self, name: str) -> Depot:
+        """The depot of another worker."""
+        if self.kind == "local":
+            return OwnDisk(self.far.home)
+        depot = http_depot(self.far, name)
+        return S3Depot(self.store, depot) if self.store is not None else depot
 
     def put(self, file: DepotFile, *, again: bool = False) -> None:
         self.depot.put(file, never, again=again)

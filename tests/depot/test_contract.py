@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from broker.depot import tokens
+from broker.wire.jobspec import CHECKPOINTS
 from http_edge.background.file_cleaner import STRAY_S
 from tests.depot.conftest import CLIP, Place, never
 from tests.support.waiting import wait_until
@@ -99,6 +101,26 @@ def test_an_orphan_is_swept_and_what_is_published_stays(place: Place) -> None:
     place.far.do(cleaner.sweep_strays, later)
     assert not place.has(lost)
     assert place.far.http.get(f"/v1/jobs/{job_id}/result").content == CLIP
+
+
+def test_checkpoints_are_had_by_the_next_attempt_and_are_gone_after_the_end(place: Place, tmp_path: Path) -> None:
+    job_id, fence = place.far.running()
+    written = {"0-3": b"early", "0-5": b"late" * 1000, "1-2": b"of the second output"}
+    for name, data in written.items():
+        place.put(place.kept(job_id, fence, f"{name}.safetensors", data))
+    place.far.do(place.far.fake.lose, job_id)
+    fence = place.far.do(place.far.fake.run, job_id, "cpu-1").fence
+
+    other = place.of("cpu-1")
+    names = other.checkpoints(job_id, fence)
+    assert names == ["0-5.safetensors", "1-2.safetensors"], "the newest of each output"
+    for name in names:
+        other.fetch_checkpoint(tokens.checkpoint_key(job_id, fence, name), tmp_path / name, never)
+        assert (tmp_path / name).read_bytes() == written[name.removesuffix(".safetensors")]
+
+    place.far.do(place.far.fake.succeed, job_id)
+    place.far.do(place.far.edge.retention._cleaner.sweep_checkpoints, 0.0)
+    assert not (place.far.home / "artefacts" / CHECKPOINTS / job_id).exists()
 
 
 def test_an_input_is_fetched_by_its_content(place: Place, tmp_path: Path) -> None:

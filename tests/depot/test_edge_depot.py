@@ -10,14 +10,17 @@ import pytest
 from msgspec.structs import replace
 
 from broker.depot import tokens
+from broker.wire.jobspec import CHECKPOINTS
 from tests.depot.conftest import CLIP, WORKER, FarEdge, Place, http_depot, never
 from tests.support.waiting import wait_until
+from workers.agent import effects as fx
 from workers.agent.dirs import WorkerDirs
 from workers.agent.worker_files import WorkerFiles
-from workers.depot.depot import NotNow
+from workers.depot.depot import Depot, NotNow
 from workers.depot.input_cache import InputCache
 from workers.depot.orders import Delay, Put
 from workers.depot.transfers import Transfers
+from workers.supervisor.agent_policy import AgentPolicy
 
 
 @pytest.fixture
@@ -141,6 +144,121 @@ def test_a_secret_is_replaced_while_workers_still_sign_with_the_old_one(there: P
     secret.write_text("f" * 64 + "\n")
     with pytest.raises(NotNow, match="another depot's secret"):
         there.put(there.drawn(job_id, fence, name="second.mp4"))
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def test_checkpoints_are_for_the_attempt_that_goes_on(there: Place, tmp_path: Path) -> None:
+    job_id, fence = there.far.running()
+    file = there.kept(job_id, fence, "0-5.safetensors", b"state")
+    key = file.key
+    stranger = http_depot(there.far, "cpu-1")
+    for ask in (
+        lambda: stranger.put(file, never, again=False),
+        lambda: stranger.checkpoints(job_id, fence),
+        lambda: stranger.fetch_checkpoint(key, tmp_path / "x", never),
+    ):
+        with pytest.raises(NotNow, match=r"403: .*not, or no longer, one of worker cpu-1"):
+            ask()
+    assert there.depot.checkpoints(job_id, fence) == []
+    with pytest.raises(NotNow, match="410"):
+        there.depot.fetch_checkpoint(key, tmp_path / "x", never)
+    there.far.do(there.far.fake.stop, job_id)
+    with pytest.raises(NotNow, match="403"):
+        there.put(file)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_later_checkpoint_takes_the_place_of_the_others_of_its_output(there: Place) -> None:
+    job_id, fence = there.far.running()
+    for name, data in (("0-9", b"of an attempt before"), ("1-1", b"b"), ("0-2", b"c"), ("0-2", b"anew")):
+        there.put(there.kept(job_id, fence, f"{name}.safetensors", data))
+    kept = there.far.home / "artefacts" / CHECKPOINTS / job_id
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == {
+        "0-2.safetensors": b"anew",
+        "1-1.safetensors": b"b",
+    }
+
+
+def test_a_checkpoint_has_a_checkpoints_name(there: Place) -> None:
+    job_id, fence = there.far.running()
+    with pytest.raises(NotNow, match=r"422: .*OUTPUT-STEP.safetensors"):
+        there.put(there.kept(job_id, fence, "draft.png", b"x"))
+
+
+class Machine:
+    """A worker's side of the depot, in directories of its own."""
+
+    def __init__(self, depot: Depot, place: Path, policy: AgentPolicy | None = None) -> None:
+        self.dirs = WorkerDirs(
+            artefacts=str(place / "artefacts"), spool=str(place / "spool" / "w"), inputs=str(place / "inputs")
+        )
+        self.transfers = Transfers(depot, InputCache(place / "inputs", 1000))
+        self.files = WorkerFiles(self.dirs, self.transfers)
+        self.policy = policy or AgentPolicy()
+
+    def kept(self, job_id: str) -> Path:
+        return Path(self.dirs.artefacts) / CHECKPOINTS / job_id
+
+    def leave(self, job_id: str, name: str, data: bytes) -> None:
+        self.kept(job_id).mkdir(parents=True, exist_ok=True)
+        (self.kept(job_id) / name).write_bytes(data)
+
+    def fetched(self, job_id: str, fence: int, kept: int) -> str:
+        """Fetch what a job may go on from; the fault that its attempt would end with."""
+        self.files.carry_out(fx.FetchInputs(fence, (), job_id, kept), self.policy)
+        (outcome,) = wait_until(self.transfers.take, what="an attempt that may begin")
+        return outcome.fault
+
+
+def test_a_job_goes_on_from_another_machines_checkpoint(there: Place, tmp_path: Path) -> None:
+    job_id, fence = there.far.running()
+    first, second = Machine(there.depot, tmp_path / "a"), Machine(there.of("cpu-1"), tmp_path / "b")
+    at_edge = there.far.home / "artefacts" / CHECKPOINTS / job_id
+    try:
+        first.leave(job_id, "0-4.safetensors", b"four")
+        for now in (0.0, 59.0):
+            first.files.put_checkpoints(job_id, fence, 60.0, now)
+        assert not any(first.transfers._checkpoints._backlog)
+        first.leave(job_id, "0-8.safetensors", b"eight")
+        first.files.put_checkpoints(job_id, fence, 60.0, 60.0)
+        wait_until((at_edge / "0-8.safetensors").exists, what="the newest one at the edge")
+        assert [path.name for path in at_edge.iterdir()] == ["0-8.safetensors"]
+
+        there.far.do(there.far.fake.lose, job_id)
+        fence = there.far.do(there.far.fake.run, job_id, "cpu-1").fence
+        second.leave(job_id, "0-2.safetensors", b"two")
+        assert second.fetched(job_id, fence, 8) == ""
+        assert (second.kept(job_id) / "0-8.safetensors").read_bytes() == b"eight"
+    finally:
+        first.transfers.close()
+        second.transfers.close()
+
+
+def test_a_job_begins_where_checkpoints_cannot_be_had(there: Place, tmp_path: Path) -> None:
+    job_id, fence = there.far.running()
+    machine = Machine(http_depot(there.far, "cpu-1"), tmp_path / "b")
+    try:
+        assert machine.fetched(job_id, fence, 8) == "", "refused, and no reason to fail"
+        machine.leave(job_id, "0-8.safetensors", b"eight")
+        machine.transfers._depot.key = ""
+        assert machine.fetched(job_id, fence, 8) == "", "nothing is asked for"
+    finally:
+        machine.transfers.close()
+
+
+def test_no_checkpoints_are_put_where_that_is_switched_off(there: Place, tmp_path: Path) -> None:
+    job_id, fence = there.far.running()
+    machine = Machine(there.depot, tmp_path / "a", AgentPolicy(checkpoint_put_s=0.0))
+    try:
+        machine.leave(job_id, "0-8.safetensors", b"eight")
+        for now in (0.0, 1000.0):
+            machine.files.put_checkpoints(job_id, fence, machine.policy.checkpoint_put_s, now)
+        machine.files.carry_out(fx.PutDraft(job_id, fence), machine.policy)
+        assert not any(machine.transfers._checkpoints._backlog)
+    finally:
+        machine.transfers.close()
 
 
 # ---------------------------------------------------------------- the worker's threads

@@ -21,6 +21,7 @@ from tests.engine.scripted import CancelAt
 from workers.engine.checkpoints import Checkpoints
 from workers.engine.device import Device
 from workers.engine.progress import Cancelled
+from workers.models.content import content_of
 
 
 @pytest.fixture(scope="module")
@@ -174,13 +175,19 @@ def test_a_cancel_while_steps_are_passed_over_leaves_the_model_as_it_was(wan: Ri
 # ---------------------------------------------------------------- beginning anew
 
 
+def another_content(rig: Rig, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    patch.setattr(rig.engine, "_contents", {})
+    patch.setattr("workers.engine.diffusion.model_content", lambda *_: "another")
+    return {}
+
+
 def another_revision(rig: Rig, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     patch.setattr(rig.pipelines.loaded(rig.model.card.name), "revision", "another")
     return {}
 
 
 def another_lora(rig: Rig, patch: pytest.MonkeyPatch) -> dict[str, Any]:
-    patch.setattr(rig.pipelines.loaded(rig.model.card.name).adapters, "revision", lambda _: "another")
+    patch.setattr(rig.pipelines.loaded(rig.model.card.name).adapters, "content", lambda _: "another")
     return {}
 
 
@@ -197,7 +204,8 @@ def another_device(_: Rig, patch: pytest.MonkeyPatch) -> dict[str, Any]:
 #: Each word of a checkpoint's binding, and how to ask for something else: what is patched, and what of the job changes.
 OTHERS: dict[str, Callable[[Rig, pytest.MonkeyPatch], dict[str, Any]]] = {
     "request": lambda *_: {"request": "another"},
-    "model": another_revision,
+    "model": another_content,
+    "file": another_revision,
     "LoRA": another_lora,
     "sampler": lambda *_: {"preset": "noisy"},
     "version of a library": another_version,
@@ -225,6 +233,36 @@ def test_a_checkpoint_of_anything_else_is_refused(
     stable_diffusion.forget()
     assert same(stable_diffusion.draw(every_s=1000.0, **changes), again)
     assert stable_diffusion.asked == anew, "every step was taken"
+
+
+def test_on_another_machine_files_count_by_their_content(
+    stable_diffusion: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = stable_diffusion.draw(every_s=1000.0)
+    stable_diffusion.stop_after(4)
+    another_revision(stable_diffusion, monkeypatch)
+    monkeypatch.setattr("platform.node", lambda: "another-machine")
+    assert same(stable_diffusion.draw(every_s=1000.0), whole)
+    assert stable_diffusion.used["resumed"] == f"after step 4 of {STEPS}"
+
+
+@pytest.mark.parametrize("changed", ["beginning", "sample", "size", "name"])
+def test_what_a_file_is_looked_at_for(tmp_path: Path, changed: str) -> None:
+    big = bytearray(range(256)) * 4096 * 3  # 3 MiB
+    one, other, name = tmp_path / "one", tmp_path / "other", "weights"
+    one.write_bytes(big)
+    assert content_of([(name, one)]) == content_of([(name, one)])
+    match changed:
+        case "beginning":
+            big[2000] ^= 1
+        case "sample":
+            big[2 * 1024 * 1024 + 100 : 2 * 1024 * 1024 + 5000] = bytes(4900)
+        case "size":
+            big.append(0)
+        case "name":
+            name = "others"
+    other.write_bytes(big)
+    assert content_of([("weights", one)]) != content_of([(name, other)])
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(wan: Rig) -> None:

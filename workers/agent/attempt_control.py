@@ -61,9 +61,11 @@ class AttemptControl:
             park_at=run.park_at,
         )
         names = input_names(run.body) if self._dirs.remote else ()
-        if names:
+        goes_on = self._dirs.remote and run.kept > 0
+        if names or goes_on:
             self._attempts.fetching[run.fence] = job
-            self._emit(fx.FetchInputs(run.fence, names))
+            more = (run.job_id, run.kept) if goes_on else ("", 0)
+            self._emit(fx.FetchInputs(run.fence, names, *more))
         else:
             self._emit(fx.StartJob(job))
         self._attempts.add(
@@ -87,7 +89,8 @@ class AttemptControl:
             return
         if not fault and self._life.state == "busy":
             attempt.wait_no_more(now)
-            local = with_local_inputs(job.body, self._dirs.inputs)
+            # What is no spec is the engine's to say.
+            local = with_local_inputs(job.body, self._dirs.inputs) if input_names(job.body) else job.body
             self._emit(fx.StartJob(replace(job, body=local, kept=attempt.kept)))
             return
         self._life.free()

@@ -79,10 +79,15 @@ class PutDraft(Struct, frozen=True):
 
 
 class FetchInputs(Struct, frozen=True):
-    """Fetch inputs of an attempt from the depot. Answered by `inputs_fetched`."""
+    """Fetch inputs of an attempt from the depot. Answered by `inputs_fetched`.
+
+    With its checkpoints, if fewer than `kept` denoising steps of this job lie in those of this machine.
+    """
 
     fence: int
     names: tuple[str, ...]
+    job_id: str = ""
+    kept: int = 0
 
 
 class Revoke(Struct, frozen=True):

@@ -190,6 +190,8 @@ class AgentShell:
         self._spare.check(pid)
         for attempt in self._core.engine_slot.attempts:
             self._files.show_previews(attempt.job_id, attempt.fence)
+            every_s = self._core.policy.checkpoint_put_s
+            self._files.put_checkpoints(attempt.job_id, attempt.fence, every_s, self._clock.now())
         self._apply(self._core.measured(self._sampler.sample(pid, shown), self._clock.now()))
 
     # ------------------------------------------------------------ effects

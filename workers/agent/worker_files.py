@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -15,12 +16,12 @@ from pathlib import Path
 
 from broker.depot.tokens import artefact_key, draft_key
 from broker.runtime.log_actions import Action
-from broker.wire.jobspec import is_draft_name, preview_number
+from broker.wire.jobspec import is_draft_name, newest_checkpoints, preview_number
 from workers.agent import attempt_dirs
 from workers.agent import effects as fx
 from workers.agent.dirs import WorkerDirs
 from workers.depot.depot import DepotFile
-from workers.depot.orders import Discard, Fetch, Put, PutExtra
+from workers.depot.orders import Discard, Fetch, Kept, Put, PutCheckpoints, PutExtra
 from workers.depot.transfers import Transfers
 from workers.supervisor.agent_policy import AgentPolicy
 
@@ -39,6 +40,8 @@ class WorkerFiles:
         self._artefacts = Path(dirs.artefacts)
         #: Previews that were put, of attempts that are not over.
         self._shown: set[Path] = set()
+        #: Of attempts that are not over: when their checkpoints were put last, or they were seen first, and which.
+        self._kept: dict[int, tuple[float, dict[int, int]]] = {}
         if transfers is not None:
             shutil.rmtree(self._out_root, ignore_errors=True)
             # No edge of this machine looks after them, and their jobs may have ended elsewhere.
@@ -50,6 +53,7 @@ class WorkerFiles:
 
     def remove_dir(self, job_id: str, fence: int) -> None:
         """Remove the directory of an attempt; a failure is logged."""
+        self._kept.pop(fence, None)
         self._removed(job_id, lambda: attempt_dirs.remove(self._out_root, job_id, fence))
         directory = attempt_dirs.attempt_dir(self._out_root, job_id, fence)
         self._shown = {path for path in self._shown if path.parent != directory}
@@ -75,14 +79,19 @@ class WorkerFiles:
                 )
                 self.transfers.order(Put(job_id=job_id, fence=fence, files=files, budget_s=policy.put_budget_s))
             case fx.PutDraft(job_id, fence):
+                if policy.checkpoint_put_s:
+                    self.transfers.order(PutCheckpoints(fence=fence, kept=self._kept_of(job_id, fence)))
                 directory = attempt_dirs.checkpoint_dir(self._artefacts, job_id)
                 with contextlib.suppress(OSError):
                     for path in sorted(directory.iterdir()):
                         if is_draft_name(path.name):
                             key = draft_key(job_id, fence, path.name)
                             self.transfers.order(PutExtra(fence=fence, key=key, path=path))
-            case fx.FetchInputs(fence, names):
-                self.transfers.order(Fetch(fence=fence, names=names, budget_s=policy.fetch_budget_s))
+            case fx.FetchInputs(fence, names, job_id, steps):
+                kept = self._kept_of(job_id, fence) if job_id else None
+                if kept is not None and sum(_newest(kept).values()) >= steps:
+                    kept = None
+                self.transfers.order(Fetch(fence=fence, names=names, budget_s=policy.fetch_budget_s, kept=kept))
             case fx.Revoke(fence):
                 self.transfers.revoke(fence)
             case fx.DiscardFiles(job_id, fence):
@@ -101,6 +110,22 @@ class WorkerFiles:
                     key = artefact_key(job_id, fence, path.name)
                     self.transfers.order(PutExtra(fence=fence, key=key, path=path))
 
+    def put_checkpoints(self, job_id: str, fence: int, every_s: float, now: float) -> None:
+        """Put the newest checkpoints of an attempt, `every_s` seconds after this was done last (0: never), if there are newer ones."""
+        if self.transfers is None or not every_s:
+            return
+        since, before = self._kept.setdefault(fence, (now, {}))
+        if now - since < every_s:
+            return
+        kept = self._kept_of(job_id, fence)
+        newest = _newest(kept)
+        if newest != before:
+            self._kept[fence] = now, newest
+            self.transfers.order(PutCheckpoints(fence=fence, kept=kept))
+
+    def _kept_of(self, job_id: str, fence: int) -> Kept:
+        return Kept(job_id=job_id, fence=fence, directory=attempt_dirs.checkpoint_dir(self._artefacts, job_id))
+
     def close(self) -> None:
         """End the depot's threads."""
         if self.transfers is not None:
@@ -114,3 +139,11 @@ class WorkerFiles:
                 "cannot remove a job's files",
                 extra={"action": Action.REMOVE_FAILED, "job_id": job_id, "detail": str(error)},
             )
+
+
+def _newest(kept: Kept) -> dict[int, int]:
+    """The latest step of each output among the checkpoints on this machine."""
+    try:
+        return newest_checkpoints(os.listdir(kept.directory))
+    except OSError:
+        return {}

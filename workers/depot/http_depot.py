@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from broker.depot import tokens
 from broker.depot.tokens import Signed
+from broker.wire.jobspec import checkpoint_of
 from workers.depot.depot import DepotFile, InputGone, NotNow, Revoked
 
 _CHUNK_BYTES = 256 * 1024
@@ -29,6 +30,7 @@ _CONNECT_S = 5.0
 _IDLE_S = 60.0
 #: Longest error body that is read.
 _MAX_ERROR_BYTES = 8192
+_MAX_LIST_BYTES = 65_536
 
 
 class HttpDepot:
@@ -77,7 +79,34 @@ class HttpDepot:
                 if response.status in (404, 410):
                     raise InputGone(f"the edge keeps the input {name} no longer{text}")
                 raise NotNow(f"the edge answers {response.status}{text} to the input {name}")
-            _keep(response, name, target, revoked)
+            _keep(response, target, revoked, f"the input {name}", sha256=name.partition(".")[0])
+
+    def checkpoints(self, job_id: str, fence: int) -> list[str]:
+        """The names of a job's newest checkpoints, one of each output, for its attempt of this fence. Raises `NotNow`."""
+        signed, path = self._sign(), tokens.PREFIX + tokens.checkpoints_key(job_id, fence)
+        with self._connection() as connection:
+            self._send(connection, "GET", path, signed)
+            response = connection.getresponse()
+            if response.status != 200:
+                raise NotNow(f"the edge answers {response.status}{_reason(response)} to the checkpoints of {job_id}")
+            try:
+                names = json.loads(response.read(_MAX_LIST_BYTES))["data"]
+            except (ValueError, KeyError, TypeError):
+                names = None
+        if not isinstance(names, list) or not all(isinstance(name, str) and checkpoint_of(name) for name in names):
+            raise NotNow(f"what the edge answers are no checkpoints of {job_id}")
+        return names
+
+    def fetch_checkpoint(self, key: str, target: Path, revoked: Revoked) -> None:
+        """Fetch a checkpoint to the path `target`, whole or not at all. Raises `NotNow`."""
+        signed = self._sign()
+        with self._connection() as connection:
+            self._send(connection, "GET", tokens.PREFIX + key, signed)
+            response = connection.getresponse()
+            if response.status != 200:
+                raise NotNow(f"the edge answers {response.status}{_reason(response)} to {key}")
+            # What is in it bears a digest, which the engine looks at.
+            _keep(response, target, revoked, key)
 
     # ------------------------------------------------------------ requests
 
@@ -152,8 +181,9 @@ def _reason(response: http.client.HTTPResponse) -> str:
     return f": {str(detail)[:500]}"
 
 
-def _keep(response: http.client.HTTPResponse, name: str, target: Path, revoked: Revoked) -> None:
-    digest = hashlib.sha256()
+def _keep(response: http.client.HTTPResponse, target: Path, revoked: Revoked, what: str, sha256: str = "") -> None:
+    """Write a body to the path `target`, whole or not at all. `sha256`: its digest, where that is known. Raises `NotNow`."""
+    digest, size = hashlib.sha256(), response.length
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
@@ -163,8 +193,9 @@ def _keep(response: http.client.HTTPResponse, name: str, target: Path, revoked: 
                     raise NotNow("it is wanted no more")
                 digest.update(chunk)
                 file.write(chunk)
-        if digest.hexdigest() != name.partition(".")[0]:
-            raise NotNow(f"what came of the input {name} is not what it is called by")
+            short = size is not None and file.tell() != size
+        if short or (sha256 and digest.hexdigest() != sha256):
+            raise NotNow(f"what came of {what} is not what it is called by")
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -28,12 +28,24 @@ class Put(Struct, frozen=True, kw_only=True):
     budget_s: float
 
 
+class Kept(Struct, frozen=True, kw_only=True):
+    """Directory of the checkpoints of an attempt's job on this machine."""
+
+    job_id: str
+    fence: int
+    directory: Path
+
+
 class Fetch(Struct, frozen=True, kw_only=True):
-    """Fetch the inputs of an attempt. Done: `Outcome` of this fence."""
+    """Fetch the inputs of an attempt. Done: `Outcome` of this fence.
+
+    `kept`: with the checkpoints of its job that are newer than those here, if they can be had now.
+    """
 
     fence: int
     names: tuple[str, ...]
     budget_s: float
+    kept: Kept | None = None
 
 
 class Discard(Struct, frozen=True, kw_only=True):
@@ -51,7 +63,14 @@ class PutExtra(Struct, frozen=True, kw_only=True):
     path: Path
 
 
-Order = Put | Fetch | Discard | PutExtra
+class PutCheckpoints(Struct, frozen=True, kw_only=True):
+    """Put the newest checkpoint of each output of a job, if it can be put now: nobody waits for it."""
+
+    fence: int
+    kept: Kept
+
+
+Order = Put | Fetch | Discard | PutExtra | PutCheckpoints
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -97,7 +116,10 @@ class Backlog:
         return iter(self._waiting)
 
     def add(self, order: Order, now: float) -> None:
-        """Do this as soon as it can be."""
+        """Do this as soon as it can be. Checkpoints that wait are the newest of their job when their turn comes: behind those that are
+        being put, no more than once."""
+        if isinstance(order, PutCheckpoints) and sum(one.order == order for one in self._waiting) > 1:
+            return
         self._waiting.append(Attempted(order, now))
 
     def next(self) -> Attempted | None:
@@ -128,7 +150,7 @@ class Backlog:
         one.fault = fault
         waited_s = now - one.began_at
         match one.order:
-            case PutExtra():
+            case PutExtra() | PutCheckpoints():
                 return Outcome(order=one.order, fault=fault)
             case Discard():
                 over = one.tries >= _DISCARD_TRIES

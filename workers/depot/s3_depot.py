@@ -1,4 +1,5 @@
-"""Results in an object store, everything else at an edge: inputs are fetched there, and drafts and previews are shown from there."""
+"""Results in an object store, everything else at an edge: inputs are fetched there, checkpoints wait there, drafts and previews are shown
+from there."""
 
 from __future__ import annotations
 
@@ -40,6 +41,14 @@ class S3Depot:
         """Remove what was put of an attempt that does not count. Raises `NotNow`."""
         # The edge knows whether it counts, and removes it from the store as well.
         self._edge.discard(job_id, fence)
+
+    def checkpoints(self, job_id: str, fence: int) -> list[str]:
+        """The names of a job's newest checkpoints, one of each output, for its attempt of this fence. Raises `NotNow`."""
+        return self._edge.checkpoints(job_id, fence)
+
+    def fetch_checkpoint(self, key: str, target: Path, revoked: Revoked) -> None:
+        """Fetch a checkpoint to the path `target`, whole or not at all. Raises `NotNow`."""
+        self._edge.fetch_checkpoint(key, target, revoked)
 
     def fetch(self, name: str, target: Path, revoked: Revoked) -> None:
         """Fetch an input to the path `target`, whole and with the SHA-256 of its name, or not at all. Raises `NotNow`, `InputGone`."""

@@ -14,12 +14,29 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from broker.depot import tokens
 from broker.runtime.log_actions import Action
+from broker.wire.jobspec import checkpoint_name, checkpoint_of, newest_checkpoints
 from workers.depot.depot import Depot, DepotFile, InputGone, NotNow, Revoked
 from workers.depot.input_cache import InputCache
-from workers.depot.orders import Attempted, Backlog, Delay, Discard, Fetch, Order, Outcome, Put, PutExtra
+from workers.depot.orders import (
+    Attempted,
+    Backlog,
+    Delay,
+    Discard,
+    Fetch,
+    Kept,
+    Order,
+    Outcome,
+    Put,
+    PutCheckpoints,
+    PutExtra,
+)
 
 logger = logging.getLogger(__name__)
+
+#: For so long an engine waits for checkpoints that its job may go on from.
+_CHECKPOINTS_S = 60.0
 
 
 class _Lane:
@@ -116,16 +133,46 @@ class _Lane:
                     if not self._cache.holds(name, time.time()):
                         self._depot.fetch(name, self._cache.path(name), revoked)
                 self._cache.trim(time.time())
+                if one.order.kept is not None:
+                    self._fetch_checkpoints(one.order.kept, revoked)
             case Discard(job_id=job_id, fence=fence):
                 self._depot.discard(job_id, fence)
             case PutExtra(key=key, path=path):
                 data = path.read_bytes()
                 file = DepotFile(key=key, path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
                 self._depot.put(file, revoked, again=False)
+            case PutCheckpoints(kept=kept):
+                for output, step in newest_checkpoints(os.listdir(kept.directory)).items():
+                    self._depot.put(_checkpoint(kept, checkpoint_name(output, step)), revoked, again=False)
+
+    def _fetch_checkpoints(self, kept: Kept, revoked: Revoked) -> None:
+        """Fetch what a job may go on from and is not here. Where that cannot be had soon the job begins anew, or from what is here."""
+        give_up = time.monotonic() + _CHECKPOINTS_S
+
+        def over() -> bool:
+            return revoked() or time.monotonic() > give_up
+
+        try:
+            here = newest_checkpoints(os.listdir(kept.directory)) if kept.directory.is_dir() else {}
+            for name in self._depot.checkpoints(kept.job_id, kept.fence):
+                output, step = checkpoint_of(name) or (0, 0)
+                if step > here.get(output, 0):
+                    key = tokens.checkpoint_key(kept.job_id, kept.fence, name)
+                    self._depot.fetch_checkpoint(key, kept.directory / name, over)
+        except (NotNow, OSError) as error:
+            extra = {"action": Action.CHECKPOINT, "job_id": kept.job_id, "detail": str(error)}
+            logger.warning("checkpoints of another machine cannot be had", extra=extra)
+
+
+def _checkpoint(kept: Kept, name: str) -> DepotFile:
+    path = kept.directory / name
+    data = path.read_bytes()
+    key = tokens.checkpoint_key(kept.job_id, kept.fence, name)
+    return DepotFile(key=key, path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 class Transfers:
-    """The orders of one worker. What is fetched, for an engine that waits, does not wait for what is put."""
+    """The orders of one worker. What is fetched, for an engine that waits, does not wait for what is put, nor results for checkpoints."""
 
     def __init__(self, depot: Depot, cache: InputCache) -> None:
         self._depot = depot
@@ -133,6 +180,8 @@ class Transfers:
         self._readable, self._writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._fetches = _Lane(depot, cache, self._report)
         self._puts = _Lane(depot, cache, self._report)
+        self._checkpoints = _Lane(depot, cache, self._report)
+        self._lanes = (self._fetches, self._puts, self._checkpoints)
 
     def fileno(self) -> int:
         """Descriptor that is readable when there are outcomes."""
@@ -142,17 +191,23 @@ class Transfers:
         """Sign with this key from now on; what waits for one is tried at once."""
         if key != self._depot.key:
             self._depot.key = key
-            self._fetches.hurry()
-            self._puts.hurry()
+            for lane in self._lanes:
+                lane.hurry()
 
     def order(self, order: Order) -> None:
         """Do this when its turn comes."""
-        (self._fetches if isinstance(order, Fetch) else self._puts).order(order)
+        match order:
+            case Fetch():
+                self._fetches.order(order)
+            case PutCheckpoints():
+                self._checkpoints.order(order)
+            case _:
+                self._puts.order(order)
 
     def revoke(self, fence: int) -> None:
         """Do not put or fetch for this attempt any more."""
-        self._fetches.revoke(fence)
-        self._puts.revoke(fence)
+        for lane in self._lanes:
+            lane.revoke(fence)
 
     def take(self) -> list[Outcome | Delay]:
         """The outcomes since the last call, and the reasons why others are delayed."""
@@ -167,8 +222,8 @@ class Transfers:
 
     def close(self) -> None:
         """End the threads soon, whatever they are at."""
-        self._fetches.close()
-        self._puts.close()
+        for lane in self._lanes:
+            lane.close()
 
     def _report(self, outcome: Outcome | Delay) -> None:
         self._outcomes.append(outcome)

@@ -26,14 +26,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from broker.runtime.log_actions import Action
+from broker.wire.jobspec import checkpoint_name, checkpoint_of
 
 logger = logging.getLogger(__name__)
 
 #: What a state is true of, in words by name: request, model, versions, device …
 Binding = dict[str, str]
 
-_VERSION = "2"
-_NAME = re.compile(r"(\d{1,6})-(\d{1,9})\.safetensors")
+#: Name of that in it which is of one machine: "MACHINE\n" and what its files are like there. On another one it is not compared.
+FILE = "file"
+
+_VERSION = "3"
 
 #: A file's digest in its header, and what stands there while it is taken. Within another text of the header the quotes are escaped.
 _DIGEST = re.compile(rb'"digest":"([0-9a-f]{64})"')
@@ -192,8 +195,8 @@ class Checkpoints:
             names = os.listdir(self._directory)
         except OSError:
             return []
-        found = [(match, name) for name in names if (match := _NAME.fullmatch(name)) is not None]
-        return [(int(match[1]), int(match[2]), self._directory / name) for match, name in found]
+        found = [(place, name) for name in names if (place := checkpoint_of(name)) is not None]
+        return [(*place, self._directory / name) for place, name in found]
 
     def _write_all(self) -> None:
         """Write what is to be written next, until there is nothing."""
@@ -218,7 +221,7 @@ class Checkpoints:
 
     def _write(self, state: State, binding: Binding) -> None:
         self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        path = self._directory / f"{state.output}-{state.step}.safetensors"
+        path = self._directory / checkpoint_name(state.output, state.step)
         temporary = self._directory / f".{path.name}.{os.getpid()}.part"
         content = _sealed(state, binding)
         try:
@@ -278,7 +281,8 @@ def _read(path: Path, output: int, step: int, binding: Binding) -> State:
         raise ValueError(f"it is of version {texts['version']}, not {_VERSION}")
     written: Binding = json.loads(texts["binding"])
     for name in sorted({*written, *binding}):
-        if written.get(name) != binding.get(name):
+        here, there = binding.get(name, ""), written.get(name, "")
+        if here != there and not (name == FILE and here.partition("\n")[0] != there.partition("\n")[0]):
             raise ValueError(f"it was made with another {name}")
     head = json.loads(texts["state"])
     if (head["output"], head["step"]) != (output, step):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 from broker.runtime.log_actions import Action
 from broker.wire.jobspec import JobSpec, ModelCard, Profile
 from workers.engine.arguments import call_arguments
-from workers.engine.checkpoints import Binding, Checkpoints
+from workers.engine.checkpoints import FILE, Binding, Checkpoints
 from workers.engine.checks import check_inputs, check_steps, check_strength, guidance_was_off, without_effect
 from workers.engine.errors import InvalidInput
 from workers.engine.guidance import guided
@@ -29,6 +30,7 @@ from workers.engine.scheduling import draw_noise_from, sampled, sampler_of
 from workers.engine.sizing import sized
 from workers.engine.step_cache import step_cached
 from workers.engine.tokens import cut_prompts
+from workers.models.content import model_content
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ class DiffusionEngine:
         self.pipelines = pipelines
         #: Of the attempts that are drawn now.
         self._checkpoints: dict[Monitor, Checkpoints] = {}
+        #: Content of the models whose jobs were kept, by their revisions.
+        self._contents: dict[str, str] = {}
 
     def load(self, card: ModelCard, monitor: Monitor | None = None) -> None:
         """Bring the model into memory, and call it in the sizes of its warm-up. Raises `LoadError`, or `OutOfMemory`."""
@@ -180,14 +184,25 @@ class DiffusionEngine:
         return output
 
     def _binding(self, card: ModelCard, spec: JobSpec, monitor: Monitor) -> Binding:
-        """Dependencies of the state of a job's denoising."""
+        """Dependencies of the state of a job's denoising. Raises `UnknownState`."""
         assert monitor.keeping is not None
         loaded = self.pipelines.loaded(card.name)
+        try:
+            model, loras = self._content(card, loaded.revision), loaded.adapters.content(spec.loras)
+        except OSError as error:
+            raise UnknownState(f"the model's files cannot be read: {error}") from error
         return {
             "request": monitor.keeping.request,
-            "model": loaded.revision,
-            "LoRA": loaded.adapters.revision(spec.loras),
+            "model": model,
+            "LoRA": loras,
+            FILE: f"{platform.node()}\n{loaded.revision} {loaded.adapters.revision(spec.loras)}",
             "sampler": repr(sampler_of(card, spec)),
             "version of a library": versions(),
             "device": self.pipelines.device.name,
         }
+
+    def _content(self, card: ModelCard, revision: str) -> str:
+        if revision not in self._contents:
+            device = self.pipelines.device
+            self._contents[revision] = model_content(card, self.pipelines.setup(card), device.kind, str(device.dtype))
+        return self._contents[revision]

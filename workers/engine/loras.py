@@ -15,6 +15,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from workers.engine.failures import is_out_of_memory
 from workers.engine.lora_slots import fill, fill_with_nothing, forget, tensors_of, unwrap
 from workers.engine.prompts import PromptCache
 from workers.engine.quantise import shown_in_compute_dtype
+from workers.models.content import content_of
 from workers.models.loras import PEFT_PREFIX, LoraSetup
 
 logger = logging.getLogger(__name__)
@@ -95,6 +97,15 @@ class Adapters:
     def revision(self, uses: Sequence[LoraUse]) -> str:
         """Names the files of these LoRAs as they are now."""
         return repr([(use.name, self._stamps(use.name)) for use in sorted(uses, key=lambda use: use.name)])
+
+    def content(self, uses: Sequence[LoraUse]) -> str:
+        """Names the content of their files, on whichever machine they lie. Raises `OSError`."""
+        files = [
+            (f"{use.name} {slot}", Path(file))
+            for use in sorted(uses, key=lambda use: use.name)
+            for slot, file in sorted(self._loras[use.name].files.items())
+        ]
+        return content_of(files) if files else ""
 
     def lacks(self, uses: Sequence[LoraUse]) -> bool:
         """Whether `load` has something to do."""

@@ -10,7 +10,6 @@ An `EngineJob` is its caller's thread's, and once it was handed over the third's
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import traceback
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from msgspec import Struct
 from broker.runtime import log_context
 from broker.runtime.log_actions import Action
 from broker.wire.failures import FailureKind
-from broker.wire.jobspec import JobSpec, ModelCard, Result, decode_spec, trace_id_of
+from broker.wire.jobspec import JobSpec, ModelCard, Result, decode_spec, digest_of, trace_id_of
 from workers.engine.as_asked import differences
 from workers.engine.base import Engine, Outcome, Stage
 from workers.engine.errors import LoadError, OutOfMemory
@@ -127,8 +126,7 @@ class Runner:
         monitor = Monitor(slot, job.fence, spec.num_outputs, self._registry.meter)
         monitor.signer = self._registry.signer
         if job.checkpoints:
-            request = hashlib.sha256(job.body).hexdigest()
-            monitor.keeping = Keeping(job.checkpoints, self._checkpoint_s, request, job.park_at)
+            monitor.keeping = Keeping(job.checkpoints, self._checkpoint_s, digest_of(spec), job.park_at)
         candidate = prepared or Candidate(
             shape=shape_of(spec), alone=job.alone, resident=engine.resident(card, job.profile, shape_of(spec))
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from broker.wire.jobspec import ModelCard
 from workers.models.loras import Loras
@@ -31,6 +32,10 @@ class ModelSetup(Struct, frozen=True, kw_only=True, omit_defaults=True):
     compiled: str = ""
     placement: PlacementSetting = AUTO
     video_file: VideoFile = VideoFile()
+
+    def without_files(self) -> ModelSetup:
+        """Copy of it without what is another on another machine, or no part of what is drawn."""
+        return replace(self, where="", parts={}, config="", loras={}, compiled="", warm_up=())
 
 
 class Model(Struct, frozen=True, kw_only=True):

@@ -49,5 +49,7 @@ class AgentPolicy(Struct, frozen=True, kw_only=True):
     #: How long it is tried to put an attempt's files into the depot before it fails, and to fetch its inputs before it is handed back.
     put_budget_s: float = 3600.0
     fetch_budget_s: float = 600.0
+    #: How often the newest checkpoints of a running job are put into the depot; 0: never.
+    checkpoint_put_s: float = 60.0
     #: Whether an engine process with its imports done waits to take the place of one that ends.
     spare_engine: bool = False

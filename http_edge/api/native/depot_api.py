@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Literal
 
 from anyio.to_thread import run_sync
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.depot import tokens
-from broker.wire.jobspec import JOB_ID_RULE, is_artefact_name, is_draft_name, is_job_id
+from broker.wire.jobspec import JOB_ID_RULE, checkpoint_of, is_artefact_name, is_draft_name, is_job_id
 from broker.wire.terms import FINAL_NAMES
 from http_edge.base.context import SERVICE, current
 from http_edge.base.errors import EdgeError, Kind, invalid, not_found
 from http_edge.base.limits import CLOSE
+from http_edge.body.json_body import json_response
 from http_edge.http.file_response import Download, download
 from http_edge.http.operation import LOOKUP, Answer, Param, Tag, operation
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.service import JobService
-from http_edge.media.depot_files import DepotFiles
+from http_edge.media.depot_files import DepotFiles, sha256_of
 
 _TAG = Tag("Depot", "For workers on machines that share no disk with this one. Every request is signed by its worker.")
 
@@ -46,6 +49,13 @@ _PUT = {
 }
 
 
+class DepotCheckpoints(Struct, kw_only=True):
+    """Names of a job's checkpoints, one of each output."""
+
+    object: Literal["list"]
+    data: list[str]
+
+
 class DepotApi:
     """Handlers of the depot."""
 
@@ -64,6 +74,13 @@ class DepotApi:
             ),
             route(tokens.PREFIX + "artefacts/{id}/{fence}", DELETE=self.remove_attempt, alone=True),
             route(tokens.PREFIX + "drafts/{id}/{fence}/{name}", PUT=self.put_draft, alone=True),
+            route(tokens.PREFIX + "checkpoints/{id}/{fence}", GET=self.list_checkpoints, alone=True),
+            route(
+                tokens.PREFIX + "checkpoints/{id}/{fence}/{name}",
+                PUT=self.put_checkpoint,
+                GET=self.get_checkpoint,
+                alone=True,
+            ),
             route(tokens.PREFIX + "uploads/{name}", GET=self.get_input, alone=True),
         ]
 
@@ -91,6 +108,46 @@ class DepotApi:
         if view is None or view.state in FINAL_NAMES or view.fence != fence:
             raise _not_its_own(job_id, fence, signed.worker)
         return await self._put(request, self._files.draft_file(job_id, name), signed)
+
+    @operation("putCheckpoint", _TAG, params=(_ID, _FENCE, _NAME, *_SIGNED, *_FILE), answers=_PUT, errors=_PUT_ERRORS)
+    async def put_checkpoint(self, request: Request) -> Response:
+        """Put a checkpoint of a job that goes on, in place of that of an earlier step."""
+        signed = await self._signed(request)
+        job_id, fence = _attempt(request)
+        name = _checkpoint(request)
+        view = await self._calls.jobs.view(job_id)
+        # Its worker may have handed it back meanwhile.
+        if view is None or view.state in FINAL_NAMES or view.fence != fence or view.worker not in ("", signed.worker):
+            raise _not_its_own(job_id, fence, signed.worker)
+        _check_signed(signed)
+        fresh = await self._files.put_checkpoint(request, job_id, name, signed)
+        return Response(status_code=201 if fresh else 200)
+
+    @operation(
+        "listCheckpoints",
+        _TAG,
+        params=(_ID, _FENCE, *_SIGNED),
+        answers={200: Answer(about="The newest of each output.", types=(DepotCheckpoints,))},
+        errors=_ERRORS,
+    )
+    async def list_checkpoints(self, request: Request) -> Response:
+        """The checkpoints from which an attempt of a job may go on."""
+        job_id = await self._own_job(request)
+        return json_response(DepotCheckpoints(object="list", data=await run_sync(self._files.checkpoints, job_id)))
+
+    @operation(
+        "getCheckpoint",
+        _TAG,
+        params=(_ID, _FENCE, _NAME, *_SIGNED),
+        answers={200: Answer(about="The checkpoint's bytes.", types=(bytes,), media=(_BYTES,))},
+        errors=(*_ERRORS, "gone", "precondition_failed", "range_not_satisfiable"),
+    )
+    async def get_checkpoint(self, request: Request) -> Response:
+        """Fetch a checkpoint."""
+        job_id = await self._own_job(request)
+        path = self._files.checkpoint_file(job_id, _checkpoint(request))
+        size = await run_sync(_size, path)
+        return await download(request, _bytes(self._files.artefacts, path, size, await run_sync(_sha256, path)))
 
     @operation(
         "hasArtefact",
@@ -164,11 +221,29 @@ class DepotApi:
         if view is None or view.state in FINAL_NAMES or (view.fence, view.worker) != (fence, worker):
             raise _not_its_own(job_id, fence, worker)
 
+    async def _own_job(self, request: Request) -> str:
+        """The job whose attempt this is, and the signing worker's. Raises `EdgeError`."""
+        signed = await self._signed(request)
+        job_id, fence = _attempt(request)
+        await self._check_attempt(job_id, fence, signed.worker)
+        return job_id
+
     async def _put(self, request: Request, target: Path, signed: tokens.Signed) -> Response:
-        if not signed.sha256:
-            raise EdgeError("forbidden", "signature: a file is signed with its size and SHA-256", headers=CLOSE)
+        _check_signed(signed)
         fresh = await self._files.put(request, target, signed)
         return Response(status_code=201 if fresh else 200)
+
+
+def _check_signed(signed: tokens.Signed) -> None:
+    if not signed.sha256:
+        raise EdgeError("forbidden", "signature: a file is signed with its size and SHA-256", headers=CLOSE)
+
+
+def _checkpoint(request: Request) -> str:
+    name: str = request.path_params["name"]
+    if checkpoint_of(name) is None:
+        raise invalid("name", name, "is no checkpoint's: OUTPUT-STEP.safetensors", place="path")
+    return name
 
 
 def _not_its_own(job_id: str, fence: int, worker: str) -> EdgeError:
@@ -196,7 +271,14 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except FileNotFoundError:
-        raise EdgeError("gone", f"the input {path.name} is no longer kept") from None
+        raise EdgeError("gone", f"{path.name} is no longer kept") from None
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except FileNotFoundError:
+        raise EdgeError("gone", f"{path.name} is no longer kept") from None
 
 
 def _bytes(root: Path, path: Path, size: int, sha256: str) -> Download:
