@@ -156,7 +156,10 @@ def test_only_layers_of_the_blocks_that_lose_little_are_quantised() -> None:
 
 
 def test_a_component_without_such_layers_is_no_model() -> None:
-    with pytest.raises(LoadError, match="is not for Linear, which has no linear layers in repeated blocks"):
+    with pytest.raises(
+        LoadError,
+        match="is not for Linear, which has no linear layers in repeated blocks with sides that are multiples of 16",
+    ):
         quantise(nn.Linear(64, 64), "int8", torch.device("cpu"), torch.float32)
 
 

@@ -32,7 +32,8 @@ def quantise(component: nn.Module, method: QuantizeMethod, device: torch.device,
     apply, multiple = _METHODS[method]
     names = frozenset(layers(component, multiple))
     if not names:
-        raise LoadError(f"is not for {type(component).__name__}, which has no linear layers in repeated blocks")
+        sides = f" with sides that are multiples of {multiple}" if multiple > 1 else ""
+        raise LoadError(f"is not for {type(component).__name__}, which has no linear layers in repeated blocks{sides}")
     apply(component, names, device, dtype)
 
 
