@@ -335,6 +335,7 @@ class Engine:
         drawn = next((one for one in self.works if not one.postprocessing and not one.over), None)
         if (
             drawn is None
+            or drawn.begun_at is None
             or drawn.wanted
             or any(one.postprocessing and one.script.crowds for one in self.works)
             or drawn.job.alone
