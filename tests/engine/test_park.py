@@ -85,7 +85,8 @@ def test_between_two_outputs_the_finished_one_is_kept(wan: Rig) -> None:
 
 def test_where_no_checkpoint_can_be_written_the_job_goes_on(wan: Rig) -> None:
     whole = wan.draw(every_s=1000.0)
-    wan.kept.rmdir()
+    if wan.kept.exists():
+        wan.kept.rmdir()
     wan.kept.write_text("no directory")
     try:
         assert same(whole, wan.draw(ParkAt.at("denoise", 2), every_s=1000.0))
