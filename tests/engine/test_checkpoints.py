@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from tests.engine.scripted import CancelAt
 from workers.engine.checkpoints import Checkpoints
 from workers.engine.device import Device
 from workers.engine.progress import Cancelled
-from workers.models.content import content_of
+from workers.models.content import content_of, model_content
+from workers.models.model import ModelSetup
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +250,7 @@ def test_on_another_machine_files_count_by_their_content(
 
 @pytest.mark.parametrize("changed", ["beginning", "sample", "size", "name"])
 def test_what_a_file_is_looked_at_for(tmp_path: Path, changed: str) -> None:
-    big = bytearray(range(256)) * 4096 * 3  # 3 MiB
+    big = bytearray(range(256)) * 4096 * 10  # 10 MiB
     one, other, name = tmp_path / "one", tmp_path / "other", "weights"
     one.write_bytes(big)
     assert content_of([(name, one)]) == content_of([(name, one)])
@@ -256,13 +258,25 @@ def test_what_a_file_is_looked_at_for(tmp_path: Path, changed: str) -> None:
         case "beginning":
             big[2000] ^= 1
         case "sample":
-            big[2 * 1024 * 1024 + 100 : 2 * 1024 * 1024 + 5000] = bytes(4900)
+            big[9 * 1024 * 1024 + 100 : 9 * 1024 * 1024 + 5000] = bytes(4900)
         case "size":
             big.append(0)
         case "name":
             name = "others"
     other.write_bytes(big)
     assert content_of([("weights", one)]) != content_of([(name, other)])
+
+
+def test_a_model_has_the_same_content_wherever_it_lies_and_whoever_fetched_it(wan: Rig, tmp_path: Path) -> None:
+    card, setup = wan.model.card, ModelSetup()
+    there = tmp_path / "there"
+    shutil.copytree(card.source, there)
+    (there / ".cache").mkdir()
+    (there / ".cache" / "fetched").write_text("yesterday")
+    here = model_content(card, setup, "cpu", "float32")
+    assert model_content(structs.replace(card, source=str(there)), setup, "cpu", "float32") == here
+    (there / "model_index.json").write_text("{}")
+    assert model_content(structs.replace(card, source=str(there)), setup, "cpu", "float32") != here
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(wan: Rig) -> None:

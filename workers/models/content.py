@@ -1,7 +1,7 @@
 """Content of a model's files: what two machines whose paths and times differ have in common.
 
-Weights of tens of gigabytes are not read whole: a file counts by its size, its beginning and a sample of each megabyte. Another training of
-the same layers differs in every one of them.
+Weights of tens of gigabytes are not read whole: a file counts by its size, its beginning and a sample of each 8 MiB, which is less than a
+layer's. Another training of the same layers differs in every one of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from workers.models.sources import find
 
 #: Files up to this size are read whole, and so much of the beginning of larger ones: the header of weights, as a rule.
 _WHOLE_BYTES = 1 << 20
-_EVERY_BYTES = 1 << 20
+_EVERY_BYTES = 8 << 20
 _SAMPLE_BYTES = 4096
 
 
@@ -49,4 +49,8 @@ def model_content(card: ModelCard, setup: ModelSetup, device: str, dtype: str) -
 
 
 def _below(place: Path) -> list[Path]:
-    return [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    """The files of a directory, without hidden ones: what those who fetched it noted, such as when that was."""
+    if place.is_file():
+        return [place]
+    shown = (path for path in place.rglob("*") if not any(part[0] == "." for part in path.relative_to(place).parts))
+    return sorted(path for path in shown if path.is_file())
