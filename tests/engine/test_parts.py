@@ -368,8 +368,10 @@ def test_the_model_s_own_table_names_files_from_its_directory(base: Path, tmp_pa
 
 
 def test_no_file_s_place_is_in_the_card(base: Path, tmp_path: Path) -> None:
-    save_file(weights(base, "vae"), tmp_path / "secret.safetensors")
+    (place := tmp_path / "secret").mkdir()
+    save_file(weights(base, "vae"), place / "own.safetensors")
 
-    card = model_for(str(base), "m", {"parts": {"vae": str(tmp_path / "secret.safetensors")}}).card
+    card = model_for(str(base), "m", {"parts": {"vae": str(place / "own.safetensors")}}).card
 
+    assert "own.safetensors" in str(card)
     assert "secret" not in str(card)
