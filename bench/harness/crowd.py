@@ -77,7 +77,8 @@ class WorkerCrowd:
             fd = int(worker.socket.getsockopt(zmq.FD))
             self._by_fd[fd] = worker
             self._epoll.register(fd, select.EPOLLIN)
-            self._push(self._beats, time.monotonic() + self._random.random(), worker)
+            worker.next_beat = BEAT_S * self._random.random()
+            self._push(self._beats, time.monotonic() + worker.next_beat, worker)
 
     def serve(self, seconds: float, done: Callable[[], bool] = lambda: False) -> None:
         """Play all workers for so long, or until `done`."""

@@ -64,7 +64,7 @@ class SimWorker:
         self._seen = 0
         #: Results not yet acknowledged: job id -> (result, when it was sent).
         self._unacked: dict[str, tuple[m.Finished, float]] = {}
-        #: When the next heartbeat is due, monotonic.
+        #: When the next heartbeat is due, monotonic. Its place in the second stays: whoever plays many draws it, as agents do.
         self.next_beat = 0.0
 
     @property
@@ -103,9 +103,9 @@ class SimWorker:
         """Heartbeat and resend when it is time; `now` is monotonic."""
         if now < self.next_beat or not self.welcome:
             return
-        # From when it was due, not from now: else every delay of the driver would make the rate less than one a second.
-        due = self.next_beat if now - self.next_beat < BEAT_S else now
-        self.next_beat = due + BEAT_S
+        # From when it was due, not from now: else every delay of the driver would make the rate less than one a second, and beats that were
+        # late together would be due together from then on.
+        self.next_beat = now - (now - self.next_beat) % BEAT_S + BEAT_S
         self._send(m.Heartbeat(seen=self._seen, free=self.room, held=self._held(), model=MODEL))
         for job_id, (result, sent) in list(self._unacked.items()):
             if now - sent > RESEND_S:
