@@ -224,6 +224,7 @@ def test_no_room_reaches_itself():
             ("zmq", "broker"),
             (
                 "broker.wire.jobspec",
+                "broker.wire.job_files",
                 "broker.wire.loras",
                 "broker.wire.recipe",
                 "broker.wire.sampling",

@@ -36,7 +36,8 @@ from bench.report.report import Metric, Report, progress
 from bench.suites import renders
 from broker.client.errors import BrokerError
 from broker.wire import messages as m
-from broker.wire.jobspec import CHECKPOINTS, ModelCard
+from broker.wire.job_files import CHECKPOINTS
+from broker.wire.jobspec import ModelCard
 from broker.wire.terms import FINAL_NAMES
 
 _LOOK_S = 0.02

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from broker.depot.object_store import ObjectStore
 from broker.depot.tokens import attempt_key, job_key
-from broker.wire.jobspec import CHECKPOINTS, is_job_id, preview_number
+from broker.wire.job_files import CHECKPOINTS, preview_number
+from broker.wire.jobspec import is_job_id
 from http_edge.http.file_response import lock_unless_sent
 from http_edge.media.result_objects import ResultObjects
 

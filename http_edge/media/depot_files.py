@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from broker.depot.tokens import Signed
 from broker.wire.inputs import INPUT_FILE
-from broker.wire.jobspec import CHECKPOINTS, checkpoint_name, checkpoint_of, newest_checkpoints
+from broker.wire.job_files import CHECKPOINTS, checkpoint_name, checkpoint_of, newest_checkpoints
 from http_edge.base.errors import EdgeError, invalid
 from http_edge.base.limits import Limits
 from http_edge.body.spool import STALE_S, Body, Spool

@@ -1,4 +1,4 @@
-"""Previews: the pictures that an engine leaves beside its attempt's files while it draws (`jobspec.preview_name`), and its draft."""
+"""Previews: the pictures that an engine leaves beside its attempt's files while it draws (`job_files.preview_name`), and its draft."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from broker.wire.jobspec import CHECKPOINTS, draft_names, preview_name, preview_number
+from broker.wire.job_files import CHECKPOINTS, draft_names, preview_name, preview_number
 from broker.wire.messages import JobView
 
 

@@ -16,7 +16,7 @@ from broker.core.jobs import Job
 from broker.depot.object_store import ObjectStore
 from broker.depot.tokens import ARTEFACTS, attempt_of
 from broker.shell.journal import rows, statements
-from broker.wire.jobspec import CHECKPOINTS
+from broker.wire.job_files import CHECKPOINTS
 from tests.chaos.clients import file_fact
 from tests.chaos.history import DiskFile, FileFact, JournalJob
 

@@ -19,7 +19,8 @@ from obstore.store import MemoryStore
 
 from broker.depot import tokens
 from broker.depot.object_store import ObjectStore
-from broker.wire.jobspec import CHECKPOINTS, Artefact, Result, checkpoint_name, newest_checkpoints
+from broker.wire.job_files import CHECKPOINTS, checkpoint_name, newest_checkpoints
+from broker.wire.jobspec import Artefact, Result
 from http_edge.app import Edge, build_app, build_edge
 from http_edge.base.settings import EdgeSettings
 from http_edge.http.head_cap import CappedProtocol

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from broker.depot import tokens
-from broker.wire.jobspec import CHECKPOINTS
+from broker.wire.job_files import CHECKPOINTS
 from http_edge.background.file_cleaner import STRAY_S
 from tests.depot.conftest import CLIP, Place, never
 from tests.support.waiting import wait_until

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from broker.depot import tokens
-from broker.wire.jobspec import CHECKPOINTS
+from broker.wire.job_files import CHECKPOINTS
 from tests.depot.conftest import CLIP, WORKER, FarEdge, Place, http_depot, never
 from tests.support.waiting import wait_until
 from workers.agent import effects as fx

@@ -18,7 +18,7 @@ from broker.depot import object_store
 from broker.depot.object_store import OWNER_KEY, ObjectStore, StoreError, store_of
 from broker.depot.tokens import artefact_key
 from broker.runtime.settings import CommonSettings, SettingsError
-from broker.wire.jobspec import preview_name
+from broker.wire.job_files import preview_name
 from http_edge.background import file_cleaner
 from http_edge.background.retention import _Record
 from tests.depot.conftest import CLIP, FarEdge, Place, http_depot

@@ -7,7 +7,7 @@ import json
 
 from PIL import Image
 
-from broker.wire.jobspec import CHECKPOINTS, preview_name
+from broker.wire.job_files import CHECKPOINTS, preview_name
 from tests.edge.conftest import World
 
 

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from broker.client import errors
-from broker.wire.jobspec import decode_spec, preview_name
+from broker.wire.job_files import preview_name
+from broker.wire.jobspec import decode_spec
 from tests.edge.conftest import World
 from tests.edge.openai_support import draws, leave, only_job, only_spec, opened, picture, then
 from tests.testing.fake_broker import PICTURE, VIDEO, worker

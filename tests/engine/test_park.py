@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from broker.wire.jobspec import preview_name
+from broker.wire.job_files import preview_name
 from tests.engine.families import build_stable_diffusion, build_wan
 from tests.engine.resumed import STEPS, Rig, same
 from tests.engine.scripted import ParkAt

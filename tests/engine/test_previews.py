@@ -11,7 +11,8 @@ import torch
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
-from broker.wire.jobspec import JobSpec, ModelCard, preview_name
+from broker.wire.job_files import preview_name
+from broker.wire.jobspec import JobSpec, ModelCard
 from tests.engine.conftest import spec_for
 from tests.engine.families import build_hunyuan, build_videos
 from tests.engine.resumed import Rig

@@ -74,27 +74,21 @@ def test_a_client_that_sends_on_reads_the_refusal(head: bytes, rest: int, status
     uvloop.run(scene())
 
 
-def test_a_refused_client_that_sends_no_more_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("http_edge.http.head_cap._DROP_IDLE_S", 0.0)
+@pytest.mark.parametrize(
+    ("length", "body", "idle_s"),
+    [(100, b"", 0.0), (3, b"abc", 3600.0)],
+    ids=["no more comes", "it came whole"],
+)
+def test_the_connection_of_a_refused_client_ends(
+    length: int, body: bytes, idle_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After some silence where the rest of the body does not come, and at once where there is none."""
+    monkeypatch.setattr("http_edge.http.head_cap._DROP_IDLE_S", idle_s)
 
     async def scene() -> None:
         async with _server() as (port, ended):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"PUT /file HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n")
-            assert b" 413 " in await reader.read()
-            await ended.wait()
-            writer.close()
-
-    uvloop.run(scene())
-
-
-def test_a_whole_body_that_is_refused_ends_its_connection_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("http_edge.http.head_cap._DROP_IDLE_S", 3600.0)
-
-    async def scene() -> None:
-        async with _server() as (port, ended):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"PUT /file HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc")
+            writer.write(b"PUT /file HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (length, body))
             assert b" 413 " in await reader.read()
             await ended.wait()
             writer.close()

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from broker.runtime.log_actions import Action
 from broker.wire import messages as m
-from broker.wire.jobspec import CHECKPOINTS, trace_id_of
+from broker.wire.job_files import CHECKPOINTS
+from broker.wire.jobspec import trace_id_of
 from workers.agent import effects as fx
 from workers.agent.attempt import Attempt
 from workers.agent.attempts import Attempts

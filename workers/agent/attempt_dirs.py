@@ -7,7 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
-from broker.wire.jobspec import CHECKPOINTS, JOB_ID_RULE, is_job_id
+from broker.wire.job_files import CHECKPOINTS
+from broker.wire.jobspec import JOB_ID_RULE, is_job_id
 
 #: Another agent may remove the job's directory, empty between two attempts, just when it is needed.
 _TRIES = 5

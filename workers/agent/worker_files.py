@@ -16,7 +16,7 @@ from pathlib import Path
 
 from broker.depot.tokens import artefact_key, draft_key
 from broker.runtime.log_actions import Action
-from broker.wire.jobspec import is_draft_name, newest_checkpoints, preview_number
+from broker.wire.job_files import is_draft_name, newest_checkpoints, preview_number
 from workers.agent import attempt_dirs
 from workers.agent import effects as fx
 from workers.agent.dirs import WorkerDirs

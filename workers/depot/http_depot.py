@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from broker.depot import tokens
 from broker.depot.tokens import Signed
-from broker.wire.jobspec import checkpoint_of
+from broker.wire.job_files import checkpoint_of
 from workers.depot.depot import DepotFile, InputGone, NotNow, Revoked
 
 _CHUNK_BYTES = 256 * 1024

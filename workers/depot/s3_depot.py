@@ -7,7 +7,7 @@ from pathlib import Path
 
 from broker.depot.object_store import ObjectStore, StoreError
 from broker.depot.tokens import ARTEFACTS
-from broker.wire.jobspec import preview_number
+from broker.wire.job_files import preview_number
 from workers.depot.depot import Depot, DepotFile, NotNow, Revoked
 
 

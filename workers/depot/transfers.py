@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from broker.depot import tokens
 from broker.runtime.log_actions import Action
-from broker.wire.jobspec import checkpoint_name, checkpoint_of, newest_checkpoints
+from broker.wire.job_files import checkpoint_name, checkpoint_of, newest_checkpoints
 from workers.depot.depot import Depot, DepotFile, InputGone, NotNow, Revoked
 from workers.depot.input_cache import InputCache
 from workers.depot.orders import (

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from broker.runtime.log_actions import Action
-from broker.wire.jobspec import checkpoint_name, checkpoint_of
+from broker.wire.job_files import checkpoint_name, checkpoint_of
 
 logger = logging.getLogger(__name__)
 

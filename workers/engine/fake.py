@@ -24,7 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from broker.wire.jobspec import Artefact, JobSpec, ModelCard, Profile, preview_name
+from broker.wire.job_files import preview_name
+from broker.wire.jobspec import Artefact, JobSpec, ModelCard, Profile
 from workers.engine.artefacts import Mp4Writer, Pixels, artefact_name, save_png
 from workers.engine.base import Outcome, Stage
 from workers.engine.errors import DeviceLost, EngineError, InvalidInput, LoadError, OutOfMemory

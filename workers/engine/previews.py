@@ -3,7 +3,7 @@
 They are real: at evenly spaced steps the latents of the moment go through the model's own VAE. Half-way latents are mostly noise, so
 where the scheduler moves on straight lines (flow matching, Euler on noise predictions) the picture is of the point that the step aims
 at, sample - sigma x prediction: the model's own idea, at that step, of the finished picture. Of a clip it is the first frame; the draft
-(`jobspec.draft_names`) is the whole clip, where frames can be decoded as they come.
+(`job_files.draft_names`) is the whole clip, where frames can be decoded as they come.
 
 Which latents can be decoded are lists of pipelines whose decoding was read in diffusers 0.42, and the Wan family. All others
 give no previews. A preview never fails its job: what goes wrong is logged, and the job goes on without.
@@ -26,7 +26,8 @@ from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLHunyuanVideo, A
 from PIL import Image
 
 from broker.runtime.log_actions import Action
-from broker.wire.jobspec import JobSpec, draft_names, preview_name
+from broker.wire.job_files import draft_names, preview_name
+from broker.wire.jobspec import JobSpec
 from workers.engine.artefacts import Mp4Writer
 from workers.engine.errors import EngineError
 from workers.engine.frames import to_uint8

@@ -59,7 +59,7 @@ class RunJob(Struct, frozen=True, kw_only=True, tag="run"):
     checkpoints: str = ""
     #: Denoising steps that earlier attempts left in a checkpoint, as far as is known.
     kept: int = 0
-    #: After this denoising step write a checkpoint and a draft (`jobspec.draft_names`) of each output, and end as `JobParked`; 0: never.
+    #: After this denoising step write a checkpoint and a draft (`job_files.draft_names`) of each output, and end as `JobParked`; 0: never.
     park_at: int = 0
 
 

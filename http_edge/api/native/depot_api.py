@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.depot import tokens
-from broker.wire.jobspec import JOB_ID_RULE, checkpoint_of, is_artefact_name, is_draft_name, is_job_id
+from broker.wire.job_files import checkpoint_of, is_draft_name
+from broker.wire.jobspec import JOB_ID_RULE, is_artefact_name, is_job_id
 from broker.wire.terms import FINAL_NAMES
 from http_edge.base.context import SERVICE, current
 from http_edge.base.errors import EdgeError, Kind, invalid, not_found

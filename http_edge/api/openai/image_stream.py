@@ -1,6 +1,6 @@
 """A picture's drawing as server-sent events: real previews while it is denoised, then the finished pictures.
 
-The engine puts previews into the attempt's directory (`jobspec.preview_name`); each is sent once, in order, when it is there, and removed
+The engine puts previews into the attempt's directory (`job_files.preview_name`); each is sent once, in order, when it is there, and removed
 when the stream ends. A job that is tried again shows no preview twice. Models that cannot give previews give none. The job is
 cancelled when its client leaves.
 """
@@ -21,7 +21,7 @@ from PIL import Image
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from broker.wire.jobspec import preview_name
+from broker.wire.job_files import preview_name
 from http_edge.api.common.error_bodies import error_member
 from http_edge.api.common.job_json import warnings_of
 from http_edge.api.common.sse import STREAM_HEADERS
