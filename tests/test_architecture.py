@@ -24,8 +24,8 @@ LARGE = {
     "broker.core.pool.Worker": "a record of one worker, written by the messages that it sends",
     "broker.core.state.State": "the core's memory; every move of a job passes through it, so that its parts cannot disagree",
     "broker.shell.router.Router": "one pass from the sockets to the commit, in the hot path",
-    "zoetrope.client.client.AsyncClient": "one method an operation, as in Client",
-    "zoetrope.client.client.Client": "one method an operation of the service",
+    "zoetrope.client.client.AsyncClient": "as Client, awaited",
+    "zoetrope.client.client.Client": "one method an operation, each a line, on the one object that its users look through",
 }
 #: Product files that write a field of a request or of a job: declare it, or pass it on by name.
 MAX_PLACES = 4

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from zoetrope import AsyncClient, Client, RetryPolicy
-from zoetrope.client import client as client_module
+from zoetrope.client import connection as connection_module
 
 #: An answer, or an error of the connection.
 Answer = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
@@ -77,8 +77,8 @@ def without_time(monkeypatch: Any, script: Script) -> None:
     async def sleep(seconds: float) -> None:
         script.slept.append(seconds)
 
-    monkeypatch.setattr(client_module, "time", _Sleeps(script.slept.append))
-    monkeypatch.setattr(client_module, "asyncio", _Sleeps(sleep))
+    monkeypatch.setattr(connection_module, "time", _Sleeps(script.slept.append))
+    monkeypatch.setattr(connection_module, "asyncio", _Sleeps(sleep))
 
 
 class _Sleeps:
