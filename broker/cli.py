@@ -25,6 +25,7 @@ from broker.runtime.log_actions import Action
 from broker.runtime.logs import setup_logging
 from broker.settings import BrokerSettings, check
 from broker.shell.clock import Timeline, open_timeline
+from broker.shell.housekeeping import Housekeeping
 from broker.shell.journal.backup import LogHold
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
@@ -190,9 +191,10 @@ def _serve(
     metrics_file = Path(settings.metrics_file) if settings.metrics_file else None
     on_demand = OnDemandFile(settings.home_path, core.state.on_demand)
     on_demand.read()
+    house = Housekeeping(core, journal, wires, router, disk, metrics, clock, metrics_file, (log_hold, on_demand))
     signals.hold()
     try:
-        asyncio.run(Server(core, journal, wires, router, disk, metrics, clock, metrics_file, log_hold, on_demand).run())
+        asyncio.run(Server(core, wires, router, clock, house).run())
     finally:
         log_hold.close()
     signals.deaf()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
 
+from broker import client_command
 from broker.client.client import BrokerClient
-from broker.client.errors import BrokerError
-from broker.runtime.settings import SettingsError, load
-from broker.settings import BrokerSettings
 from broker.wire import messages as m
 
 _DESCRIPTION = """\
@@ -20,8 +17,6 @@ shows them with the reason. `release` lets a job go on where it was, `fail` ends
 the running broker of this home, as the broker's user. Exit codes: 0 done; 1 a job could not be settled, or no broker answers; 2 an
 option is wrong.
 """
-
-_TIMEOUT_S = 10.0
 
 _OUTCOMES = {
     "done": "done",
@@ -34,30 +29,20 @@ _OUTCOMES = {
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Do what the command line says; returns the exit code."""
     options = _parser().parse_args(argv)
-    flags = [f"--{name}={value}" for name in ("home", "front") if (value := getattr(options, name))]
-    try:
-        endpoint = load(BrokerSettings, "python -m broker set-aside", "broker", flags, environ).front_endpoint
-        return asyncio.run(_run(endpoint, options))
-    except SettingsError as error:
-        sys.stderr.write(f"broker set-aside: {error}\n")
-        return 2
-    except BrokerError as error:
-        sys.stderr.write(f"broker set-aside: {error}\n")
-        return 1
+    return client_command.run("set-aside", options, environ, lambda client: _settle(client, options))
 
 
-async def _run(endpoint: str, options: argparse.Namespace) -> int:
-    async with BrokerClient(endpoint, timeout_s=_TIMEOUT_S) as client:
-        if options.command == "list":
-            for view in await client.set_aside():
-                sys.stdout.write(_line(view))
-            return 0
-        ids = [view.id for view in await client.set_aside()] if options.all else options.id
-        failed = 0
-        for job_id in ids:
-            outcome = await client.settle_set_aside(job_id, options.command)
-            sys.stdout.write(f"{job_id}: {_OUTCOMES[outcome]}\n")
-            failed += outcome != "done"
+async def _settle(client: BrokerClient, options: argparse.Namespace) -> int:
+    if options.command == "list":
+        for view in await client.set_aside():
+            sys.stdout.write(_line(view))
+        return 0
+    ids = [view.id for view in await client.set_aside()] if options.all else options.id
+    failed = 0
+    for job_id in ids:
+        outcome = await client.settle_set_aside(job_id, options.command)
+        sys.stdout.write(f"{job_id}: {_OUTCOMES[outcome]}\n")
+        failed += outcome != "done"
     return 1 if failed else 0
 
 
@@ -82,6 +67,5 @@ def _parser() -> argparse.ArgumentParser:
         which.add_argument("id", metavar="ID", nargs="*", default=[], help="the job's id, as `list` shows it")
         which.add_argument("--all", action="store_true", help="every job that is set aside")
     for command in (listing, *(commands.choices[name] for name in ("release", "fail", "delete"))):
-        command.add_argument("--home", help="directory of the service (default: as for the broker)")
-        command.add_argument("--front", help="the broker's endpoint for edges (default: as for the broker)")
+        client_command.add_options(command)
     return parser

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from broker import client_command
 from broker.client.client import BrokerClient
-from broker.client.errors import BrokerError
-from broker.runtime.settings import SettingsError, load
-from broker.settings import BrokerSettings
+from broker.runtime.settings import SettingsError
 from broker.wire import messages as m
 from broker.wire.usage import USAGE_GROUPS, day_of, day_text
 
@@ -23,24 +21,21 @@ holds; `lost_gpu_s`: in all others. It speaks to the running broker of this home
 answers; 2 an option is wrong.
 """
 
-_TIMEOUT_S = 10.0
 _DAYS = 30
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Print what the command line asks for; returns the exit code."""
     options = _parser().parse_args(argv)
-    flags = [f"--{name}={value}" for name in ("home", "front") if (value := getattr(options, name))]
     try:
         fields = _question(options)
-        endpoint = load(BrokerSettings, "python -m broker usage", "broker", flags, environ).front_endpoint
-        rows, more = asyncio.run(_ask(endpoint, fields))
     except SettingsError as error:
-        sys.stderr.write(f"broker usage: {error}\n")
-        return 2
-    except BrokerError as error:
-        sys.stderr.write(f"broker usage: {error}\n")
-        return 1
+        return client_command.failed("usage", error, 2)
+    return client_command.run("usage", options, environ, lambda client: _print(client, fields, options))
+
+
+async def _print(client: BrokerClient, fields: Mapping[str, object], options: argparse.Namespace) -> int:
+    rows, more = await client.usage(**fields)
     sys.stdout.writelines(_lines(rows, fields["by"], options.json))
     if more:
         sys.stderr.write("broker usage: there is more: ask for fewer days, or by less\n")
@@ -66,11 +61,6 @@ def _day(name: str, text: str) -> int:
     if day < 0:
         raise SettingsError(f"{name}: {text!r} is no day since 1970-01-01, written as 2026-11-28")
     return day
-
-
-async def _ask(endpoint: str, fields: Mapping[str, object]) -> tuple[Sequence[m.UsageRow], bool]:
-    async with BrokerClient(endpoint, timeout_s=_TIMEOUT_S) as client:
-        return await client.usage(**fields)
 
 
 def _lines(rows: Sequence[m.UsageRow], by: object, as_json: bool) -> list[str]:
@@ -101,6 +91,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tenant", default="", help="of this tenant alone")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--home", help="directory of the service (default: as for the broker)")
-    parser.add_argument("--front", help="the broker's endpoint for edges (default: as for the broker)")
+    client_command.add_options(parser)
     return parser

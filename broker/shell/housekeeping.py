@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from broker.core.machine import Core
 from broker.runtime.log_actions import Action
 from broker.shell.clock import Timeline
-from broker.shell.journal.backup import LogHold
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
 from broker.shell.net.sockets import Sockets
-from broker.shell.on_demand_file import OnDemandFile
 from broker.shell.router import Router
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,13 @@ class MetricsFile:
             logger.warning("metrics not written", extra={"action": Action.METRICS, "error": str(error)})
 
 
+class KeptFile(Protocol):
+    """A file beside the journal that is looked at now and then."""
+
+    def look(self, now: float) -> None:
+        """Read or write it if that is due."""
+
+
 class Housekeeping:
     """Work that is done a few times a second, whether messages come or not."""
 
@@ -62,8 +69,7 @@ class Housekeeping:
         metrics: Metrics,
         clock: Timeline,
         metrics_file: Path | None,
-        log_hold: LogHold | None,
-        on_demand: OnDemandFile | None = None,
+        files: Sequence[KeptFile] = (),
     ) -> None:
         self._core = core
         self._journal = journal
@@ -73,7 +79,7 @@ class Housekeeping:
         self._metrics = metrics
         self._clock = clock
         self._metrics_file = MetricsFile(metrics_file, metrics, core, journal)
-        self._files = [one for one in (log_hold, on_demand) if one is not None]
+        self._files = files
         self._alive_at = clock()
         self._next_disk_check = 0.0
         self._next_record = clock() + RECORD_S

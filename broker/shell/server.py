@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from pathlib import Path
 from typing import Any
 
 from broker.core.machine import Core
@@ -17,12 +16,7 @@ from broker.runtime import signals
 from broker.runtime.log_actions import Action
 from broker.shell.clock import Timeline
 from broker.shell.housekeeping import Housekeeping
-from broker.shell.journal.backup import LogHold
-from broker.shell.journal.disk import Disk
-from broker.shell.journal.journal import Journal
-from broker.shell.metrics import Metrics
 from broker.shell.net.sockets import Sockets
-from broker.shell.on_demand_file import OnDemandFile
 from broker.shell.router import Router
 
 logger = logging.getLogger(__name__)
@@ -39,26 +33,12 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Server:
     """Runs passes until it is asked to stop."""
 
-    def __init__(
-        self,
-        core: Core,
-        journal: Journal,
-        wires: Sockets,
-        router: Router,
-        disk: Disk,
-        metrics: Metrics,
-        clock: Timeline,
-        metrics_file: Path | None = None,
-        log_hold: LogHold | None = None,
-        on_demand: OnDemandFile | None = None,
-    ) -> None:
+    def __init__(self, core: Core, wires: Sockets, router: Router, clock: Timeline, house: Housekeeping) -> None:
         self._core = core
         self._wires = wires
         self._router = router
         self._clock = clock
-        self._house = Housekeeping(
-            core, journal, wires, router, disk, metrics, clock, metrics_file, log_hold, on_demand
-        )
+        self._house = house
         self._again: asyncio.Handle | None = None
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = 0.0

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from broker import set_aside_cli
+from broker import client_command, set_aside_cli
 from broker.core import invariants, requests, webhook_requests
 from broker.core.jobs import Cause
 from broker.core.scheduling.queue import Queue
@@ -497,6 +497,6 @@ async def test_the_operator_lists_and_settles_from_the_command_line(tmp_path, ru
 
 
 def test_without_a_broker_the_command_says_so(tmp_path, run_dir, monkeypatch, capsys):
-    monkeypatch.setattr(set_aside_cli, "_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(client_command, "_TIMEOUT_S", 0.2)
     assert set_aside_cli.main(["list", f"--front=ipc://{run_dir}/front.sock"], {}) == 1
     assert "did not answer" in capsys.readouterr().err

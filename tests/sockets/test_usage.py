@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from broker import usage_cli
+from broker import client_command, usage_cli
 from tests.testing.in_process import a_job, connected, in_loop, serving
 
 
@@ -41,6 +41,6 @@ async def test_the_operator_reads_what_every_tenant_used(tmp_path, run_dir, caps
 
 
 def test_without_a_broker_it_says_so(run_dir, monkeypatch, capsys):
-    monkeypatch.setattr(usage_cli, "_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(client_command, "_TIMEOUT_S", 0.2)
     assert usage_cli.main([f"--front=ipc://{run_dir}/front.sock"], {}) == 1
     assert capsys.readouterr().err.startswith("broker usage: ")

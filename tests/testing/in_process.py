@@ -14,6 +14,7 @@ from broker.client.client import BrokerClient
 from broker.core.machine import Core
 from broker.core.policy import Policy
 from broker.shell.clock import open_timeline
+from broker.shell.housekeeping import Housekeeping
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.sqlite_store import sqlite_journal
 from broker.shell.metrics import Metrics
@@ -60,9 +61,10 @@ class Service:
         self.router = Router(
             self.core, self.journal, self.wires, self.disk, self.metrics, self.limiter, time.perf_counter
         )
-        self.server = Server(
+        house = Housekeeping(
             self.core, self.journal, self.wires, self.router, self.disk, self.metrics, clock, self.home / "metrics"
         )
+        self.server = Server(self.core, self.wires, self.router, clock, house)
         self.running = asyncio.create_task(self.server.run())
         await asyncio.sleep(0)
 
