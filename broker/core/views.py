@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from msgspec import structs
+from collections import Counter
+
+from msgspec import Struct, structs
 
 from broker.core import backlog, deliveries, parking
 from broker.core.calendar import Calendar
@@ -318,6 +320,25 @@ def load_sample(state: State, now: float) -> m.LoadSample:
         running=counts[ASSIGNED] + counts[RUNNING],
         wait_s=round(wait_s(state, now), 3),
         finished=state.load_history.ended_since(counts),
+    )
+
+
+class PoolTotals(Struct, frozen=True, kw_only=True):
+    """The pool in numbers alone: where there are thousands of workers, their views take the broker tens of milliseconds."""
+
+    #: Live jobs by state, and final ones since the broker started.
+    jobs: dict[str, int]
+    workers: dict[m.WorkerStateName, int]
+    #: Predicted GPU-seconds waiting.
+    backlog_s: float
+
+
+def pool_totals(state: State) -> PoolTotals:
+    """Totals of the pool now."""
+    return PoolTotals(
+        jobs={job_state.value: count for job_state, count in state.counts.items()},
+        workers=Counter(map(_worker_state, state.pool)),
+        backlog_s=bounds.wait_s(state.queue.backlog_s),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from broker.core.machine import Core
+from broker.core.views import pool_totals
 from broker.runtime.log_actions import Action
 from broker.shell.clock import Timeline
 from broker.shell.journal.disk import Disk
@@ -44,7 +45,7 @@ class MetricsFile:
             return
         self._next = now + METRICS_S
         try:
-            self._metrics.write(self._path, self._core.snapshot(self._journal.counts()))
+            self._metrics.write(self._path, pool_totals(self._core.state), self._journal.counts())
         except Exception as error:  # a full disk, a bug that shows for one job: numbers are not worth the broker
             logger.warning("metrics not written", extra={"action": Action.METRICS, "error": str(error)})
 

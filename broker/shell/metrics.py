@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from broker.core.lookups import RecordCounts
+from broker.core.views import PoolTotals
 from broker.shell.net.peer_limits import PeerLimiter
-from broker.wire.messages import PoolView
 from broker.wire.terms import OLD_WORKER_STATES
 
 #: Upper bounds of commit times, seconds: an fsync takes 0.1 ms on a quiet disk and seconds on a broken one.
@@ -85,20 +86,20 @@ class Metrics:
         self.oversized = 0
         self.commits = Commits()
 
-    def text(self, pool: PoolView) -> bytes:
+    def text(self, pool: PoolTotals, records: RecordCounts = RecordCounts()) -> bytes:  # noqa: B008 - frozen
         """All metrics, in Prometheus' text format."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Collector(lambda: self._families(pool)))
+        registry.register(_Collector(lambda: self._families(pool, records)))
         return generate_latest(registry)
 
-    def write(self, path: Path, pool: PoolView) -> None:
+    def write(self, path: Path, pool: PoolTotals, records: RecordCounts) -> None:
         """Replace the file whole, so that a reader never sees half of it. Raises `OSError`."""
         temporary = path.with_name(path.name + ".tmp")
-        temporary.write_bytes(self.text(pool))
+        temporary.write_bytes(self.text(pool, records))
         os.replace(temporary, path)
 
-    def _families(self, pool: PoolView) -> Iterator[Metric]:
-        yield from self._job_families(pool)
+    def _families(self, pool: PoolTotals, records: RecordCounts) -> Iterator[Metric]:
+        yield from self._job_families(pool, records)
         messages = CounterMetricFamily("zoetrope_messages", "Messages by direction and kind", labels=("way", "message"))
         for way, counts in (("in", self.received), ("out", self.sent)):
             for kind, count in counts.items():
@@ -126,7 +127,7 @@ class Metrics:
         )
         yield from self.commits.families()
 
-    def _job_families(self, pool: PoolView) -> Iterator[Metric]:
+    def _job_families(self, pool: PoolTotals, records: RecordCounts) -> Iterator[Metric]:
         transitions = CounterMetricFamily(
             "zoetrope_job_transitions", "Transitions of jobs by new state and cause", labels=("state", "cause")
         )
@@ -134,11 +135,11 @@ class Metrics:
             transitions.add_metric((state, cause), count)
         yield transitions
         jobs = GaugeMetricFamily("zoetrope_jobs", "Jobs in memory by state", labels=("state",))
-        for name, count in pool.counts.items():
+        for name, count in pool.jobs.items():
             jobs.add_metric((name,), count)
         yield jobs
         workers = GaugeMetricFamily("zoetrope_workers", "Workers by state", labels=("state",))
-        for name, count in Counter(worker.state for worker in pool.workers).items():
+        for name, count in pool.workers.items():
             for shown in filter(None, (name, OLD_WORKER_STATES.get(name))):
                 workers.add_metric((shown,), count)
         yield workers
@@ -150,8 +151,10 @@ class Metrics:
         for action, count in self.notes.items():
             events.add_metric((action,), count)
         yield events
-        yield GaugeMetricFamily("zoetrope_set_aside", "Jobs that wait for their operator", value=pool.set_aside)
-        yield GaugeMetricFamily("zoetrope_damaged_records", "Records found damaged on disk", value=pool.damaged)
+        yield GaugeMetricFamily("zoetrope_set_aside", "Jobs that wait for their operator", value=records.kept_aside)
+        yield GaugeMetricFamily(
+            "zoetrope_damaged_records", "Records found damaged on disk", value=records.damaged_records
+        )
         yield GaugeMetricFamily("zoetrope_queue_backlog_seconds", "Predicted GPU-seconds waiting", value=pool.backlog_s)
 
 

@@ -12,6 +12,7 @@ import pytest
 from broker.core.machine import Core
 from broker.core.policy import Policy
 from broker.core.timers import FRESH_S
+from broker.core.views import pool_totals
 from broker.runtime.errors import JournalBroken
 from broker.shell import recovery
 from broker.shell.journal.disk import Disk
@@ -598,7 +599,7 @@ def test_the_numbers_are_prometheus_text(bench, tmp_path):
     bench.wires.front.inbox.append([b"edge", b"junk"])
     bench.run()
     path = tmp_path / "broker.prom"
-    bench.metrics.write(path, bench.core.snapshot())
+    bench.metrics.write(path, pool_totals(bench.core.state), bench.journal.counts())
     lines = path.read_text().splitlines()
     for line in (
         'zoetrope_job_transitions_total{cause="submitted",state="queued"} 1.0',

@@ -13,6 +13,7 @@ from broker.core import invariants, requests, webhook_requests
 from broker.core.jobs import Cause
 from broker.core.scheduling.queue import Queue
 from broker.core.state import State
+from broker.core.views import pool_totals
 from broker.shell.recovery import BUDGET, REFILL_S, Recovery
 from broker.testing import submit_message, worker_info
 from broker.wire import codec
@@ -241,7 +242,7 @@ def test_a_job_over_which_the_core_raises_is_set_aside_and_the_others_end(floor,
     assert "Planted" in view.set_aside.reason
     assert [job.id for job in floor.listed()] == [BAD]
     assert b"zoetrope_set_aside 1.0" in floor.bench.metrics.text(
-        floor.bench.core.snapshot(floor.bench.journal.counts())
+        pool_totals(floor.bench.core.state), floor.bench.journal.counts()
     )
 
 
