@@ -17,7 +17,7 @@ from http_edge.app import build_app, build_edge
 from http_edge.base import idempotency
 from http_edge.base.errors import EdgeError
 from http_edge.base.settings import EdgeSettings
-from tests.edge.openai_support import picture
+from tests.edge.small_media import picture
 from tests.testing.fake_broker import ANIMATE, PICTURE, VIDEO, FakeBroker, worker
 
 PNG = picture()

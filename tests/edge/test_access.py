@@ -15,7 +15,7 @@ from broker.wire.messages import Held
 from http_edge.auth.keys import KeyRecord, hash_of, write_keys
 from http_edge.base.idempotency import job_key
 from tests.edge.conftest import World
-from tests.edge.openai_support import picture
+from tests.edge.small_media import picture
 from tests.support.waiting import wait_until
 
 RED, BLUE, OLD = "zk_red", "zk_blue", "zk_old"

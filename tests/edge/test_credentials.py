@@ -16,7 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 from broker.runtime.credential_files import new_pair
 from broker.runtime.settings import SettingsError
 from tests.edge.conftest import World
-from tests.edge.openai_support import clip, draws, picture
+from tests.edge.levers import draws
+from tests.edge.small_media import clip, picture
 from tests.testing.fake_broker import PICTURE
 
 RECIPE = {"zoetrope": 1, "request": {"prompt": "a cat ü", "seed": 7}}

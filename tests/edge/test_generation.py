@@ -12,7 +12,7 @@ import pytest
 from broker.wire.jobspec import JobSpec, ModelCard, decode_spec
 from http_edge.jobs.fields import FIELDS, NAMES, UNSUPPORTED
 from tests.edge.conftest import World
-from tests.edge.openai_support import picture
+from tests.edge.small_media import picture
 from tests.testing.fake_broker import ANIMATE, PICTURE, VIDEO, worker
 
 #: API -> (path, fields that it needs).

@@ -17,12 +17,7 @@ from PIL import Image
 from broker.wire.jobspec import decode_spec
 from http_edge.media import image_inputs
 from tests.edge.conftest import World
-
-
-def picture(kind: str = "PNG", size: tuple[int, int] = (16, 8), mode: str = "RGB") -> bytes:
-    data = io.BytesIO()
-    Image.new(mode, size, 200 if mode == "1" else (200, 30, 30)).save(data, kind)
-    return data.getvalue()
+from tests.edge.small_media import picture
 
 
 def noise(size: int) -> bytes:
@@ -122,7 +117,7 @@ ENTRANCES = ["json", "urlencoded", "multipart text", "gen-1"]
 def test_an_image_of_any_source_is_taken_at_any_entrance(
     trusting: World, site: tuple[str, dict[str, bytes]], entrance: str, kind: str
 ) -> None:
-    data = picture("JPEG" if "data" in kind else "PNG", (64, 48))
+    data = picture(kind="JPEG" if "data" in kind else "PNG")
     text = source(trusting, site, kind, data)
     fields = {"prompt": "a cat", "image": text}
     match entrance:
@@ -172,7 +167,7 @@ def test_large_base64_is_an_image_like_any_other(world: World) -> None:
 # ---------------------------------------------------------------- refused
 
 
-BOMB = picture("PNG", (12_000, 12_000), "1")
+BOMB = picture(True, (12_000, 12_000), mode="1")
 
 #: (bytes, words)
 BAD_BYTES = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import struct
 import zlib
@@ -18,13 +17,8 @@ from http_edge.base.errors import EdgeError
 from http_edge.media import image_inputs
 from http_edge.media.image_inputs import ImageInputs
 from tests.edge.conftest import World
+from tests.edge.small_media import picture
 from tests.support.exchange import exchanging
-
-
-def picture(kind: str = "PNG", size: tuple[int, int] = (16, 8)) -> bytes:
-    data = io.BytesIO()
-    Image.new("RGB", size, (200, 30, 30)).save(data, kind)
-    return data.getvalue()
 
 
 @pytest.fixture
@@ -36,11 +30,11 @@ def door(start: Path) -> ImageInputs:
 @pytest.mark.parametrize(("kind", "suffix"), [("PNG", ".png"), ("JPEG", ".jpg"), ("WEBP", ".webp"), ("BMP", ".bmp")])
 def test_images_are_kept_by_their_content(door: ImageInputs, start: Path, kind: str, suffix: str) -> None:
     # The name is the client's; the format is the file's own.
-    (start / "first.dat").write_bytes(picture(kind))
-    (start / "second.png").write_bytes(picture(kind))
+    (start / "first.dat").write_bytes(picture(kind=kind))
+    (start / "second.png").write_bytes(picture(kind=kind))
     kept = Path(door.from_path("image", "first.dat").path)
     assert (kept.parent.name, kept.suffix, len(kept.stem)) == ("uploads", suffix, 64)
-    assert kept.read_bytes() == picture(kind)
+    assert kept.read_bytes() == picture(kind=kind)
     assert door.from_path("image", "./second.png").path == str(kept)
     assert [path.name for path in kept.parent.glob("[!.]*")] == [kept.name]
 
@@ -70,7 +64,7 @@ def test_no_directory_that_is_exchanged_for_a_link_leads_a_reader_out(
 
 
 def damaged() -> bytes:
-    data = bytearray(picture("PNG", (64, 64)))
+    data = bytearray(picture(size=(64, 64)))
     data[60:80] = bytes(20)
     return bytes(data)
 
@@ -81,7 +75,7 @@ NO_IMAGES = [
     (b"<html>", "is not an image"),
     (b"GIF89a" + bytes(20), "is not an image"),
     (picture(size=(64, 64))[:-40], "is a damaged image"),
-    (picture("JPEG")[:300], "is a damaged image"),
+    (picture(kind="JPEG")[:300], "is a damaged image"),
     (damaged(), "is a damaged image"),
 ]
 

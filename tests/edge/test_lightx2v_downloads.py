@@ -8,7 +8,7 @@ import pytest
 
 from broker.wire.jobspec import decode_spec
 from tests.edge.conftest import World
-from tests.edge.test_inputs import picture
+from tests.edge.small_media import picture
 
 FILES = "/v1/files/download"
 FORM = "/v1/local/video/generate_form"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.server
 import threading
 from collections.abc import Callable, Iterator
@@ -13,30 +12,13 @@ import pytest
 from broker.client import errors
 from broker.wire.jobspec import decode_spec
 from tests.edge.conftest import World
+from tests.edge.levers import leave, only_job, then
 
 SYNC = "/v1/tasks/image/sync?timeout_seconds=30&poll_interval_seconds=0.5"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
 
 #: What LightX2V's script sends.
 SCRIPT = {"prompt": "a lighthouse", "seed": 42, "aspect_ratio": "16:9", "presigned_url": ""}
-
-
-def then(world: World, *levers: Callable[[str], Any]) -> None:
-    """Let these happen to every job as soon as it is accepted."""
-    accept = world.fake.submit
-
-    async def submit(message: Any) -> Any:
-        answer = await accept(message)
-        for lever in levers:
-            asyncio.get_running_loop().call_soon(lever, message.job_id)
-        return answer
-
-    world.fake.submit = submit
-
-
-def only_job(world: World) -> Any:
-    (job,) = world.fake.jobs.values()
-    return job
 
 
 def test_the_scripts_request_is_answered_with_the_image(world: World) -> None:
@@ -90,37 +72,8 @@ def test_a_wait_that_is_over_cancels_the_task(world: World) -> None:
 
 
 def test_a_client_that_leaves_cancels_its_task(world: World) -> None:
-    """Run as the server runs it: the client's leaving is a message."""
-    sent: list[dict[str, Any]] = []
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "path": "/v1/tasks/image/sync",
-        "raw_path": b"/v1/tasks/image/sync",
-        "query_string": b"",
-        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
-        "app": world.http.app,
-    }
-    parts = iter([{"type": "http.request", "body": b'{"prompt": "a cat"}', "more_body": False}])
-
-    async def receive() -> dict[str, Any]:
-        message = next(parts, None)
-        if message is None:
-            # By now the task is taken; it runs, and the client goes.
-            world.fake.run(only_job(world).id)
-            return {"type": "http.disconnect"}
-        return message
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    assert world.http.portal is not None
-    world.http.portal.call(world.http.app, scope, receive, send)
-    world.do(lambda: None)
+    assert leave(world, "/v1/tasks/image/sync", b'{"prompt": "a cat"}') == 499
     assert only_job(world).state == "cancelled"
-    assert sent[0]["status"] == 499
 
 
 def test_an_edge_that_stops_cancels_what_clients_wait_for(world: World) -> None:

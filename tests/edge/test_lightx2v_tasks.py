@@ -12,7 +12,7 @@ import pytest
 from broker.client import errors
 from broker.wire.jobspec import JobSpec, decode_spec
 from tests.edge.conftest import World
-from tests.edge.test_inputs import picture
+from tests.edge.small_media import picture
 from tests.testing.fake_broker import T0
 
 #: What the second generation's `post.py` sends.

@@ -19,7 +19,7 @@ from broker.wire.inputs import ROLES, StartFrames
 from broker.wire.jobspec import JobSpec, decode_spec
 from http_edge.media import clip_probe
 from tests.edge.conftest import World
-from tests.edge.openai_support import clip, picture
+from tests.edge.small_media import clip, picture
 from tests.edge.test_generation import APIS, send
 from tests.testing.fake_broker import PICTURE, VIDEO, worker
 

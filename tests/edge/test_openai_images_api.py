@@ -18,7 +18,8 @@ from broker.client import errors
 from broker.wire.job_files import preview_name
 from broker.wire.jobspec import decode_spec
 from tests.edge.conftest import World
-from tests.edge.openai_support import draws, leave, only_job, only_spec, opened, picture, then
+from tests.edge.levers import draws, leave, only_job, only_spec, then
+from tests.edge.small_media import opened, picture
 from tests.testing.fake_broker import PICTURE, VIDEO, worker
 
 URL = "/v1/images/generations"

@@ -18,7 +18,8 @@ from broker.wire.inputs import StartFrames
 from broker.wire.jobspec import decode_spec
 from http_edge.auth.keys import KeyRecord, hash_of, new_key, write_keys
 from tests.edge.conftest import World
-from tests.edge.openai_support import clip, draws, leave, only_job, only_spec, opened, picture, then
+from tests.edge.levers import draws, leave, only_job, only_spec, then
+from tests.edge.small_media import clip, opened, picture
 from tests.testing.fake_broker import ANIMATE, T0, VIDEO, worker
 
 URL = "/v1/videos"

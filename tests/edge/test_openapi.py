@@ -28,8 +28,9 @@ from http_edge.jobs import webhook_fields
 from http_edge.jobs.fields import NAMES
 from http_edge.openapi import swagger_ui
 from tests.edge.conftest import World
-from tests.edge.openai_support import clip, draws, picture
+from tests.edge.levers import draws
 from tests.edge.schema_check import faults, resolved
+from tests.edge.small_media import clip, picture
 from tests.testing.fake_broker import VIDEO, worker
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")

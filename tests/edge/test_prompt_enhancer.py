@@ -16,7 +16,8 @@ from broker.wire.jobspec import MAX_PROMPT_CHARS, decode_spec
 from http_edge.base.settings import EdgeSettings
 from http_edge.jobs.prompt_enhancer import PromptEnhancer
 from tests.edge.conftest import World
-from tests.edge.openai_support import draws, picture
+from tests.edge.levers import draws
+from tests.edge.small_media import picture
 from tests.testing.fake_broker import PICTURE
 
 

@@ -20,7 +20,7 @@ from http_edge.background.retention import Retention
 from http_edge.jobs import clock_agreement
 from http_edge.media.image_inputs import ImageInputs
 from tests.edge.conftest import World
-from tests.edge.test_image_sources import picture
+from tests.edge.small_media import picture
 from tests.support.waiting import wait_until
 from tests.testing.fake_broker import T0, VIDEO, worker
 

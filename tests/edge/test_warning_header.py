@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from tests.edge.conftest import World
-from tests.edge.openai_support import clip, draws, only_job, picture
+from tests.edge.levers import draws, only_job
+from tests.edge.small_media import clip, picture
 
 HEADER = "X-Zoetrope-Warnings"
 

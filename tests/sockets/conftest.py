@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import zmq
+
+from tests.sockets.broker_side import BrokerSide, broker_side
+from tests.sockets.workers_side import short_home
 
 
 @pytest.fixture
@@ -13,6 +18,20 @@ def run_dir():
     """A private directory with a short path: a socket's name has 107 bytes at most."""
     with tempfile.TemporaryDirectory(prefix="zt-") as path:
         yield path
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Home of a worker's processes."""
+    with short_home() as path:
+        yield path
+
+
+@pytest.fixture
+def broker(home: Path) -> Iterator[BrokerSide]:
+    """A broker's back socket in `home`, and what arrived there."""
+    with broker_side(f"ipc://{home}/back.sock") as side:
+        yield side
 
 
 @pytest.fixture

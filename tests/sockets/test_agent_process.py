@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,21 +11,9 @@ import pytest
 from broker.wire import codec
 from broker.wire import messages as m
 from tests.sockets.broker_side import BrokerSide, broker_side
-from tests.sockets.workers_side import agent, all_gone, config, gone, short_home
+from tests.sockets.workers_side import agent, all_gone, config, gone
 from tests.support.waiting import wait_until
 from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_SETTINGS, EXIT_UNWANTED
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    with short_home() as path:
-        yield path
-
-
-@pytest.fixture
-def broker(home: Path) -> Iterator[BrokerSide]:
-    with broker_side(f"ipc://{home}/back.sock") as side:
-        yield side
 
 
 def taken(broker: BrokerSide) -> None:

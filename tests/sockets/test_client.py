@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import zmq
@@ -17,7 +20,7 @@ from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.edge_messages import MAX_FOLLOW
 from tests.support.waiting import eventually
-from tests.testing.in_process import a_job, agent, connected, in_loop, serving
+from tests.testing.in_process import Service, a_job, agent, connected, in_loop, serving
 
 
 @in_loop
@@ -204,7 +207,7 @@ async def test_answers_that_are_no_messages_are_dropped(run_dir):
 
 
 class Watcher:
-    """What a client was told."""
+    """What a client was sent."""
 
     def __init__(self) -> None:
         self.events: list[m.JobView] = []
@@ -220,15 +223,23 @@ class Watcher:
         return [view.state for view in self.events if view.id == job_id]
 
 
-@in_loop
-async def test_events_tell_every_change_in_order(tmp_path, run_dir):
+@asynccontextmanager
+async def watching(
+    home: Path, run_dir: str, steps: bool = True
+) -> AsyncIterator[tuple[Service, BrokerClient, Watcher]]:
+    """A broker, and a client that watches it."""
     watcher = Watcher()
     async with (
-        serving(tmp_path, run_dir) as service,
+        serving(home, run_dir) as service,
         connected(service, on_event=watcher.event, on_gap=watcher.gap) as client,
-        agent(service) as worker,
     ):
-        await client.watch()
+        await client.watch(steps=steps)
+        yield service, client, watcher
+
+
+@in_loop
+async def test_events_tell_every_change_in_order(tmp_path, run_dir):
+    async with watching(tmp_path, run_dir) as (service, client, watcher), agent(service) as worker:
         await worker.join()
         await client.submit(a_job("job-1"))
         run = await worker.hear(m.Run)
@@ -265,12 +276,7 @@ async def test_forgotten_jobs_are_gone_and_watchers_hear_of_it(tmp_path, run_dir
 
 @in_loop
 async def test_the_subscription_survives_a_restart_and_tells_the_gap(tmp_path, run_dir):
-    watcher = Watcher()
-    async with (
-        serving(tmp_path, run_dir) as service,
-        connected(service, on_event=watcher.event, on_gap=watcher.gap) as client,
-    ):
-        await client.watch()
+    async with watching(tmp_path, run_dir) as (service, client, watcher):
         await client.submit(a_job("job-1"))
         await client.cancel("job-1")
         await eventually(lambda: "cancelled" in watcher.states("job-1"))
@@ -305,13 +311,7 @@ def test_what_is_followed_is_said_once_in_bounded_messages_and_again_after_a_gap
 
 @in_loop
 async def test_steps_of_followed_jobs_are_told_over_a_restart_of_the_broker(tmp_path, run_dir):
-    watcher = Watcher()
-    async with (
-        serving(tmp_path, run_dir) as service,
-        connected(service, on_event=watcher.event, on_gap=watcher.gap) as client,
-        agent(service) as worker,
-    ):
-        await client.watch(steps=False)
+    async with watching(tmp_path, run_dir, steps=False) as (service, client, watcher), agent(service) as worker:
         await worker.join()
         await client.submit(a_job("job-1"))
         run = await worker.hear(m.Run)
@@ -340,12 +340,7 @@ async def test_steps_of_followed_jobs_are_told_over_a_restart_of_the_broker(tmp_
 
 @in_loop
 async def test_a_watcher_that_the_broker_dropped_is_taken_back_and_told_of_the_gap(tmp_path, run_dir):
-    watcher = Watcher()
-    async with (
-        serving(tmp_path, run_dir) as service,
-        connected(service, on_event=watcher.event, on_gap=watcher.gap) as client,
-    ):
-        await client.watch()
+    async with watching(tmp_path, run_dir) as (service, client, watcher):
         await client.submit(a_job("job-1"))
         await eventually(lambda: watcher.states("job-1"))
         for peer in [*service.core.state.watchers]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -12,23 +11,11 @@ import pytest
 from msgspec import structs
 
 from broker.wire import messages as m
-from tests.sockets.broker_side import BrokerSide, broker_side
-from tests.sockets.workers_side import POLICY, Agent, agent, all_gone, config, gone, short_home
+from tests.sockets.broker_side import BrokerSide
+from tests.sockets.workers_side import POLICY, Agent, agent, all_gone, config, gone
 from tests.support.waiting import wait_until
 
 SPARE = structs.replace(POLICY, spare_engine=True)
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    with short_home() as path:
-        yield path
-
-
-@pytest.fixture
-def broker(home: Path) -> Iterator[BrokerSide]:
-    with broker_side(f"ipc://{home}/back.sock") as side:
-        yield side
 
 
 def spares(worker: Agent) -> list[int]:

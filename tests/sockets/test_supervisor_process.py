@@ -13,24 +13,12 @@ import pytest
 from bench.harness.process import Process, clean_environ
 from broker.wire import messages as m
 from tests.sockets.broker_side import BrokerSide, broker_side
-from tests.sockets.workers_side import all_gone, descendants, gone, short_home
+from tests.sockets.workers_side import all_gone, descendants, gone
 from tests.support.waiting import wait_until
 from workers import cli
 from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_NO_MODEL, EXIT_UNWANTED
 
 NAMES = ["cpu-0", "cpu-1"]
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    with short_home() as path:
-        yield path
-
-
-@pytest.fixture
-def broker(home: Path) -> Iterator[BrokerSide]:
-    with broker_side(f"ipc://{home}/back.sock") as side:
-        yield side
 
 
 class Supervised(Process):

@@ -1,21 +1,14 @@
-"""What the tests of the OpenAI family share: levers pulled while a request waits, small real media, clients that leave."""
+"""Levers of a request that is waited for: what happens to its job meanwhile, and a client that leaves."""
 
 from __future__ import annotations
 
 import asyncio
-import io
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from broker.wire.jobspec import JobSpec, decode_spec
 from broker.wire.messages import JobView
 from tests.edge.conftest import World
-from workers.engine.artefacts import Mp4Writer
 
 
 def then(world: World, *levers: Callable[[str], Any]) -> None:
@@ -43,30 +36,6 @@ def only_job(world: World) -> JobView:
 
 def only_spec(world: World) -> JobSpec:
     return decode_spec(only_job(world).body)
-
-
-def picture(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (64, 48), kind: str = "PNG") -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, kind)
-    return out.getvalue()
-
-
-def clip(frames: int = 9, size: tuple[int, int] = (64, 48)) -> bytes:
-    """An MP4 that goes from dark to bright, all frames of one grey."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory)
-        with Mp4Writer(path, "video.mp4", 8.0) as writer:
-            for number in range(frames):
-                grey = 20 + 200 * number // max(1, frames - 1)
-                writer.write(np.full((1, size[1], size[0], 3), grey, dtype=np.uint8))
-            writer.finish()
-        return (path / "video.mp4").read_bytes()
-
-
-def opened(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    return image
 
 
 def leave(world: World, path: str, body: bytes) -> int:
