@@ -21,7 +21,7 @@ from scripts.demo_model import ranks
 from scripts.demo_model.captions import Chance, training_caption
 from scripts.demo_model.muon import Muon
 from scripts.demo_model.parts import Student
-from scripts.demo_model.stages import Stage, generator_for
+from scripts.demo_model.stages import Stage, generator_for, level_rate
 from scripts.demo_model.vae_training import Vae, encode
 from scripts.demo_model.world import Scene, draw_scenes, render
 
@@ -124,7 +124,7 @@ def transformer_stage(student: Student, latents: Latents, steps: int) -> Stage:
 
     modules = {"transformer": student.transformer, "average": average}
     return Stage(
-        "transformer", steps, modules, _optimisers(student), loss, lambda step: _rate(step, steps),
+        "transformer", steps, modules, _optimisers(student), loss, lambda step: level_rate(step, steps),
         clip=1.0, after_step=average.update, parts=_PARTS,
     )  # fmt: skip
 
@@ -199,8 +199,3 @@ def _optimisers(student: Student) -> list[torch.optim.Optimizer]:
         Muon(matrices, lr=0.02, weight_decay=0.01),
         torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01),
     ]
-
-
-def _rate(step: int, steps: int) -> float:
-    """What the learning rates are multiplied with: a rise, a level half, and down to nearly nothing."""
-    return min(1.0, (step + 1) / 100, (1 - step / steps) / 0.5 + 0.01)

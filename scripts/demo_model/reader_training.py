@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from scripts.demo_model.captions import Chance, training_caption
 from scripts.demo_model.parts import Student
-from scripts.demo_model.stages import Stage
+from scripts.demo_model.stages import Stage, level_rate
 from scripts.demo_model.world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SPEEDS, Scene, draw_scenes
 
 #: What a caption is asked for, and the answers there are.
@@ -44,7 +44,7 @@ def reader_stage(student: Student, steps: int) -> Stage:
     optimiser = torch.optim.AdamW(parameters, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
     modules = {"text_encoder": student.text_encoder, "answers": answers}
     return Stage(
-        "reader", steps, modules, [optimiser], loss, lambda step: _rate(step, steps), clip=1.0, parts=2
+        "reader", steps, modules, [optimiser], loss, lambda step: level_rate(step, steps), clip=1.0, parts=2
     )  # fmt: skip
 
 
@@ -62,8 +62,3 @@ def _loss(
         total = total + (cross_entropy(logits.transpose(1, 2), wanted, reduction="none") * mask).sum() / words
         right &= logits.argmax(-1) == wanted
     return total, {"right %": 100 * (right & mask.bool()).sum() / words}
-
-
-def _rate(step: int, steps: int) -> float:
-    """What the learning rate is multiplied with: a rise, a level half, and down to nearly nothing."""
-    return min(1.0, (step + 1) / 100, (1 - step / steps) / 0.5 + 0.01)

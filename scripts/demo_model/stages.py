@@ -39,7 +39,7 @@ class Stage:
     modules: Mapping[str, nn.Module]
     optimisers: Sequence[torch.optim.Optimizer]
     loss: Callable[[int, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]
-    #: What the learning rates are multiplied with at a step.
+    #: Factor of the learning rates at a step.
     rate: Callable[[int], float]
     #: Largest norm of all gradients together; None leaves them alone.
     clip: float | None = None
@@ -50,6 +50,11 @@ class Stage:
 
     def __post_init__(self) -> None:
         self._base_rates = [group["lr"] for optimiser in self.optimisers for group in optimiser.param_groups]
+
+
+def level_rate(step: int, steps: int) -> float:
+    """Factor of the learning rates: a rise, a level half, and down to nearly nothing."""
+    return min(1.0, (step + 1) / 100, (1 - step / steps) / 0.5 + 0.01)
 
 
 def generator_for(seed: int, *names: object) -> torch.Generator:

@@ -237,3 +237,17 @@ def run_job(counter: int, body: bytes = b"spec", *, slot: int = 0, alone: bool =
 
 
 RESULT_BODY = codec.encode_body(RESULT)
+
+
+def refused(stage: Stage) -> dict[int, str]:
+    """Fence counter -> reason of what the last effects hand back."""
+    return {message.fence - fence(0): message.reason for message in stage.sent(m.Refused)}
+
+
+def failed(stage: Stage) -> dict[int, str]:
+    """Fence counter -> kind of what the last effects say has failed."""
+    return {message.fence - fence(0): message.kind for message in stage.sent(m.Failed)}
+
+
+def held(stage: Stage) -> list[int]:
+    return [item.fence - fence(0) for item in stage.core.capacity.held(stage.now)]

@@ -17,7 +17,6 @@ from broker.wire.jobspec import JobSpec, encode_spec
 from http_edge.api.openai.views import VIDEO_ORIGIN
 from http_edge.app import build_app, build_edge
 from http_edge.base.settings import EdgeSettings
-from http_edge.jobs.hub import Hub
 from tests.testing.fake_broker import VIDEO, FakeBroker, worker
 
 READS = 50
@@ -107,11 +106,7 @@ async def _bare(request: Request) -> Response:
 async def _measure(start: Path) -> dict[str, float]:
     broker = FakeBroker(start / ".zoetrope" / "artefacts", worker("cpu-0", VIDEO))
 
-    def connect(hub: Hub) -> Any:
-        broker.on_event, broker.on_gap, broker.on_gone = hub.on_event, hub.on_gap, hub.on_gone
-        return broker
-
-    edge = build_edge(EdgeSettings(home=str(start / ".zoetrope")), start, connect)
+    edge = build_edge(EdgeSettings(home=str(start / ".zoetrope")), start, broker.attach)
     app = build_app(edge)
     ours = await _calls(app, f"/v1/jobs/{await _finished_job(broker, 'counted')}")
     video = await _calls(app, f"/v1/videos/{await _finished_job(broker, 'video', VIDEO_ORIGIN)}")

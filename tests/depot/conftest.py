@@ -24,7 +24,6 @@ from broker.wire.jobspec import Artefact, Result
 from http_edge.app import Edge, build_app, build_edge
 from http_edge.base.settings import EdgeSettings
 from http_edge.http.head_cap import CappedProtocol
-from http_edge.jobs.hub import Hub
 from tests.support.object_stores import BUCKET, LocalStore, NoStore
 from tests.support.waiting import wait_until
 from tests.testing.fake_broker import ANIMATE, VIDEO, FakeBroker, worker
@@ -49,11 +48,7 @@ class FarEdge:
         self.home = home
         self.fake = FakeBroker(home / "artefacts", worker(WORKER, VIDEO, ANIMATE), worker("cpu-1", VIDEO, ANIMATE))
 
-        def connect(hub: Hub) -> Any:
-            self.fake.on_event, self.fake.on_gap, self.fake.on_gone = hub.on_event, hub.on_gap, hub.on_gone
-            return self.fake
-
-        self.edge: Edge = build_edge(EdgeSettings(home=str(home), **settings), start, connect)
+        self.edge: Edge = build_edge(EdgeSettings(home=str(home), **settings), start, self.fake.attach)
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]

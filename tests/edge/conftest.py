@@ -11,7 +11,6 @@ from starlette.testclient import TestClient
 
 from http_edge.app import Edge, build_app, build_edge
 from http_edge.base.settings import EdgeSettings
-from http_edge.jobs.hub import Hub
 from tests.testing.fake_broker import ANIMATE, PICTURE, VIDEO, FakeBroker, worker
 
 
@@ -63,14 +62,10 @@ def open_edge(start: Path) -> Iterator[Callable[..., World]]:
         worker("cpu-1", VIDEO, ANIMATE, PICTURE),
     )
 
-    def connect(hub: Hub) -> Any:
-        broker.on_event, broker.on_gap, broker.on_gone = hub.on_event, hub.on_gap, hub.on_gone
-        return broker
-
     def open_one(**settings: Any) -> World:
         # A pair of keys for each test takes longer than most of them.
         unsigned = {"content_credentials": "off", **settings}
-        edge = build_edge(EdgeSettings(home=str(start / ".zoetrope"), **unsigned), start, connect)
+        edge = build_edge(EdgeSettings(home=str(start / ".zoetrope"), **unsigned), start, broker.attach)
         http = TestClient(build_app(edge), base_url="http://localhost")
         http.__enter__()
         open_ones.append(http)

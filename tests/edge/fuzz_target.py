@@ -77,11 +77,7 @@ def main(home: Path) -> None:
     models = (VIDEO, ANIMATE, PICTURE)
     broker = QuickBroker(home / ".zoetrope" / "artefacts", worker("cpu-0", *models), worker("cpu-1", *models))
 
-    def connect(hub):
-        broker.on_event, broker.on_gap, broker.on_gone = hub.on_event, hub.on_gap, hub.on_gone
-        return broker
-
-    edge = build_edge(EdgeSettings(home=str(home / ".zoetrope"), sync_timeout_s=2.0), home, connect)
+    edge = build_edge(EdgeSettings(home=str(home / ".zoetrope"), sync_timeout_s=2.0), home, broker.attach)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

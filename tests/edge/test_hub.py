@@ -136,7 +136,7 @@ class Desk:
         self.broker = FakeBroker(home / "artefacts")
         self.broker.jobs["j"] = view(EPOCH, body=encode_spec(SPEC))
         self.hub = Hub()
-        self.broker.on_event, self.broker.on_gap = self.hub.on_event, self.hub.on_gap
+        self.broker.attach(self.hub)
         settings = EdgeSettings(home=str(home))
         exports = Exports(home, home, (home,))
         self.calls = JobService(settings, self.broker, self.hub, NO_IMAGES, exports)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from broker.wire.jobspec import JobSpec, ModelCard
 from tests.engine import tiny
 from tests.engine.child import Child
 from tests.engine.scripted import blank
+from tests.engine.scripted_runner import Bench
 from tests.support.waiting import wait_until
 from workers.engine.device import Device
 from workers.engine.memory import ProcessMemory
@@ -120,3 +121,11 @@ def video_engine(device: Device, demo_card: ModelCard) -> VideoEngine:
     engine = VideoEngine(Pipelines(device))
     engine.load(demo_card)
     return engine
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """A runner over a scripted engine."""
+    made = Bench()
+    yield made
+    made.words.close()

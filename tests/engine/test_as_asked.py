@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from broker.wire.jobspec import Artefact, JobSpec, encode_spec
-from tests.engine.test_runner import CARDS, Bench
+from tests.engine.scripted_runner import CARDS, Bench
 from workers.engine.as_asked import differences
 from workers.engine.base import Stage
 from workers.engine.errors import EngineError
@@ -49,13 +49,6 @@ def test_differences_are_told(changes, said):
 def test_the_wrong_files_are_no_success(files):
     with pytest.raises(EngineError):
         list(differences(SPEC, files))
-
-
-@pytest.fixture
-def bench():
-    made = Bench()
-    yield made
-    made.words.close()
 
 
 def ended(bench: Bench, artefact: Artefact) -> Any:

@@ -16,6 +16,7 @@ from broker.client import errors
 from broker.client.client import JobSearch
 from broker.wire import messages as m
 from broker.wire.jobspec import Artefact, Defaults, Limits, ModelCard, Result, decode_spec, prompt_of
+from http_edge.jobs.hub import Hub
 from tests.testing.fake_deliveries import FakeDeliveries
 
 #: The epoch in the upper half of revisions and fences, as the real broker counts them.
@@ -90,6 +91,11 @@ class FakeBroker:
         self.on_gone: Callable[[tuple[str, ...]], None] = lambda ids: None
         self._revision = EPOCH
         self._fence = EPOCH
+
+    def attach(self, hub: Hub) -> Any:
+        """Send what happens to this hub; the broker's client for `build_edge`."""
+        self.on_event, self.on_gap, self.on_gone = hub.on_event, hub.on_gap, hub.on_gone
+        return self
 
     # ------------------------------------------------------------ BrokerClient
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+
+from workers.models.library_source import library_places
 
 #: Components of a pipeline that denoise; Wan 2.2 has two.
 DENOISERS = ("transformer", "transformer_2", "unet", "unconditional_transformer")
@@ -70,19 +71,14 @@ def _blocks(text: str) -> set[str]:
 @functools.cache
 def _registered() -> frozenset[str]:
     """Classes of blocks whose inputs and outputs the step caches know."""
-    files = (Path(place, "hooks", "_helpers.py") for place in _places())
+    files = (Path(place, "hooks", "_helpers.py") for place in library_places())
     return frozenset(
         name for file in files for name in re.findall(r"model_class=(\w+)", file.read_text(encoding="utf-8"))
     )
 
 
 def _sources() -> Iterator[str]:
-    for place in _places():
+    for place in library_places():
         for folder in ("transformers", "unets"):
             for file in sorted(Path(place, "models", folder).glob("*.py")):
                 yield file.read_text(encoding="utf-8")
-
-
-def _places() -> list[str]:
-    spec = importlib.util.find_spec("diffusers")
-    return list(spec.submodule_search_locations or ()) if spec is not None else []

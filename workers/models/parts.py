@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from workers.models.library_source import library_places
 from workers.models.sources import CatalogueError, config, dotted
 from workers.models.weight_files import NoWeights, Tensor, WeightFile, read_weights
 
@@ -104,8 +105,7 @@ def of_text_encoder(name: str) -> bool:
 @functools.cache
 def read_from_one_file() -> frozenset[str]:
     """Classes of components whose files under their authors' names the installed diffusers reads; read from its source."""
-    spec = importlib.util.find_spec("diffusers")
-    for place in (spec.submodule_search_locations or ()) if spec is not None else ():
+    for place in library_places():
         for node in ast.walk(ast.parse(Path(place, "loaders", "single_file_model.py").read_text(encoding="utf-8"))):
             match node:
                 case ast.Assign(targets=[ast.Name(id="SINGLE_FILE_LOADABLE_CLASSES")], value=ast.Dict(keys=keys)):

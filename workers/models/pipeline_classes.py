@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.util
 import re
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+
+from workers.models.library_source import library_places
 
 _CLASS = re.compile(rb"^class (\w+)", re.MULTILINE)
 
@@ -156,7 +157,7 @@ def all_classes() -> tuple[PipelineClass, ...]:
 def _given_out() -> frozenset[str]:
     """Names that the library can be asked for: all words in the table of its lazy imports."""
     words: set[str] = set()
-    for place in _places():
+    for place in library_places():
         for node in ast.walk(ast.parse(Path(place, "__init__.py").read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 words.add(node.value)
@@ -189,16 +190,11 @@ def _lost_component(init: ast.FunctionDef | None, optional: Container[str]) -> s
     return ""
 
 
-def _places() -> list[str]:
-    spec = importlib.util.find_spec("diffusers")
-    return list(spec.submodule_search_locations or ()) if spec is not None else []
-
-
 @functools.cache
 def _files() -> Mapping[str, Path]:
     """Class -> the file of diffusers' pipelines that defines it."""
     found: dict[str, Path] = {}
-    for place in _places():
+    for place in library_places():
         for file in sorted(Path(place, "pipelines").rglob("*.py")):
             found.update((match[1].decode(), file) for match in _CLASS.finditer(file.read_bytes()))
     return found
