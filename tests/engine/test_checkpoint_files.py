@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from pathlib import Path
@@ -104,9 +105,73 @@ def test_after_the_last_step_less_is_worth_a_file(tmp_path: Path, seconds: float
     assert (store.due(), store.last_due()) == (False, False), "nothing is denoised yet"
     store.begin()
     now += seconds
+    store.stepped()
     assert (store.due(), store.last_due()) == (due, last_due)
     store.keep_now(state(1), BINDING)
     assert (store.due(), store.last_due()) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("step_s", "write_s", "at_s"),
+    [
+        (1.0, 0.0, 9.0),  # after another step it would be there just in time, and its write takes a moment
+        (3.0, 0.0, 9.0),
+        (3.0, 2.0, 6.0),
+        (6.0, 0.0, 6.0),
+        (25.0, 0.0, 25.0),
+        (1.0, 100.0, 5.0),  # nothing that is written would be there in time: each half of the interval does
+    ],
+)
+def test_a_checkpoint_is_there_within_the_interval_and_none_comes_much_sooner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: float, write_s: float, at_s: float
+) -> None:
+    now = 100.0
+    store = Checkpoints(tmp_path, 10.0, clock=lambda: now)
+    own = Path.rename
+
+    def rename(path: Path, target: Path) -> None:
+        nonlocal now
+        now += write_s + 0.001
+        own(path, target)
+
+    store.begin()
+    now += step_s
+    store.stepped()
+    monkeypatch.setattr(Path, "rename", rename)
+    assert store.keep_now(state(1), BINDING)
+    monkeypatch.undo()
+    store.begin()
+    began, step = now, 1
+    store.keep(state(1), BINDING)
+    store.settle()
+    while True:
+        now, step = now + step_s, step + 1
+        store.stepped()
+        if store.due():
+            break
+    assert now - began == pytest.approx(at_s)
+
+
+def test_a_file_is_found_before_the_disk_has_it_and_counts_when_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    own = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        begun.set()
+        assert go_on.wait(30.0)
+        own(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store = Checkpoints(tmp_path, 0.0)
+    store.keep(state(4), BINDING)
+    assert begun.wait(30.0)
+    assert is_whole(Checkpoints(tmp_path, 0.0).find(0, BINDING)[0], 4), "the attempt that follows the death of this one"
+    assert store.kept == 0
+    go_on.set()
+    store.settle()
+    assert store.kept == 4
 
 
 def test_only_the_last_two_of_each_output_are_left(tmp_path: Path) -> None:

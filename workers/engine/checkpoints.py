@@ -4,6 +4,9 @@ A job's files lie together in one directory, `<output>-<step>.safetensors`, whic
 the job, the model and what computes it alone. Those stand in each file as its `Binding`; a file with another one is refused. So is one
 that is not, byte for byte, what was written: each bears a digest of itself. Written beside the steps that follow, and the decoding, by a
 thread; a file that cannot be written costs the job nothing.
+
+A file has its name before it is flushed: the death of a process loses nothing that was written, however long the disk takes. The death of
+the machine may leave a newest file that is damaged, which its digest tells, and the one before it, which was flushed.
 """
 
 from __future__ import annotations
@@ -54,6 +57,9 @@ _KEPT = 2
 #: that took less than this share of the time between two checkpoints: short jobs would write a file each.
 _LAST_SHARE = 0.1
 
+#: Two checkpoints are no closer than this share of the time between them, however long steps and writes take.
+_LEAST_SHARE = 0.5
+
 
 class State(Struct, frozen=True):
     """The state of one output after a step. `plain` is JSON; `denoise_s`: what it took to come here, in all attempts."""
@@ -86,6 +92,9 @@ class Checkpoints:
         self._every_s = every_s
         self._clock = clock
         self._since: float | None = None
+        #: When the last step ended, and what it took; the same of the last file.
+        self._stepped_at: float | None = None
+        self._step_s = self._write_s = 0.0
         #: States of outputs that are denoised and not on disk yet: they go there with the next.
         self._finished: list[tuple[State, Binding]] = []
         #: Guards what the writing thread shares: itself, and what it writes next.
@@ -105,12 +114,23 @@ class Checkpoints:
 
     def begin(self) -> None:
         """Denoising begins, or goes on with another output: time counts from the first of these."""
+        self._stepped_at = self._clock()
         if self._since is None:
-            self._since = self._clock()
+            self._since = self._stepped_at
+
+    def stepped(self) -> None:
+        """A step has ended."""
+        now = self._clock()
+        if self._stepped_at is not None:
+            self._step_s = now - self._stepped_at
+        self._stepped_at = now
 
     def due(self) -> bool:
-        """Whether a state is to be kept now."""
-        return self._unkept_s() >= self._every_s
+        """Whether a state is to be kept now: kept after one more step, it would be there later than `every_s` after the one before."""
+        unkept_s = self._unkept_s()
+        with self._lock:
+            there_s = unkept_s + self._step_s + self._write_s
+        return unkept_s >= _LEAST_SHARE * self._every_s and there_s >= self._every_s
 
     def last_due(self) -> bool:
         """The same after the last step of the last output."""
@@ -129,7 +149,7 @@ class Checkpoints:
 
         While the disk keeps another one waiting, one alone waits behind it: the newest.
         """
-        self._since = self._clock()
+        self._since = self._stepped_at if self._stepped_at is not None else self._clock()
         with self._lock:
             denoised = [one for one in self._next if one[0].output < state.output and one[0].step >= one[0].total]
             self._next = [*denoised, *self._finished, (state, binding)]
@@ -220,6 +240,7 @@ class Checkpoints:
             self._note(state.output, state.step)
 
     def _write(self, state: State, binding: Binding) -> None:
+        began = self._clock()
         self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         path = self._directory / checkpoint_name(state.output, state.step)
         temporary = self._directory / f".{path.name}.{os.getpid()}.part"
@@ -228,8 +249,12 @@ class Checkpoints:
             with open(temporary, "wb") as file:
                 file.write(content)
                 file.flush()
+                temporary.rename(path)
+                took_s = self._clock() - began
+                with self._lock:
+                    # One that waited for the disk is not forgotten with the next.
+                    self._write_s = max(took_s, (self._write_s + took_s) / 2)
                 os.fsync(file.fileno())
-            temporary.rename(path)
         finally:
             temporary.unlink(missing_ok=True)
         descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)

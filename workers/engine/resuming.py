@@ -198,6 +198,7 @@ class Resumption:
 
     def step_ended(self, step: int, total: int, tensors: dict[str, Any]) -> dict[str, Any]:
         """Step `step` of `total` has ended with these tensors: those to go on with. Raises `UnknownState`, `Parked`, `DraftKept`."""
+        self._checkpoints.stepped()
         if self._earlier is not None and step <= self._earlier.step:
             if step < self._earlier.step:
                 return tensors
