@@ -129,7 +129,8 @@ class Surroundings(RuleBasedStateMachine):
                         "published files removed"
                     )
                     self.dirs.discard(at)
-                    if at not in self.results and at not in self.core.unacked_results.fences():
+                    kept = self.core.unacked_results.fences() | self.core.engine_slot.parked.fences()
+                    if at not in self.results and at not in kept:
                         self.gone_without_result.add(at)
                 case fx.Exit(code):
                     self.exit = code
@@ -144,8 +145,9 @@ class Surroundings(RuleBasedStateMachine):
             held = {item.fence for item in message.held}
             assert waiting <= held, "a result was forgotten before its acknowledgement"
             running = {attempt.fence for attempt in self.core.engine_slot.attempts}
-            assert held == running | self.core.unacked_results.fences(), (
-                "something is held that is neither running nor done"
+            parked = self.core.engine_slot.parked.fences()
+            assert held == running | parked | self.core.unacked_results.fences(), (
+                "something is held that is neither running, nor parked, nor done"
             )
             assert message.free <= (1 if self.has_room() else 0), "room that is not there"
         if isinstance(message, m.Heartbeat):

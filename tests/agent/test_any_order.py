@@ -364,9 +364,10 @@ class FarWorld(World):
     identity = structs.replace(IDENTITY, dirs=FAR)
 
     def __init__(self) -> None:
-        #: Attempts whose files are on their way, and those whose inputs are.
+        #: Attempts whose files are on their way, those whose inputs are, and those whose checkpoints are.
         self.puts: set[int] = set()
         self.fetches: set[int] = set()
+        self.parks: set[int] = set()
         super().__init__()
 
     def has_room(self) -> bool:
@@ -378,13 +379,16 @@ class FarWorld(World):
                 case fx.PutFiles(_, at):
                     assert at in self.ran
                     self.puts.add(at)
+                case fx.PutParked(_, at):
+                    assert at in self.ran
+                    self.parks.add(at)
                 case fx.FetchInputs(at, _):
                     assert at not in self.ran
                     self.fetches.add(at)
                 case fx.Revoke(at):
-                    assert at in self.puts | self.fetches, "nothing to revoke"
-                    self.puts.discard(at)
-                    self.fetches.discard(at)
+                    assert at in self.puts | self.fetches | self.parks, "nothing to revoke"
+                    for on_their_way in (self.puts, self.fetches, self.parks):
+                        on_their_way.discard(at)
                 case fx.DiscardFiles(_, at):
                     assert at not in self.accepted, "published files removed"
                 case fx.StartJob(job):
@@ -429,6 +433,45 @@ class FarWorld(World):
                 self.puts.discard(at)
             self.do(self.core.files_put(self.granted[at], at, fault, self.now))
         self.puts.discard(at)
+
+    @precondition(lambda self: self.has_room())
+    @rule(then=st.sampled_from(["", "cancel", "park", "run", "welcome", "time"]))
+    def next_job_is_parked(self, then: str) -> None:
+        """What would seldom come about by single steps."""
+        self.run_new(1, alone=False)
+        job = self.front
+        if job is None or self.closed:
+            return
+        self.show(job, "denoise", 3)
+        at, job_id = job.fence, self.granted[job.fence]
+        self.park_orders.add(at)
+        self.broker(m.Park(job_id=job_id, fence=at))
+        self.jobs.remove(job)
+        self.engine(JobParked(fence=at, kept=3, model="demo"))
+        self.gone_without_result.add(at)
+        self.dirs.discard(at)
+        match then:
+            case "cancel":
+                self.cancel_orders.add(at)
+                self.broker(m.Cancel(job_id=job_id, fence=at))
+            case "park":
+                self.broker(m.Park(job_id=job_id, fence=at))
+            case "run":
+                self.broker(m.Run(job_id=job_id, fence=at, lease_s=6.0, body=b"spec"))
+            case "welcome":
+                self.broker(m.Welcome(epoch=EPOCH))
+            case "time":
+                self.time_passes(31.0)
+
+    @precondition(lambda self: self.parks)
+    @rule(data=st.data())
+    def checkpoints_are_put(self, data: st.DataObject) -> None:
+        """They are there, or could not be put in time: the agent may have handed the attempt back meanwhile."""
+        at = data.draw(st.sampled_from(sorted(self.parks)))
+        self.parks.discard(at)
+        if self.exit is None:
+            self.do(self.core.checkpoints_put(at, self.now))
+            assert at not in self.core.engine_slot.parked.fences()
 
     @precondition(lambda self: self.puts or self.fetches)
     @rule(data=st.data(), fault=st.sampled_from(["the edge is away", "x" * 5000]))

@@ -187,10 +187,16 @@ def test_a_request_is_the_same_wherever_its_inputs_lie():
 def test_checkpoints_of_a_job_that_goes_on_are_fetched_before_too():
     stage = far().idle()
     stage.broker(m.Run(job_id="j1", fence=fence(1), lease_s=6.0, body=b"spec", kept=7))
-    assert stage.orders() == [fx.FetchInputs(fence(1), (), "j1", 7)]
+    assert stage.orders() == [fx.FetchInputs(fence(1), (), "j1")]
     stage.fetched(1)
     (start,) = stage.orders()
     assert start.message.kept == 7
+
+
+def test_checkpoints_that_the_broker_has_not_heard_of_are_looked_for_too():
+    stage = far().idle()
+    stage.broker(m.Run(job_id="j1", fence=fence(1), lease_s=6.0, body=b"spec", attempt=2))
+    assert stage.orders() == [fx.FetchInputs(fence(1), (), "j1")]
 
 
 def test_where_disks_are_shared_checkpoints_are_there():
@@ -256,6 +262,96 @@ def test_the_draft_of_a_parked_job_is_put():
     stage.park(1)
     stage.parked(1)
     assert stage.effects(fx.PutDraft) == [fx.PutDraft("j1", fence(1))]
+
+
+def being_parked(**policy: float) -> Stage:
+    """Job 1 is parked, and its checkpoints are being put."""
+    stage = far(**policy).busy(1)
+    stage.park(1)
+    stage.parked(1, kept=3)
+    return stage
+
+
+def handed_back(stage: Stage) -> list[tuple[int, int]]:
+    return [(said.fence, said.kept) for said in stage.sent(m.Refused)]
+
+
+def test_a_parked_job_is_handed_back_when_its_checkpoints_are_in_the_depot():
+    stage = being_parked()
+    assert stage.effects(fx.PutParked) == [fx.PutParked("j1", fence(1), 30.0)]
+    assert handed_back(stage) == []
+    assert stage.core.capacity.free == 1, "its engine is free"
+    stage.tick(2.0)
+    assert [(item.fence, item.kept) for item in stage.sent(m.Heartbeat)[-1].held] == [(fence(1), 3)]
+    stage.kept_there()
+    assert handed_back(stage) == [(fence(1), 3)]
+    stage.kept_there()
+    assert handed_back(stage) == []
+
+
+def test_a_depot_that_does_not_take_them_keeps_no_job_for_ever():
+    stage = being_parked()
+    stage.silence(29.0)
+    assert handed_back(stage) == []
+    stage.pass_time(1.0).tick()
+    assert handed_back(stage) == [(fence(1), 3)]
+
+
+def test_a_worker_that_stops_waits_for_the_depot_as_long_as_its_grace_lasts():
+    stage = far(stop_grace_s=5.0).busy(1)
+    stage.end()
+    stage.pass_time(1.0).parked(1)
+    assert stage.effects(fx.PutParked)
+    assert not stage.sent(m.Goodbye)
+    stage.kept_there()
+    kinds = [type(effect.message) for effect in stage.effects(fx.SendBroker)]
+    assert kinds.index(m.Refused) < kinds.index(m.Goodbye)
+
+    stage = far(stop_grace_s=5.0).busy(1)
+    stage.end()
+    stage.pass_time(1.0).parked(1)
+    stage.silence(3.5)
+    assert not stage.sent(m.Goodbye)
+    stage.pass_time(0.5).tick()
+    kinds = [type(effect.message) for effect in stage.effects(fx.SendBroker)]
+    assert kinds.index(m.Refused) < kinds.index(m.Goodbye), "what is left of it is told before the goodbye"
+
+
+def test_a_cancel_ends_a_parked_job_whose_checkpoints_are_being_put():
+    stage = being_parked()
+    stage.cancel(1)
+    assert stage.orders() == [fx.Revoke(fence(1))]
+    assert stage.sent(m.Cancelled)
+    stage.kept_there()
+    assert handed_back(stage) == []
+    stage.ack(1)
+    assert stage.orders() == [fx.RemoveCheckpoints("j1")]
+
+
+def test_the_same_order_again_and_a_park_find_a_parked_job_held():
+    stage = being_parked()
+    stage.run(1)
+    assert (stage.sent(m.Refused), stage.orders()) == ([], [])
+    stage.park(1)
+    assert (stage.sent(m.Refused), stage.orders()) == ([], [])
+
+
+def test_where_nothing_is_put_a_parked_job_is_handed_back_at_once():
+    for policy, kept in (({"checkpoint_put_s": 0.0}, 3), ({}, 0)):
+        stage = far(**policy).busy(1)
+        stage.park(1)
+        stage.parked(1, kept=kept)
+        assert handed_back(stage) == [(fence(1), kept)]
+        assert not stage.effects(fx.PutParked)
+
+
+def test_parked_jobs_that_wait_for_the_depot_leave_no_room_for_ever_more():
+    stage = far(max_unacknowledged=1).busy(1)
+    stage.park(1)
+    stage.parked(1)
+    assert stage.core.capacity.refusal_reason() == "1 parked jobs wait until their checkpoints are in the depot"
+    stage.kept_there()
+    assert stage.core.capacity.free == 1
 
 
 def test_the_key_to_the_depot_comes_with_the_welcome():

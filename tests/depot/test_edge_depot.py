@@ -205,9 +205,9 @@ class Machine:
         self.kept(job_id).mkdir(parents=True, exist_ok=True)
         (self.kept(job_id) / name).write_bytes(data)
 
-    def fetched(self, job_id: str, fence: int, kept: int) -> str:
+    def fetched(self, job_id: str, fence: int) -> str:
         """Fetch what a job may go on from; the fault that its attempt would end with."""
-        self.files.carry_out(fx.FetchInputs(fence, (), job_id, kept), self.policy)
+        self.files.carry_out(fx.FetchInputs(fence, (), job_id), self.policy)
         (outcome,) = wait_until(self.transfers.take, what="an attempt that may begin")
         return outcome.fault
 
@@ -229,7 +229,7 @@ def test_a_job_goes_on_from_another_machines_checkpoint(there: Place, tmp_path: 
         there.far.do(there.far.fake.lose, job_id)
         fence = there.far.do(there.far.fake.run, job_id, "cpu-1").fence
         second.leave(job_id, "0-2.safetensors", b"two")
-        assert second.fetched(job_id, fence, 8) == ""
+        assert second.fetched(job_id, fence) == ""
         assert (second.kept(job_id) / "0-8.safetensors").read_bytes() == b"eight"
     finally:
         first.transfers.close()
@@ -240,10 +240,33 @@ def test_a_job_begins_where_checkpoints_cannot_be_had(there: Place, tmp_path: Pa
     job_id, fence = there.far.running()
     machine = Machine(http_depot(there.far, "cpu-1"), tmp_path / "b")
     try:
-        assert machine.fetched(job_id, fence, 8) == "", "refused, and no reason to fail"
+        assert machine.fetched(job_id, fence) == "", "refused, and no reason to fail"
         machine.leave(job_id, "0-8.safetensors", b"eight")
         machine.transfers._depot.key = ""
-        assert machine.fetched(job_id, fence, 8) == "", "nothing is asked for"
+        assert machine.fetched(job_id, fence) == "", "nor is a depot that cannot be asked"
+    finally:
+        machine.transfers.close()
+
+
+def test_a_parked_attempts_checkpoints_are_tried_until_they_are_there(there: Place, tmp_path: Path) -> None:
+    job_id, fence = there.far.running()
+    machine = Machine(there.depot, tmp_path / "a")
+    key, there.depot.key = there.depot.key, ""
+    try:
+        machine.leave(job_id, "0-8.safetensors", b"eight")
+        machine.files.carry_out(fx.PutParked(job_id, fence, 60.0), machine.policy)
+        (delay,) = wait_until(machine.transfers.take, what="a try that fails")
+        assert isinstance(delay, Delay)
+        machine.transfers.set_key(key)
+        (outcome,) = wait_until(machine.transfers.take, what="the checkpoints in the depot")
+        assert (outcome.order.fence, outcome.fault) == (fence, "")
+        at_edge = there.far.home / "artefacts" / CHECKPOINTS / job_id
+        assert (at_edge / "0-8.safetensors").read_bytes() == b"eight"
+
+        machine.transfers._depot.key = ""
+        machine.files.carry_out(fx.PutParked(job_id, fence, 0.001), machine.policy)
+        outcome = wait_until(machine.transfers.take, what="the end of its time")[-1]
+        assert "key" in outcome.fault
     finally:
         machine.transfers.close()
 
@@ -255,7 +278,6 @@ def test_no_checkpoints_are_put_where_that_is_switched_off(there: Place, tmp_pat
         machine.leave(job_id, "0-8.safetensors", b"eight")
         for now in (0.0, 1000.0):
             machine.files.put_checkpoints(job_id, fence, machine.policy.checkpoint_put_s, now)
-        machine.files.carry_out(fx.PutDraft(job_id, fence), machine.policy)
         assert not any(machine.transfers._checkpoints._backlog)
     finally:
         machine.transfers.close()

@@ -62,11 +62,11 @@ class AttemptControl:
             park_at=run.park_at,
         )
         names = input_names(run.body) if self._dirs.remote else ()
-        goes_on = self._dirs.remote and run.kept > 0
+        # A broker that has died since may not know what an attempt left.
+        goes_on = self._dirs.remote and (run.kept > 0 or run.attempt > 1)
         if names or goes_on:
             self._attempts.fetching[run.fence] = job
-            more = (run.job_id, run.kept) if goes_on else ("", 0)
-            self._emit(fx.FetchInputs(run.fence, names, *more))
+            self._emit(fx.FetchInputs(run.fence, names, run.job_id if goes_on else ""))
         else:
             self._emit(fx.StartJob(job))
         self._attempts.add(

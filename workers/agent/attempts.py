@@ -96,6 +96,10 @@ class Attempts:
     def hand_back(self, attempt: Attempt, reason: str, now: float, *, keep_files: bool = False) -> None:
         """Give it back to the broker. `keep_files`: its pictures show how far it is, while the job waits."""
         self.drop(attempt, now, keep_files=keep_files)
+        self.return_to_broker(attempt, reason, now)
+
+    def return_to_broker(self, attempt: Attempt, reason: str, now: float) -> None:
+        """Say that an attempt which was dropped is handed back."""
         refusal = m.Refused(
             job_id=attempt.job_id,
             fence=attempt.fence,

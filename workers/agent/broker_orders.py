@@ -35,6 +35,7 @@ class BrokerOrders:
         self.seen = 0
         self._attempts = engine_slot.attempts
         self._control = engine_slot.control
+        self._parked = engine_slot.parked
         self._unacked_results = unacked_results
         self._capacity = capacity
         self._registration = registration
@@ -43,7 +44,7 @@ class BrokerOrders:
 
     def run(self, run: m.Run, now: float) -> None:
         """Begin an attempt, or say what became of it, or refuse it."""
-        if self._attempts.find(run.job_id, run.fence) or self._unacked_results.waits(run.job_id, run.fence):
+        if self._attempts.find(run.job_id, run.fence) or self._waits_for_depot(run):
             self._registration.beat_now(now)  # the broker has not heard that it is held here
         elif answer := self._unacked_results.answer(run.job_id, run.fence, self._capacity.free, now):
             self._send(answer)
@@ -60,7 +61,7 @@ class BrokerOrders:
         """Cancel an attempt wherever it is, or say what became of it, or refuse."""
         # It cannot overtake its `Run`, but it can arrive where that was lost: the fence is spent then, too.
         self.seen = max(self.seen, cancel.fence)
-        if self._control.cancel(cancel, now):
+        if self._control.cancel(cancel, now) or self._parked.cancel(cancel.job_id, cancel.fence, now):
             return
         if self.withdraw(m.Cancelled(job_id=cancel.job_id, fence=cancel.fence), now):
             return
@@ -72,12 +73,16 @@ class BrokerOrders:
     def park(self, park: m.Park, now: float) -> None:
         """Ask for an attempt back, or say what became of it, or refuse."""
         self.seen = max(self.seen, park.fence)
-        if self._control.park(park.job_id, park.fence, now) or self._unacked_results.waits(park.job_id, park.fence):
+        if self._control.park(park.job_id, park.fence, now) or self._waits_for_depot(park):
             return
         if answer := self._unacked_results.answer(park.job_id, park.fence, self._capacity.free, now):
             self._send(answer)
         else:
             self._refuse(park, "this attempt is not held here")
+
+    def _waits_for_depot(self, order: m.Run | m.Park) -> bool:
+        """Whether files or checkpoints of this attempt are being put."""
+        return any(waiting.waits(order.job_id, order.fence) for waiting in (self._unacked_results, self._parked))
 
     def _refuse(self, order: m.Run | m.Cancel | m.Park, reason: str) -> None:
         self._send(m.Refused(job_id=order.job_id, fence=order.fence, free=self._capacity.free, reason=reason))

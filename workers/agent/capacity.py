@@ -33,6 +33,8 @@ class Capacity:
     def _results_reason(self) -> str:
         if len(self._unacked_results) >= self._policy.max_unacknowledged:
             return f"{len(self._unacked_results)} results wait for acknowledgement"
+        if len(self._unacked_results) + len(self._engine_slot.parked) >= self._policy.max_unacknowledged:
+            return f"{len(self._engine_slot.parked)} parked jobs wait until their checkpoints are in the depot"
         if (put_bytes := self._unacked_results.put_bytes) > self._policy.spool_bytes:
             return f"{put_bytes / 1e6:.0f} MB of results wait to be put into the depot"
         return ""
@@ -74,13 +76,15 @@ class Capacity:
         return 0 if self.refusal_reason() else 1
 
     def held(self, now: float) -> tuple[m.Held, ...]:
-        """The attempts in the engine, and all that wait for acknowledgement."""
-        return tuple(attempt.held(now) for attempt in self._engine_slot.attempts) + self._unacked_results.held(now)
+        """The attempts in the engine, those parked, and all that wait for acknowledgement."""
+        slot = self._engine_slot
+        in_engine = tuple(attempt.held(now) for attempt in slot.attempts)
+        return in_engine + slot.parked.held(now) + self._unacked_results.held(now)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is held, neither in the engine nor waiting for acknowledgement."""
-        return not self._engine_slot.attempts and not len(self._unacked_results)
+        """Whether nothing is held, neither in the engine, nor parked, nor waiting for acknowledgement."""
+        return not len(self._engine_slot.attempts) + len(self._engine_slot.parked) + len(self._unacked_results)
 
     def shown(self) -> object:
         """Return the state whose change makes a heartbeat due sooner."""
@@ -92,6 +96,7 @@ class Capacity:
             slot.engine.loaded_loras,
             self.draining,
             tuple(attempt.shown for attempt in slot.attempts),
+            slot.parked.fences(),
             self._unacked_results.fences(),
             slot.engine.fault,
             self._depot_fault(self._depot_waits()) if self._depot_faults else "",

@@ -177,6 +177,12 @@ class AgentCore:
             )
         return self._flush_effects(now)
 
+    def checkpoints_put(self, fence: int, now: float) -> list[fx.Effect]:
+        """The checkpoints of this parked attempt are in the depot, or could not be put in the time that there is."""
+        if self.leaving is None:
+            self.engine_slot.parked.put(fence, now)
+        return self._flush_effects(now)
+
     def depot_failed(self, fence: int, fault: str, now: float) -> list[fx.Effect]:
         """Files or inputs of this attempt could not be moved; it is tried again."""
         self.capacity.depot_failed(fence, clip(fault, MAX_REASON))
@@ -248,6 +254,7 @@ class AgentCore:
             # What is done counts, if it gets there before the goodbye that hands the rest back.
             self.unacked_results.send_all_now(now)
             self.reporter.send_results(now)
+            self.engine_slot.parked.hand_back_all(now)
             self._out.append(fx.SendBroker(m.Goodbye(reason=clip(reason, MAX_REASON), orderly=orderly)))
         self.leaving = (code, now + self.policy.leave_s)
         self.capacity.leaving = True

@@ -78,16 +78,23 @@ class PutDraft(Struct, frozen=True):
     fence: int
 
 
-class FetchInputs(Struct, frozen=True):
-    """Fetch inputs of an attempt from the depot. Answered by `inputs_fetched`.
+class PutParked(Struct, frozen=True):
+    """Put the newest checkpoints of a parked attempt into the depot, for so long. Answered by `checkpoints_put`."""
 
-    With its checkpoints, if fewer than `kept` denoising steps of this job lie in those of this machine.
+    job_id: str
+    fence: int
+    budget_s: float
+
+
+class FetchInputs(Struct, frozen=True):
+    """Fetch inputs of an attempt from the depot, with the checkpoints of this job ("": none) that are newer than those of this machine.
+
+    Answered by `inputs_fetched`.
     """
 
     fence: int
     names: tuple[str, ...]
     job_id: str = ""
-    kept: int = 0
 
 
 class Revoke(Struct, frozen=True):
@@ -139,7 +146,7 @@ class Exit(Struct, frozen=True):
 
 
 #: What is asked of the depot.
-DepotEffect = PutFiles | PutDraft | FetchInputs | Revoke | DiscardFiles | SetDepotKey
+DepotEffect = PutFiles | PutDraft | PutParked | FetchInputs | Revoke | DiscardFiles | SetDepotKey
 
 Effect = (
     SendBroker

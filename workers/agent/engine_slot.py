@@ -24,6 +24,7 @@ from workers.agent.attempt_control import AttemptControl
 from workers.agent.attempts import Attempts
 from workers.agent.dirs import WorkerDirs
 from workers.agent.engine import Engine
+from workers.agent.parked import ParkedAttempts
 from workers.agent.unacked_results import UnackedResults
 from workers.ipc.messages import (
     FromEngine,
@@ -57,6 +58,7 @@ class EngineSlot:
         self.policy = policy
         self.engine = Engine(setup, policy, emit, now)
         self.attempts = Attempts(unacked_results, emit)
+        self.parked = ParkedAttempts(self.attempts, unacked_results, policy, emit)
         self.control = AttemptControl(self.attempts, self.engine.life, policy, dirs, emit)
         #: Whether the engine was killed because of one of its attempts: then none of the others is to blame, even if that one is done.
         self._replaced = False
@@ -83,6 +85,8 @@ class EngineSlot:
     def deadlines(self, detached_at: float) -> list[float]:
         """Times at which `timers` has something to do."""
         times = self.engine.life.deadlines()
+        if (due := self.parked.next_due()) is not None:
+            times.append(due)
         if self._served:
             times.append(detached_at)
             times += [attempt.stuck_at(self.policy) for attempt in self.attempts if not self.attempts.waits(attempt)]
@@ -151,16 +155,22 @@ class EngineSlot:
             case JobFailed():
                 self._job_failed(attempt, message, now)
             case JobParked() if attempt.parks and attempt.cancel_by is None:
-                attempt.kept = message.kept
-                if self._remote:
-                    self._emit(fx.PutDraft(attempt.job_id, attempt.fence))
-                reason = f"parked with {message.kept} steps in a checkpoint"
-                self.attempts.hand_back(attempt, reason, now, keep_files=not self._remote)
+                self._job_parked(attempt, message.kept, now)
             case JobCancelled() | JobParked() if attempt.cancel_by is None:
                 unasked = "the engine stopped the job without being asked to"
                 self.attempts.fail(attempt, m.FailureKind.ENGINE_ERROR, unasked, now)
             case _:
                 self.attempts.cancelled(attempt, now)
+
+    def _job_parked(self, attempt: Attempt, kept: int, now: float) -> None:
+        attempt.kept = kept
+        reason = f"parked with {kept} steps in a checkpoint"
+        if self._remote:
+            self._emit(fx.PutDraft(attempt.job_id, attempt.fence))
+        if self._remote and kept and self.policy.checkpoint_put_s:
+            self.parked.add(attempt, reason, now)
+        else:
+            self.attempts.hand_back(attempt, reason, now, keep_files=not self._remote)
 
     def _job_failed(self, attempt: Attempt, message: JobFailed, now: float) -> None:
         self.attempts.fail(attempt, message.kind, message.message, now)
@@ -198,6 +208,7 @@ class EngineSlot:
 
     def timers(self, now: float, detached_at: float) -> None:
         """Do what is due. `detached_at`: when a job is pointless because the broker is gone."""
+        self.parked.timers(now)
         if self._served and now >= detached_at:
             for attempt in self.attempts:
                 attempt.ending = Ending("dropped")

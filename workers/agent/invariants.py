@@ -17,7 +17,8 @@ def check(core: AgentCore) -> None:
     attempts, state = list(engine_slot.attempts), engine_slot.engine.life.state
     denoising = [attempt for attempt in attempts if not attempt.postprocessing]
     waiting = unacked_results.fences()
-    held = [*(attempt.fence for attempt in attempts), *waiting]
+    parked = engine_slot.parked.fences()
+    held = [*(attempt.fence for attempt in attempts), *parked, *waiting]
     rules = {
         "a busy engine draws a job": bool(denoising) or state != "busy",
         # It takes another while it draws one, if it asked for that.
@@ -40,7 +41,7 @@ def check(core: AgentCore) -> None:
             and not core.capacity.draining
             and core.leaving is None
         ),
-        "no attempt is running and done": all(attempt.fence not in waiting for attempt in attempts),
+        "no attempt is two of running, parked and done": len(set(held)) == len(held),
         "every fence held has been seen": all(fence <= core.orders.seen for fence in held),
         "everything held fits into a heartbeat": len(held) <= core.policy.max_unacknowledged + SLOTS,
         "a model is in memory only while there is an engine": not engine_slot.engine.model

@@ -26,7 +26,7 @@ from workers.agent.engine_process import EngineProcess
 from workers.agent.spare_engine import SpareEngine
 from workers.agent.stats import Sampler
 from workers.agent.worker_files import WorkerFiles
-from workers.depot.orders import Delay, Fetch, Put
+from workers.depot.orders import Delay, Fetch, Put, PutCheckpoints
 from workers.ipc.channel import Channel, IpcError
 from workers.ipc.messages import ENGINE_WITHOUT, RunJob, Setup
 from workers.models import optional_packages
@@ -172,6 +172,8 @@ class AgentShell:
             match outcome.order:
                 case Put(job_id=job_id, fence=fence):
                     self._apply(self._core.files_put(job_id, fence, outcome.fault, now))
+                case PutCheckpoints(fence=fence):
+                    self._apply(self._core.checkpoints_put(fence, now))
                 case Fetch(fence=fence):
                     self._apply(self._core.inputs_fetched(fence, outcome.fault, now, gone=outcome.gone))
 
@@ -224,7 +226,15 @@ class AgentShell:
                 self._files.remove_dir(job_id, fence)
             case fx.RemoveCheckpoints(job_id):
                 self._files.remove_checkpoints(job_id)
-            case fx.PutFiles() | fx.PutDraft() | fx.FetchInputs() | fx.Revoke() | fx.DiscardFiles() | fx.SetDepotKey():
+            case (
+                fx.PutFiles()
+                | fx.PutDraft()
+                | fx.PutParked()
+                | fx.FetchInputs()
+                | fx.Revoke()
+                | fx.DiscardFiles()
+                | fx.SetDepotKey()
+            ):
                 self._files.carry_out(effect, self._core.policy)
             case fx.Report(message):
                 self._tell_supervisor(message)

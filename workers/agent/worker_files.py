@@ -79,18 +79,16 @@ class WorkerFiles:
                 )
                 self.transfers.order(Put(job_id=job_id, fence=fence, files=files, budget_s=policy.put_budget_s))
             case fx.PutDraft(job_id, fence):
-                if policy.checkpoint_put_s:
-                    self.transfers.order(PutCheckpoints(fence=fence, kept=self._kept_of(job_id, fence)))
                 directory = attempt_dirs.checkpoint_dir(self._artefacts, job_id)
                 with contextlib.suppress(OSError):
                     for path in sorted(directory.iterdir()):
                         if is_draft_name(path.name):
                             key = draft_key(job_id, fence, path.name)
                             self.transfers.order(PutExtra(fence=fence, key=key, path=path))
-            case fx.FetchInputs(fence, names, job_id, steps):
+            case fx.PutParked(job_id, fence, budget_s):
+                self.transfers.order(PutCheckpoints(fence=fence, kept=self._kept_of(job_id, fence), budget_s=budget_s))
+            case fx.FetchInputs(fence, names, job_id):
                 kept = self._kept_of(job_id, fence) if job_id else None
-                if kept is not None and sum(_newest(kept).values()) >= steps:
-                    kept = None
                 self.transfers.order(Fetch(fence=fence, names=names, budget_s=policy.fetch_budget_s, kept=kept))
             case fx.Revoke(fence):
                 self.transfers.revoke(fence)

@@ -64,10 +64,19 @@ class PutExtra(Struct, frozen=True, kw_only=True):
 
 
 class PutCheckpoints(Struct, frozen=True, kw_only=True):
-    """Put the newest checkpoint of each output of a job, if it can be put now: nobody waits for it."""
+    """Put the newest checkpoint of each output of a job, if it can be put now: nobody waits for it.
+
+    `budget_s`: the attempt is parked, and handed back when they are there; tried for so long. Done: `Outcome` of this fence.
+    """
 
     fence: int
     kept: Kept
+    budget_s: float = 0.0
+
+    @property
+    def awaited(self) -> bool:
+        """Whether an attempt waits for it."""
+        return self.budget_s > 0.0
 
 
 Order = Put | Fetch | Discard | PutExtra | PutCheckpoints
@@ -150,11 +159,11 @@ class Backlog:
         one.fault = fault
         waited_s = now - one.began_at
         match one.order:
-            case PutExtra() | PutCheckpoints():
+            case PutExtra():
                 return Outcome(order=one.order, fault=fault)
             case Discard():
                 over = one.tries >= _DISCARD_TRIES
-            case Put(budget_s=budget_s) | Fetch(budget_s=budget_s):
+            case Put(budget_s=budget_s) | Fetch(budget_s=budget_s) | PutCheckpoints(budget_s=budget_s):
                 over = waited_s >= budget_s
         if over:
             return Outcome(order=one.order, fault=f"{fault} (tried {one.tries} times in {waited_s:.0f} s)")

@@ -83,7 +83,7 @@ class _Lane:
                 if outcome is None or one not in self._backlog:
                     continue
                 self._backlog.done(one)
-            if isinstance(one.order, Put | Fetch):
+            if _awaited(one.order):
                 self._report(outcome)
 
     def _next(self) -> Attempted | None:
@@ -118,7 +118,7 @@ class _Lane:
             wanted = outcome is None and one in self._backlog
         if wanted and fault != told:
             logger.warning("depot", extra={"action": Action.DEPOT, "detail": f"{fault}; it is tried again"})
-            if isinstance(one.order, Put | Fetch):
+            if _awaited(one.order):
                 self._report(Delay(fence=one.order.fence, fault=fault))
         return outcome
 
@@ -162,6 +162,11 @@ class _Lane:
         except (NotNow, OSError) as error:
             extra = {"action": Action.CHECKPOINT, "job_id": kept.job_id, "detail": str(error)}
             logger.warning("checkpoints of another machine cannot be had", extra=extra)
+
+
+def _awaited(order: Order) -> bool:
+    """Whether an attempt waits for it."""
+    return isinstance(order, Put | Fetch) or (isinstance(order, PutCheckpoints) and order.awaited)
 
 
 def _checkpoint(kept: Kept, name: str) -> DepotFile:

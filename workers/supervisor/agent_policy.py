@@ -51,5 +51,7 @@ class AgentPolicy(Struct, frozen=True, kw_only=True):
     fetch_budget_s: float = 600.0
     #: How often the newest checkpoints of a running job are put into the depot; 0: never.
     checkpoint_put_s: float = 60.0
+    #: How long a parked attempt waits at most until its checkpoints are in the depot before it is handed back.
+    park_put_s: float = 30.0
     #: Whether an engine process with its imports done waits to take the place of one that ends.
     spare_engine: bool = False
