@@ -378,6 +378,13 @@ def _served_metrics(plan: ResumePlan, calm: Undisturbed, found: Sequence[Interru
         Metric("steps_repeated", "of these, steps that were drawn twice", sum(repeated), "", "without checkpoints: all"),
         Metric("repeated_p50_s", "steps drawn twice at a kill, p50", median(repeated or [0]) * step_s, "s", interval),
         Metric("repeated_max_s", "steps drawn twice at a kill, most", max(repeated, default=0) * step_s, "s"),
+        Metric(
+            "served_over_interval",
+            "kills after which more steps than an interval's were drawn twice",
+            sum(steps * step_s > plan.checkpoint_s for steps in repeated),
+            "",
+            "bar: 0; steps at their pace in the undisturbed jobs",
+        ),
         Metric("again_p50_s", "from the kill to the end of the job, p50", median(one.took_s for one in found), "s"),
         Metric("checkpoint_bytes", "largest checkpoint", max(one.kept_bytes for one in found), "bytes"),
         Metric("denoise_p50_s", "denoising of an undisturbed job, p50", median(calm.with_s), "s", f"{plan.steps} steps"),

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from PIL import Image
 
-from bench.harness.process import ROOT, Process, clean_environ, end_all, free_port
-from tests.support.waiting import wait_until
+from tests.testing.far_service import FarService
 
 pytestmark = pytest.mark.slow
 
@@ -23,44 +18,18 @@ pytestmark = pytest.mark.slow
 SLOW = {"fake": "slow", "fake_step_s": 0.15}
 
 
-def keys(*words: str, home: Path) -> None:
-    command = [sys.executable, "-m", "broker", "keys", *words, "--home", str(home)]
-    subprocess.run(command, check=True, cwd=ROOT, env=clean_environ(), capture_output=True)
-
-
 @pytest.fixture
-def service(short_dir: Path) -> Iterator[tuple[httpx.Client, Path]]:
-    """(a client of the edge, the home of the worker, which is not the edge's)."""
-    home, far = short_dir / "here", short_dir / "there"
-    keys("init", home=home)
-    keys("add", "node-2", "--role", "worker", home=home)
-    (far / "curve").mkdir(mode=0o700, parents=True)
-    shutil.move(home / "curve" / "issued" / "node-2.key", far / "curve" / "worker.key")
-    back, port = f"tcp://127.0.0.1:{free_port()}", free_port()
-    url = f"http://127.0.0.1:{port}"
-    lines = (
-        ["broker", "--home", str(home), "--back-tcp", back],
-        ["http_edge", "--home", str(home), "--host", "127.0.0.1", "--port", str(port)],
-        ["workers", "--home", str(far), "--gpus", "cpu", "--model", "fake", "--back", back, "--depot", url],
-    )
-    processes = [Process(*line, log=short_dir / f"{line[0]}.log", environ=clean_environ()) for line in lines]
-
-    def is_ready() -> bool:
-        try:
-            return [one["state"] for one in client.get("/v1/workers").json()["data"]] == ["idle"]
-        except (httpx.HTTPError, ValueError, KeyError):
-            return False
-
-    with httpx.Client(base_url=url, timeout=60) as client:
-        try:
-            wait_until(is_ready, 120, "a worker that is idle")
-            yield client, far
-        finally:
-            assert not end_all(processes, 60)
+def service(short_dir: Path) -> Iterator[FarService]:
+    found = FarService(short_dir)
+    try:
+        found.start_worker("--model", "fake")
+        yield found
+    finally:
+        found.close()
 
 
-def test_previews_arrive_in_the_event_stream_while_it_is_drawn(service: tuple[httpx.Client, Path]) -> None:
-    client, far = service
+def test_previews_arrive_in_the_event_stream_while_it_is_drawn(service: FarService) -> None:
+    client, far = service.http, service.far
     fields = {"prompt": "seen from afar", "previews": 3, "num_inference_steps": 24, "extra": SLOW}
     job_id = client.post("/v1/jobs", json=fields).json()["id"]
     seen: dict[str, tuple[str, bytes]] = {}

@@ -253,7 +253,7 @@ def test_the_price_of_checkpoints_is_counted_by_their_interval():
         with_s=10.1, without_s=10.0, step_s=0.5, checkpoints=2, bytes=9, copy_ms=4.0, write_ms=30.0, write_cpu_ms=6.0
     )
     shown = values(resume.report_of(resume.ResumePlan(), None, [], renders.Drawn(renders=[], pairs=[pair])))
-    assert (round(shown["price_pct"], 3), round(shown["cpu_ratio"], 3)) == (0.1, 1.01)
+    assert (round(shown["price_pct"], 3), round(shown["cpu_ratio"], 3)) == (0.2, 1.01)
 
 
 def test_steps_count_as_drawn_twice_from_the_checkpoint_on():
@@ -270,6 +270,7 @@ def test_steps_count_as_drawn_twice_from_the_checkpoint_on():
     assert (shown["kills"], shown["different"], shown["not_succeeded"]) == (5, 1, 0)
     assert (shown["begun_again"], shown["resumed"]) == (3, 2)
     assert (shown["steps_drawn"], shown["steps_repeated"]) == (43, 15)
+    assert shown["served_over_interval"] == 1, "ten steps of 26 ms"
     assert (shown["checkpoint_bytes"], round(shown["overhead_ratio"], 3)) == (9, 1.05)
 
 
