@@ -105,10 +105,6 @@ class Stage:
     def put(self, counter: int = 1, fault: str = "") -> list[fx.Effect]:
         return self._out(self.core.files_put(f"j{counter}", fence(counter), fault, self.now))
 
-    def kept_there(self, counter: int = 1) -> list[fx.Effect]:
-        """The checkpoints of this parked attempt are in the depot, or will not be."""
-        return self._out(self.core.checkpoints_put(fence(counter), self.now))
-
     def delayed(self, counter: int, fault: str) -> list[fx.Effect]:
         return self._out(self.core.depot_failed(fence(counter), fault, self.now))
 

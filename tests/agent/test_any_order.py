@@ -464,13 +464,13 @@ class FarWorld(World):
                 self.time_passes(31.0)
 
     @precondition(lambda self: self.parks)
-    @rule(data=st.data())
-    def checkpoints_are_put(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), fault=st.sampled_from(["", "the edge is away"]))
+    def checkpoints_are_put(self, data: st.DataObject, fault: str) -> None:
         """They are there, or could not be put in time: the agent may have handed the attempt back meanwhile."""
         at = data.draw(st.sampled_from(sorted(self.parks)))
         self.parks.discard(at)
         if self.exit is None:
-            self.do(self.core.checkpoints_put(at, self.now))
+            self.do(self.core.files_put(self.granted[at], at, fault, self.now))
             assert at not in self.core.engine_slot.parked.fences()
 
     @precondition(lambda self: self.puts or self.fetches)

@@ -283,9 +283,9 @@ def test_a_parked_job_is_handed_back_when_its_checkpoints_are_in_the_depot():
     assert stage.core.capacity.free == 1, "its engine is free"
     stage.tick(2.0)
     assert [(item.fence, item.kept) for item in stage.sent(m.Heartbeat)[-1].held] == [(fence(1), 3)]
-    stage.kept_there()
+    stage.put(1)
     assert handed_back(stage) == [(fence(1), 3)]
-    stage.kept_there()
+    stage.put(1)
     assert handed_back(stage) == []
 
 
@@ -303,7 +303,7 @@ def test_a_worker_that_stops_waits_for_the_depot_as_long_as_its_grace_lasts():
     stage.pass_time(1.0).parked(1)
     assert stage.effects(fx.PutParked)
     assert not stage.sent(m.Goodbye)
-    stage.kept_there()
+    stage.put(1)
     kinds = [type(effect.message) for effect in stage.effects(fx.SendBroker)]
     assert kinds.index(m.Refused) < kinds.index(m.Goodbye)
 
@@ -322,7 +322,7 @@ def test_a_cancel_ends_a_parked_job_whose_checkpoints_are_being_put():
     stage.cancel(1)
     assert stage.orders() == [fx.Revoke(fence(1))]
     assert stage.sent(m.Cancelled)
-    stage.kept_there()
+    stage.put(1)
     assert handed_back(stage) == []
     stage.ack(1)
     assert stage.orders() == [fx.RemoveCheckpoints("j1")]
@@ -350,7 +350,7 @@ def test_parked_jobs_that_wait_for_the_depot_leave_no_room_for_ever_more():
     stage.park(1)
     stage.parked(1)
     assert stage.core.capacity.refusal_reason() == "1 parked jobs wait until their checkpoints are in the depot"
-    stage.kept_there()
+    stage.put(1)
     assert stage.core.capacity.free == 1
 
 

@@ -102,13 +102,13 @@ def test_a_file_of_another_job_is_refused(tmp_path: Path) -> None:
 def test_after_the_last_step_less_is_worth_a_file(tmp_path: Path, seconds: float, due: bool, last_due: bool) -> None:
     now = 100.0
     store = Checkpoints(tmp_path, 10.0, clock=lambda: now)
-    assert (store.due(), store.last_due()) == (False, False), "nothing is denoised yet"
-    store.begin()
+    assert (store.times.due(), store.times.last_due()) == (False, False), "nothing is denoised yet"
+    store.times.begin()
     now += seconds
-    store.stepped()
-    assert (store.due(), store.last_due()) == (due, last_due)
+    store.times.stepped()
+    assert (store.times.due(), store.times.last_due()) == (due, last_due)
     store.keep_now(state(1), BINDING)
-    assert (store.due(), store.last_due()) == (False, False)
+    assert (store.times.due(), store.times.last_due()) == (False, False)
 
 
 @pytest.mark.parametrize(
@@ -134,20 +134,20 @@ def test_a_checkpoint_is_there_within_the_interval_and_none_comes_much_sooner(
         now += write_s + 0.001
         own(path, target)
 
-    store.begin()
+    store.times.begin()
     now += step_s
-    store.stepped()
+    store.times.stepped()
     monkeypatch.setattr(Path, "rename", rename)
     assert store.keep_now(state(1), BINDING)
     monkeypatch.undo()
-    store.begin()
+    store.times.begin()
     began, step = now, 1
     store.keep(state(1), BINDING)
     store.settle()
     while True:
         now, step = now + step_s, step + 1
-        store.stepped()
-        if store.due():
+        store.times.stepped()
+        if store.times.due():
             break
     assert now - began == pytest.approx(at_s)
 

@@ -167,20 +167,17 @@ class AgentCore:
         return self._flush_effects(now)
 
     def files_put(self, job_id: str, fence: int, fault: str, now: float) -> list[fx.Effect]:
-        """The files of this attempt are in the depot, unless there is a `fault`: then it has failed."""
-        if not fault:
+        """The files of this attempt are in the depot, unless there is a `fault`: then it has failed. Or the checkpoints of a parked one are
+        there, or will not be."""
+        if self.engine_slot.parked.waits(job_id, fence):
+            self.engine_slot.parked.put(fence, now)
+        elif not fault:
             self.unacked_results.is_put(fence, now)
         else:
             text = clip(f"its files cannot be put into the depot: {fault}", MAX_TEXT)
             self.orders.withdraw(
                 m.Failed(job_id=job_id, fence=fence, kind=m.FailureKind.ENGINE_ERROR, message=text), now
             )
-        return self._flush_effects(now)
-
-    def checkpoints_put(self, fence: int, now: float) -> list[fx.Effect]:
-        """The checkpoints of this parked attempt are in the depot, or could not be put in the time that there is."""
-        if self.leaving is None:
-            self.engine_slot.parked.put(fence, now)
         return self._flush_effects(now)
 
     def depot_failed(self, fence: int, fault: str, now: float) -> list[fx.Effect]:

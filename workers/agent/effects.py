@@ -79,7 +79,7 @@ class PutDraft(Struct, frozen=True):
 
 
 class PutParked(Struct, frozen=True):
-    """Put the newest checkpoints of a parked attempt into the depot, for so long. Answered by `checkpoints_put`."""
+    """Put the newest checkpoints of a parked attempt into the depot, for so long. Answered by `files_put`."""
 
     job_id: str
     fence: int

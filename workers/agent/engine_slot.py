@@ -58,7 +58,7 @@ class EngineSlot:
         self.policy = policy
         self.engine = Engine(setup, policy, emit, now)
         self.attempts = Attempts(unacked_results, emit)
-        self.parked = ParkedAttempts(self.attempts, unacked_results, policy, emit)
+        self.parked = ParkedAttempts(self.attempts, unacked_results, policy, emit, remote=dirs.remote)
         self.control = AttemptControl(self.attempts, self.engine.life, policy, dirs, emit)
         #: Whether the engine was killed because of one of its attempts: then none of the others is to blame, even if that one is done.
         self._replaced = False
@@ -155,22 +155,12 @@ class EngineSlot:
             case JobFailed():
                 self._job_failed(attempt, message, now)
             case JobParked() if attempt.parks and attempt.cancel_by is None:
-                self._job_parked(attempt, message.kept, now)
+                self.parked.add(attempt, message.kept, now)
             case JobCancelled() | JobParked() if attempt.cancel_by is None:
                 unasked = "the engine stopped the job without being asked to"
                 self.attempts.fail(attempt, m.FailureKind.ENGINE_ERROR, unasked, now)
             case _:
                 self.attempts.cancelled(attempt, now)
-
-    def _job_parked(self, attempt: Attempt, kept: int, now: float) -> None:
-        attempt.kept = kept
-        reason = f"parked with {kept} steps in a checkpoint"
-        if self._remote:
-            self._emit(fx.PutDraft(attempt.job_id, attempt.fence))
-        if self._remote and kept and self.policy.checkpoint_put_s:
-            self.parked.add(attempt, reason, now)
-        else:
-            self.attempts.hand_back(attempt, reason, now, keep_files=not self._remote)
 
     def _job_failed(self, attempt: Attempt, message: JobFailed, now: float) -> None:
         self.attempts.fail(attempt, message.kind, message.message, now)

@@ -29,19 +29,34 @@ class ParkedAttempts:
     """By their fences."""
 
     def __init__(
-        self, attempts: Attempts, results: UnackedResults, policy: AgentPolicy, emit: Callable[[fx.Effect], None]
+        self,
+        attempts: Attempts,
+        results: UnackedResults,
+        policy: AgentPolicy,
+        emit: Callable[[fx.Effect], None],
+        *,
+        remote: bool,
     ) -> None:
+        """`remote`: files go to a depot."""
         self._attempts = attempts
         self._results = results
         self._policy = policy
         self._emit = emit
+        self._remote = remote
         self._waiting: dict[int, _Waiting] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, attempt: Attempt, reason: str, now: float) -> None:
-        """The engine has parked this attempt; its checkpoints are put."""
+    def add(self, attempt: Attempt, kept: int, now: float) -> None:
+        """The engine has parked this attempt, with so many steps in checkpoints. Where there is nothing to put it is handed back."""
+        attempt.kept = kept
+        reason = f"parked with {kept} steps in a checkpoint"
+        if self._remote:
+            self._emit(fx.PutDraft(attempt.job_id, attempt.fence))
+        if not (self._remote and kept and self._policy.checkpoint_put_s):
+            self._attempts.hand_back(attempt, reason, now, keep_files=not self._remote)
+            return
         self._attempts.drop(attempt, now)
         budget_s = self._policy.park_put_s
         self._waiting[attempt.fence] = _Waiting(attempt, reason, now + budget_s)

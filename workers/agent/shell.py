@@ -172,8 +172,8 @@ class AgentShell:
             match outcome.order:
                 case Put(job_id=job_id, fence=fence):
                     self._apply(self._core.files_put(job_id, fence, outcome.fault, now))
-                case PutCheckpoints(fence=fence):
-                    self._apply(self._core.checkpoints_put(fence, now))
+                case PutCheckpoints(kept=kept):
+                    self._apply(self._core.files_put(kept.job_id, kept.fence, outcome.fault, now))
                 case Fetch(fence=fence):
                     self._apply(self._core.inputs_fetched(fence, outcome.fault, now, gone=outcome.gone))
 

@@ -30,6 +30,7 @@ from safetensors.torch import load, save
 
 from broker.runtime.log_actions import Action
 from broker.wire.job_files import checkpoint_name, checkpoint_of
+from workers.engine.checkpoint_times import CheckpointTimes
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +53,6 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, Recursi
 
 #: Files kept of each output: the newest, and the one before it should that one be damaged.
 _KEPT = 2
-
-#: After its last step a job is kept too, so that one which dies in its decoding decodes again and takes no step twice; but not for steps
-#: that took less than this share of the time between two checkpoints: short jobs would write a file each.
-_LAST_SHARE = 0.1
-
-#: Two checkpoints are no closer than this share of the time between them, however long steps and writes take.
-_LEAST_SHARE = 0.5
 
 
 class State(Struct, frozen=True):
@@ -87,14 +81,9 @@ class Checkpoints:
     ) -> None:
         #: Whether the last one could not be written.
         self.failed = False
+        self.times = CheckpointTimes(every_s, clock)
         self._report = report
         self._directory = directory
-        self._every_s = every_s
-        self._clock = clock
-        self._since: float | None = None
-        #: When the last step ended, and what it took; the same of the last file.
-        self._stepped_at: float | None = None
-        self._step_s = self._write_s = 0.0
         #: States of outputs that are denoised and not on disk yet: they go there with the next.
         self._finished: list[tuple[State, Binding]] = []
         #: Guards what the writing thread shares: itself, and what it writes next.
@@ -112,34 +101,6 @@ class Checkpoints:
         with self._lock:
             return sum(self._newest.values())
 
-    def begin(self) -> None:
-        """Denoising begins, or goes on with another output: time counts from the first of these."""
-        self._stepped_at = self._clock()
-        if self._since is None:
-            self._since = self._stepped_at
-
-    def stepped(self) -> None:
-        """A step has ended."""
-        now = self._clock()
-        if self._stepped_at is not None:
-            self._step_s = now - self._stepped_at
-        self._stepped_at = now
-
-    def due(self) -> bool:
-        """Whether a state is to be kept now: kept after one more step, it would be there later than `every_s` after the one before."""
-        unkept_s = self._unkept_s()
-        with self._lock:
-            there_s = unkept_s + self._step_s + self._write_s
-        return unkept_s >= _LEAST_SHARE * self._every_s and there_s >= self._every_s
-
-    def last_due(self) -> bool:
-        """The same after the last step of the last output."""
-        return self._unkept_s() >= _LAST_SHARE * self._every_s
-
-    def _unkept_s(self) -> float:
-        """Seconds of denoising that are in no checkpoint; before it begins, less than none."""
-        return self._clock() - self._since if self._since is not None else -1.0
-
     def keep_finished(self, state: State, binding: Binding) -> None:
         """The state of an output after its last step, while there are further ones: kept with the next that is due."""
         self._finished.append((state, binding))
@@ -149,7 +110,7 @@ class Checkpoints:
 
         While the disk keeps another one waiting, one alone waits behind it: the newest.
         """
-        self._since = self._stepped_at if self._stepped_at is not None else self._clock()
+        self.times.kept()
         with self._lock:
             denoised = [one for one in self._next if one[0].output < state.output and one[0].step >= one[0].total]
             self._next = [*denoised, *self._finished, (state, binding)]
@@ -240,7 +201,7 @@ class Checkpoints:
             self._note(state.output, state.step)
 
     def _write(self, state: State, binding: Binding) -> None:
-        began = self._clock()
+        began = self.times.clock()
         self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         path = self._directory / checkpoint_name(state.output, state.step)
         temporary = self._directory / f".{path.name}.{os.getpid()}.part"
@@ -250,10 +211,7 @@ class Checkpoints:
                 file.write(content)
                 file.flush()
                 temporary.rename(path)
-                took_s = self._clock() - began
-                with self._lock:
-                    # One that waited for the disk is not forgotten with the next.
-                    self._write_s = max(took_s, (self._write_s + took_s) / 2)
+                self.times.wrote(self.times.clock() - began)
                 os.fsync(file.fileno())
         finally:
             temporary.unlink(missing_ok=True)

@@ -191,14 +191,14 @@ class Resumption:
             return
         self._answers.noting = True
         self._answers.zeros = self._monitor.passing_over = self._earlier is not None
-        self._checkpoints.begin()
+        self._checkpoints.times.begin()
         unfinished = self._earlier is None or self._earlier.step < self._earlier.total
         if unfinished and not self._checkpoints.pending and self._monitor.park_requested():
             raise Parked(self._checkpoints.kept)
 
     def step_ended(self, step: int, total: int, tensors: dict[str, Any]) -> dict[str, Any]:
         """Step `step` of `total` has ended with these tensors: those to go on with. Raises `UnknownState`, `Parked`, `DraftKept`."""
-        self._checkpoints.stepped()
+        self._checkpoints.times.stepped()
         if self._earlier is not None and step <= self._earlier.step:
             if step < self._earlier.step:
                 return tensors
@@ -213,10 +213,10 @@ class Resumption:
         if not self._keeps or (denoised and type(self._pipe).__name__ in DECODE_SOMETHING_ELSE):
             return tensors
         parks = not (denoised and self._last) and self._monitor.park_due(step)
-        due = self._checkpoints.last_due() if denoised else self._checkpoints.due()
+        due = self._checkpoints.times.last_due() if denoised else self._checkpoints.times.due()
         try:
             # Not soon after one could not be written: each try costs time.
-            if parks and (not self._checkpoints.failed or self._checkpoints.due()):
+            if parks and (not self._checkpoints.failed or self._checkpoints.times.due()):
                 self._park(self._state(step, total, tensors))
             elif denoised and not self._last:
                 # Its latents are small, and its steps are not to be taken again for the sake of the next output's.
