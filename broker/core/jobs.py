@@ -14,10 +14,11 @@ which counts neither as a failure nor as a loss. One that is past its last step 
 
 **fence** (`FENCES`, by event; only `Job.renew_fence` changes it). A fence names one grant: `epoch << 32 | counter`. The epoch is raised on
 disk before the broker binds, so a fence is never given twice, even if the rows of the last moments before a crash are lost. It never falls,
-but for that of a damaged row, once its operator decides about the job. A result counts only if the job is not final and bears exactly the
-result's fence. When a failure has been counted, the fence moves on, so that the same failure, resent because its acknowledgement was lost,
-counts once. A job whose worker was lost goes back to `queued` with its fence unchanged: should that worker return before another is granted
-the job, it is adopted, or its finished result taken.
+but for that of a damaged row, once its operator decides about the job. A job begins with the last fence that was given before it came, so
+that no attempt at an earlier job of its id (one that was deleted, or whose acceptance was lost with the broker) is taken for its own. A
+result counts only if the job is not final and bears exactly the result's fence. When a failure has been counted, the fence moves on, so
+that the same failure, resent because its acknowledgement was lost, counts once. A job whose worker was lost goes back to `queued` with its
+fence unchanged: should that worker return before another is granted the job, it is adopted, or its finished result taken.
 
 **holder** (`HOLDERS`, by event; only `Job.change_holder` changes it). Whether a worker has the current attempt, as far as is known: not
 journaled, as workers say it. A job that was held when the broker stopped is an orphan until its worker comes back.

@@ -107,7 +107,7 @@ def _go_on(state: State, job: Job, cause: Cause, now: float) -> None:
     """Put a parked job back in its place in the queue: that of its arrival, or the front if it was begun."""
     job.parked_at = 0.0
     # Its grant must not overtake the row that lets it go on.
-    state.uncommitted[job.id] = job
+    state.reopened.add(job.id)
     state.move(job, cause, now)
     state.enqueue(job, front=job.attempts > 0)
 

@@ -55,8 +55,10 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
         submitted_at=now,
         cost=cost,
         promise=promise,
+        # No attempt that was granted before counts for it: see `jobs`.
+        fence=state.last_fence,
     )
-    state.uncommitted[job.id] = job
+    state.fresh[job.id] = job
     worker = at_once(state, wanted)
     if worker is not None and promise is None:
         state.queue.pass_by(now)

@@ -48,7 +48,8 @@ def resolve(state: State, peer: bytes, message: m.SettleSetAside, found: Found, 
     else:
         job.set_aside = None
         state.effects.append(Marked(job, None))
-        state.uncommitted[job.id] = job
+        state.fresh[job.id] = job
+        state.reopened.add(job.id)
         state.adopt_record(job)
         if job.fence > state.last_fence:
             job.renew_fence("voided", 0)

@@ -112,7 +112,9 @@ class State:
         self.preempt_at = 0.0
         self.effects: list[Effect] = []
         #: Jobs accepted or released since the last commit, the oldest first.
-        self.uncommitted: dict[str, Job] = {}
+        self.fresh: dict[str, Job] = {}
+        #: Jobs that are parked or set aside on disk and go on since the last commit.
+        self.reopened: set[str] = set()
         #: Workers with a message on its way since `sent` was called last that no `Run` may overtake.
         self.spoken_to: set[bytes] = set()
         #: The highest fence that can have been given: those of earlier epochs are all below.
@@ -130,14 +132,16 @@ class State:
         self.effects.append(Send(peer, message))
 
     def send_run(self, peer: bytes, run: m.Run, *, evicted: bool = False) -> None:
-        """Send a grant, early if its job is on disk and nothing that must come first is on its way to the worker.
+        """Send a grant, early unless something that must come first is on its way to the worker, or the disk has the job as one that is
+        kept out of engines.
 
         `evicted`: the shell is to put the spec in.
 
-        A `Run` announces no row: its fence is new whatever becomes of the rows of this pass, as the epoch is on disk. So the worker
-        need not wait for the commit.
+        A `Run` announces no row: its fence is new whatever becomes of the rows of this pass, as the epoch is on disk. So the worker need
+        not wait for the commit, nor for that of the job itself: should it fail, nobody knows the job, its worker is told to stop, and what
+        the attempt has made counts for no job that is accepted later, whose fence is higher from its first moment.
         """
-        early = run.job_id not in self.uncommitted and peer not in self.spoken_to
+        early = peer not in self.spoken_to and run.job_id not in self.reopened
         if not early:
             self.spoken_to.add(peer)
         self.effects.append(SendRun(peer, run, early) if evicted else Send(peer, run, early))
@@ -423,9 +427,11 @@ class State:
 
     def committed(self) -> None:
         """Drop the specs that are too many, and the oldest final jobs: everything is on disk now."""
-        if self.uncommitted:
-            self.spec_cache.evict(self.uncommitted, self.policy)
-            self.uncommitted = {}
+        if self.fresh:
+            self.spec_cache.evict(self.fresh, self.policy)
+            self.fresh = {}
+        if self.reopened:
+            self.reopened.clear()
         limit, limit_bytes = self.policy.recent_finals, self.policy.recent_final_bytes
         while self._finals and (len(self._finals) > limit or self._final_bytes > limit_bytes):
             job_id, size = self._finals.popitem(last=False)

@@ -34,7 +34,8 @@ def job_view(
         crashes=job.crashes,
         losses=job.losses,
         cancel_requested="cancel" in (job.stop, mark.stop if mark else ""),
-        fence=job.fence,
+        # Before its first grant it has none of its own.
+        fence=job.fence if job.worker or job.attempts else 0,
         worker=job.worker,
         phase=job.phase,
         step=step,
@@ -78,7 +79,7 @@ def job_update(state: State, job: Job, now: float) -> tuple[object, ...]:
         job.crashes,
         job.losses,
         job.stop == "cancel",
-        job.fence,
+        job.fence if job.worker or job.attempts else 0,
         job.worker,
         job.phase,
         step,

@@ -63,6 +63,9 @@ class Checker:
     def __init__(self, world: World) -> None:
         self.world = world
         self.asked: dict[str, m.Submit] = {}
+        #: (job, spec) that somebody asked for; what each grant bore.
+        self.specs: set[tuple[str, bytes]] = set()
+        self.granted_specs: dict[tuple[str, int], bytes] = {}
         self.accepted_ids: set[str] = set()
         #: Jobs as they are on disk.
         self.disk: dict[str, Job] = {}
@@ -80,6 +83,10 @@ class Checker:
         #: When an engine was given an attempt; attempts that a heartbeat has told of.
         self.given_at: dict[int, float] = {}
         self.beaten: set[int] = set()
+        #: Attempts that were granted before their job was on disk, and of these and all others those that were granted for a job of this
+        #: id before the one that is on disk was accepted.
+        self.hasty: set[int] = set()
+        self.strangers: set[int] = set()
         #: Fences that were on disk at some time.
         self.kept_fences: set[int] = set()
         self.highest: dict[str, int] = {}
@@ -122,6 +129,13 @@ class Checker:
             return
         self.world.trace("disk", "row", f"{job.id} {job.state} fence {short(job.fence)} stop {job.stop!r}")
         require(job.id in self.asked, "nothing appears that nobody asked for", job.id)
+        if old is None:
+            strangers = {fence for fence, (job_id, _) in self.grants.items() if job_id == job.id and fence != job.fence}
+            self.strangers |= strangers
+            as_asked = self.granted_specs.get((job.id, job.fence), job.body) == job.body
+            require(as_asked, "a job is run as it was asked for", job.id)
+            if strangers:
+                self.world.count("accepted after an attempt at it was granted")
         if old is not None:
             require(not old.final, "a final state is final", f"{job.id} was {old.state}, is {job.state}")
             require(job.fence >= old.fence, "fences only rise", job.id, short(old.fence), short(job.fence))
@@ -288,6 +302,8 @@ class Checker:
         require(not job.stop, "a job that is being stopped publishes nothing", job.id, job.stop)
         require((job.id, job.fence) in self.files, "what is published is there", job.id, short(job.fence))
         require(self.attempts.get(job.fence) == job.id, "only what ran is published", job.id, short(job.fence))
+        stranger = job.fence in self.strangers
+        require(not stranger, "an attempt counts for the job that it was granted for", job.id, short(job.fence))
         result = job.result
         right = result is not None and result.artefacts[0].sha256 == f"{job.fence:064x}"
         require(right, "an attempt publishes its own result", job.id, short(job.fence), result)
@@ -306,12 +322,14 @@ class Checker:
 
     # ------------------------------------------------------------ what the broker says
 
-    def sending(self, peer: bytes, frame: bytes) -> None:
-        """The broker hands a message to its socket."""
+    def sending(self, peer: bytes, frame: bytes) -> bool:
+        """The broker hands a message to its socket; whether it is a new grant of a job that is not on disk."""
+        known = len(self.hasty)
         if peer.startswith(b"b"):
             self._to_agent(peer, frame)
         else:
             self._to_edge(frame)
+        return len(self.hasty) > known
 
     def _to_agent(self, peer: bytes, frame: bytes) -> None:
         message = codec.to_agent(frame)
@@ -320,28 +338,30 @@ class Checker:
             self.names[peer] = record.name
         match message:
             case m.Run(job_id=job_id, fence=fence, alone=alone):
-                job = self.disk.get(job_id)
+                # None: its row is about to be written, for the first time, in place of one that is about to be deleted, or in vain.
+                job = None if self.world.broker.journal.begins(job_id) else self.disk.get(job_id)
                 # An address that was given up later in the same pass was that worker's when the grant was made.
                 worker = self.names.get(peer, "")
-                if job is None and job_id in self.deleted_ids:
+                if job is None and job_id in self.deleted_ids and job_id not in self.world.broker.core.state.jobs:
                     return  # it was granted, ended and deleted in one pass; the worker's next word is answered with a cancel
-                require(job is not None, "only what is on disk is run", job_id)
-                assert job is not None
-                require(message.body == job.body, "a job is run as it was asked for", job_id)
+                body = message.body
+                as_asked = (job_id, body) in self.specs if job is None else body == job.body
+                require(as_asked, "a job is run as it was asked for", job_id)
+                self.granted_specs[job_id, fence] = body
                 self._kept_is_known(job_id, fence, message.kept)
                 self.kept[fence].add(message.kept)
                 if fence not in self.grants:
-                    require(not job.final, "what is final is not run", job_id)
-                    kept_out = job.state is JobState.PARKED and job.fence < fence
-                    require(not kept_out, "what is parked is not run", job_id, short(fence))
-                    require(alone == (job.crashes > 0), "what crashed before is to run alone", job_id, job.crashes)
+                    if job is None:
+                        self.world.count("granted before it was on disk")
+                        self.hasty.add(fence)
+                    else:
+                        self._may_be_run(job, message)
                     self.alone |= {fence} if alone else set()
                     higher = fence > self.highest.get(job_id, 0) and fence >> 32 == self.world.broker.journal.epoch
                     require(higher, "every grant bears a higher fence", job_id, short(fence))
                     self.highest[job_id] = fence
-                    require(
-                        job.submission.pinned in ("", worker), "a pinned job runs where it was pinned", job_id, worker
-                    )
+                    pinned = self.asked[job_id].submission.pinned
+                    require(pinned in ("", worker), "a pinned job runs where it was pinned", job_id, worker)
                     self.grants[fence] = (job_id, worker)
                     self.grants_of[job_id] += 1
                     most = 30 + 10 * len(self.world.disturbances)
@@ -364,10 +384,22 @@ class Checker:
                     done = job.fence > fence or job.final or job.waiting
                 require(done, "a result is acknowledged when it is on disk", job_id, short(fence))
 
+    def _may_be_run(self, job: Job, run: m.Run) -> None:
+        """Rules of a new grant of a job that is on disk."""
+        require(not job.final, "what is final is not run", job.id)
+        kept_out = job.state is JobState.PARKED and job.fence < run.fence
+        require(not kept_out, "what is parked is not run", job.id, short(run.fence))
+        require(run.alone == (job.crashes > 0), "what crashed before is to run alone", job.id, job.crashes)
+
     def _end_is_on_disk(self, view: _View | m.JobView) -> None:
         if view.state in ("succeeded", "failed", "cancelled"):
             job = self.disk.get(view.id)
-            same = job is not None and (job.state, job.fence) == (view.state, view.fence)
+            # A job that was never granted is shown without a fence.
+            same = (
+                job is not None
+                and job.state == view.state
+                and view.fence in (job.fence, 0 if job.attempts == 0 else job.fence)
+            )
             # The id of a deleted job may be another's by now.
             another = job is not None and view.id in self.deleted_ids and job.revision > view.revision
             require(same or another, "an end is told when it is on disk", view.id, view.state)
@@ -415,6 +447,7 @@ class Checker:
 
     def submitted(self, message: m.Submit) -> None:
         self.asked.setdefault(message.job_id, message)
+        self.specs.add((message.job_id, message.body))
 
     def accepted(self, job_id: str, view: m.JobView) -> None:
         require(view.id == job_id and view.body == job_id.encode(), "the answer is about one's own job", job_id)
@@ -481,13 +514,20 @@ class Checker:
 
     def begun(self, worker: str, job_id: str, fence: int) -> None:
         """An engine is given this attempt."""
-        require(job_id in self.disk or job_id in self.deleted_ids, "only what is on disk is run", job_id)
         require(fence not in self.attempts, "a fence runs once", job_id, short(fence))
         self.attempts[fence] = job_id
         self.given_at[fence] = self.world.timeline.now
+        if self.vain(job_id, fence):
+            self.world.count("begun in vain: its job was not accepted")
+            return
         require(self._may_start(job_id, fence), "a job is started again for a reason", job_id, short(fence))
         self.starts[job_id] = (self.world.timeline.now, worker, fence)
         self.files.discard((job_id, fence))
+
+    def vain(self, job_id: str, fence: int) -> bool:
+        """Whether this attempt was granted for a job that has not come to the disk."""
+        job = self.disk.get(job_id)
+        return fence in self.hasty and fence not in self.kept_fences and (job is None or job.fence < fence)
 
     def set_aside(self, job_id: str) -> None:
         """The core has raised over this job."""

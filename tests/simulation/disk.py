@@ -87,6 +87,10 @@ class WatchedJournal(Journal):
         self._last[job_id] = self.find(job_id)
         super().forget(job_id)
 
+    def begins(self, job_id: str) -> bool:
+        """Whether a new row of this job is to be written with the next commit, whatever the disk has of it."""
+        return job_id in self.staged.new or job_id in self._last
+
     def discard(self) -> None:
         self._last.clear()
         self._hooks.clear()

@@ -301,6 +301,7 @@ class Customer:
             self.submit()
             return
         changed = msgspec.structs.replace(self.submit_message, body=b"another spec")
+        self.world.checker.submitted(changed)
         self.edge.ask(lambda req: msgspec.structs.replace(changed, req=req), self._on_conflict)
 
     def _on_conflict(self, message: Any) -> None:

@@ -86,6 +86,17 @@ def _run_first(_: Any) -> Callable[..., Any]:
     return send_run
 
 
+def _unfenced(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda **fields: original(**{**fields, "fence": 0})
+
+
+def _strangers_left(original: Callable[..., Any]) -> Callable[..., Any]:
+    def reconcile_held(core_state: Any, worker: Any, held: Any, now: float) -> None:
+        original(core_state, worker, [item for item in held if item.job_id in core_state.jobs], now)
+
+    return reconcile_held
+
+
 def _same_epoch(original: Callable[..., Any]) -> Callable[..., Any]:
     def raise_again(epochs: Any, guarded: Any) -> int:
         original(epochs, guarded)
@@ -249,7 +260,21 @@ ALL: tuple[Mutation, ...] = (
     Mutation(
         "send-before-commit", "nothing is said before it is on disk", ((Router, "_commit_and_send", _send_first),)
     ),
-    Mutation("run-before-commit", "a job is on disk before it starts", ((state.State, "send_run", _run_first),)),
+    Mutation(
+        "run-overtakes", "a grant overtakes no row that lets its job go on", ((state.State, "send_run", _run_first),)
+    ),
+    Mutation(
+        "born-unfenced",
+        "an attempt of before a job's acceptance is none of its own",
+        ((requests, "Job", _unfenced),),
+        first=190,
+    ),
+    Mutation(
+        "strangers-left",
+        "an attempt at a job that nobody knows is told to stop",
+        ((reports, "reconcile_held", _strangers_left),),
+        first=330,
+    ),
     Mutation(
         "spec-left-out", "a job is run as it was asked for", ((executor, "with_spec", lambda _: lambda _, run: run),)
     ),
@@ -321,7 +346,7 @@ ALL: tuple[Mutation, ...] = (
     Mutation(
         "no-hang-watch", "an engine that stands still is killed", ((Attempt, "stuck_at", _endless_patience),), first=70
     ),
-    Mutation("any-run", "an agent takes a fence once", ((BrokerOrders, "run", _any_run),), first=2900),
+    Mutation("any-run", "an agent takes a fence once", ((BrokerOrders, "run", _any_run),), first=3040),
     Mutation("no-hello-again", "an agent that nobody answers says hello", ((Registration, "lapse", constant(False)),)),
     *OVERLAP,
     *TIMERS,

@@ -34,6 +34,7 @@ class World:
     """All of it."""
 
     def __init__(self, seed: int, plan: Plan, folder: Path, *, tracing: bool = False) -> None:
+        self.seed = seed
         self.plan = plan
         self.timeline = Timeline()
         self.lines: list[str] = []
@@ -192,9 +193,14 @@ class World:
 
     def _look_whether_dead(self, worker: str, work: Work) -> None:
         job, fence = self.checker.disk.get(work.job.job_id), work.fence
-        if job is None:  # deleted, or about to be asked for again
+        vain = self.checker.vain(work.job.job_id, fence)
+        if vain and not self.broker.serving:  # who else should tell
+            self._dead_since.pop(fence, None)
             return
-        unwanted = job.fence > fence or job.final or bool(job.stop) or (job.park == "pause" and work.may_park)
+        if job is None:  # deleted, or about to be asked for again, unless it was never there
+            unwanted = vain
+        else:
+            unwanted = job.fence > fence or job.final or bool(job.stop) or (job.park == "pause" and work.may_park)
         if not unwanted:
             self._dead_since.pop(fence, None)
             return
@@ -203,7 +209,7 @@ class World:
         limit_s = 2 * step_s + POLICY.cancel_grace_s + 6 * self.network.longest_s + 3.0
         ends = [until for who, _, until in self.disturbances if who in (worker, "broker")]
         quiet_s = self.timeline.now - max(since, *ends, 0.0)
-        waited = f"{job.id} {short(fence)} for {quiet_s:.1f} s"
+        waited = f"{work.job.job_id} {short(fence)} for {quiet_s:.1f} s"
         freed = quiet_s <= limit_s or self.plan.kernel_stuck > 0
         require(freed, "a cancel, and a pause, frees the worker within the grace", waited)
 

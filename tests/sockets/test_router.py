@@ -83,6 +83,11 @@ class Sockets:
         return True
 
 
+def held(run: m.Run) -> m.Held:
+    """An attempt as its worker tells of it."""
+    return m.Held(job_id=run.job_id, fence=run.fence, phase="denoise")
+
+
 class Bench:
     """A router with everything it needs, driven by hand."""
 
@@ -148,7 +153,8 @@ def test_nothing_is_sent_before_the_one_commit_of_its_pass(bench):
     for number in range(20):
         bench.edge(a_job(f"job-{number}"))
     bench.run()
-    assert bench.log == ["commit"] + ["send"] * 21  # 20 accepted, one run
+    assert bench.log == ["send", "commit"] + ["send"] * 20, "the run alone goes first"
+    assert isinstance(bench.sent()[-21], m.Run)
     assert len(bench.sent(m.Accepted)) == 20
 
 
@@ -165,13 +171,41 @@ def test_a_job_accepted_before_starts_while_the_result_of_the_last_one_is_commit
     assert bench.log == ["send", "commit", "send"], "the next run, the commit, the acknowledgement"
 
 
-def test_a_job_does_not_start_before_it_is_on_disk(bench):
+def test_a_job_starts_while_its_acceptance_is_committed(bench):
     bench.join(free=2)
     bench.edge(a_job("job-1"))
     bench.log.clear()
     bench.run()
-    assert bench.log[0] == "commit"
-    assert len(bench.sent(m.Run)) == 1
+    assert bench.log == ["send", "commit", "send"]
+    assert [type(message) for message in bench.sent()[-2:]] == [m.Run, m.Accepted]
+
+
+def test_what_started_and_was_never_accepted_is_stopped_and_counts_for_nothing(make):
+    bench = make()
+    bench.join()
+    bench.edge(a_job("job-1"))
+
+    def fail(*, lazy: bool) -> int:
+        raise JournalBroken("no")
+
+    bench.journal.commit = fail
+    with pytest.raises(JournalBroken):
+        bench.run()
+    (run,) = bench.sent(m.Run)
+    assert bench.sent(m.Accepted) == []
+    bench.journal.close()
+
+    bench = make()
+    for number in (0, 1):  # the edge repeats its request while the worker still has the attempt
+        bench.edge(a_job(f"job-{number}"))
+    bench.run()
+    bench.agent(m.Hello(name="cpu-0", boot="boot", seen=run.fence, free=0, held=(held(run),), body=worker_info()))
+    bench.run()
+    assert [(cancel.job_id, cancel.fence) for cancel in bench.sent(m.Cancel)] == [("job-1", run.fence)]
+    bench.agent(m.Finished(job_id="job-1", fence=run.fence, free=1, body=codec.encode_body(Result())))
+    bench.run()
+    assert [ack.accepted for ack in bench.sent(m.ResultAck)] == [False]
+    assert bench.core.job("job-1").state == "queued"
 
 
 def test_a_run_does_not_overtake_a_welcome(bench):
@@ -183,7 +217,8 @@ def test_a_run_does_not_overtake_a_welcome(bench):
     assert to_agent == [m.Welcome, m.Run]
 
 
-def test_when_the_commit_fails_nobody_is_told_anything(bench):
+def test_when_the_commit_fails_no_edge_is_told_anything(bench):
+    bench.join()
     bench.edge(a_job("job-1"))
 
     def fail(*, lazy: bool) -> int:
@@ -192,7 +227,7 @@ def test_when_the_commit_fails_nobody_is_told_anything(bench):
     bench.journal.commit = fail
     with pytest.raises(JournalBroken):
         bench.run()
-    assert bench.wires.deliveries == []
+    assert {type(message) for message in bench.sent()} == {m.Welcome, m.Run}
 
 
 def test_rows_that_may_be_lost_wait_for_the_next_commit(bench):
@@ -311,7 +346,7 @@ def test_each_watcher_gets_one_event_a_pass_after_its_commit(bench):
     for watcher in (b"fedge-1", b"fedge-2"):
         (event,) = [message for message in bench.sent(peer=watcher) if isinstance(message, m.Event)]
         assert [view.id for view in codec.event_views(event.body)] == ["job-0", "job-1", "job-2"]
-    assert bench.log.index("commit") < bench.log.index("send")
+    assert bench.log[:2] == ["send", "commit"], "a run goes first, and tells watchers nothing"
 
 
 def test_a_job_that_is_deleted_and_comes_again_in_one_pass_is_there_for_watchers(bench):
@@ -530,17 +565,23 @@ def test_a_fresh_id_that_is_taken_is_answered_when_it_is_repeated_and_nothing_el
     for message in asked:
         bench.edge(message)
     bench.run()
-    assert not bench.sent(m.Accepted | m.Rejected | m.Run)
+    assert not bench.sent(m.Accepted | m.Rejected)
+    (begun,) = bench.sent(m.Run)
     assert bench.sent(m.Identify)
     for message in asked:  # as edges do with what is not answered
         bench.edge(message)
-    bench.join()
+    bench.agent(m.Hello(name="cpu-0", boot="boot", seen=begun.fence, held=(held(begun),), free=0, body=worker_info()))
+    bench.run()
+    (cancel,) = bench.sent(m.Cancel)
+    assert (cancel.job_id, cancel.fence) == (begun.job_id, begun.fence), "what began for a taken id is stopped"
+    bench.agent(m.Cancelled(job_id=begun.job_id, fence=begun.fence, free=1))
+    bench.run()
     same, new = bench.sent(m.Accepted)
     (refused,) = bench.sent(m.Rejected)
     assert (same.job_id, same.duplicate, new.job_id, new.duplicate) == ("said-twice", True, "other", False)
     assert codec.job_view(same.body).state == "cancelled"
     assert refused.code == "id_conflict"
-    assert [run.job_id for run in bench.sent(m.Run)] == ["other"]
+    assert [run.job_id for run in bench.sent(m.Run)] == [begun.job_id, "other"]
     assert bench.journal.find("drawn-twice").body == b"first"
 
 
