@@ -1,7 +1,7 @@
-"""All that only a GPU can tell, in order of worth, for a machine that is there for minutes: `python -m bench.on_gpu [--out FILE]`.
+"""All that only a GPU can show, in order of worth, for a machine that is there for minutes: `python -m bench.on_gpu [--out FILE]`.
 
 Each section is a process with a limit of its own; what it had said by then is kept. A section that no longer fits into the time that is
-left is skipped, and told. `--device cpu` goes through the same list with tiny shapes, to see that it runs.
+left is skipped, and reported. `--device cpu` goes through the same list with tiny shapes, to see that it runs.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def table(told: Sequence[SectionResult]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run the list."""
-    parser = argparse.ArgumentParser(description="Measure what only a GPU can tell.")
+    parser = argparse.ArgumentParser(description="Measure what only a GPU can show.")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--budget", type=float, default=840.0, help="seconds for all of it (default: %(default)s)")
     parser.add_argument("--out", default="on_gpu.json", help="file of the results (default: %(default)s)")

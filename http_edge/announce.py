@@ -1,4 +1,4 @@
-"""Log lines that tell the operator that the service is ready, and until then what it waits for."""
+"""Log lines for the operator: that the service is ready, and until then what it waits for."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class EdgeServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where; say when a job could be drawn."""
-        self.should_exit = self.should_exit or signals.told()
+        self.should_exit = self.should_exit or signals.received()
         await super().startup(sockets)
         for one in sockets or ():
             log.info("listening on %s", listening.url_of(one), extra={"action": Action.LISTEN})

@@ -24,7 +24,7 @@ _PHASES = {
     "placing": ("without a machine", "#e5e5e5"),
     "draining": ("leaving", "#b9a3c9"),
     "doomed": ("leaving a machine that goes away", "#d98880"),
-    "lost": ("not heard of", "#333333"),
+    "lost": ("no message", "#333333"),
 }
 
 #: Event -> its word.

@@ -224,7 +224,7 @@ def filled(text: str, name: str, content: str) -> str:
 def main() -> int:
     """0 when all is up to date (or has been written), 1 when --check found a difference."""
     options = argparse.ArgumentParser(description="Write the generated parts of docs/.")
-    options.add_argument("--check", action="store_true", help="change nothing; tell what is out of date")
+    options.add_argument("--check", action="store_true", help="change nothing; list what is out of date")
     check = options.parse_args().check
     stale = []
     for name, contents in parts().items():

@@ -87,7 +87,7 @@ def measure(shape: str, device: str, repeats: int, backends: tuple[str, ...] = _
     def note(what: str, act: Callable[[], Any]) -> None:
         try:
             found[what] = act()
-        except Exception as error:  # one that cannot be had is told, and the others are measured
+        except Exception as error:  # one that cannot be had is reported, and the others are measured
             found[what] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         print(f"{shape} {what}: {found[what]}", file=sys.stderr, flush=True)
 

@@ -218,7 +218,7 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
     stop_grace_s: Annotated[
         float,
         Meta(
-            description="when told to stop: how long running jobs may go on before they are handed back, those that can be parked after "
+            description="when asked to stop: how long running jobs may go on before they are handed back, those that can be parked after "
             "their next step; honcho leaves time for 3, systemd for 80; 0: at once; a second signal ends the grace",
             ge=0,
             le=1e6,

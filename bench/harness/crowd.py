@@ -23,7 +23,7 @@ _WAIT_S = 0.005
 
 
 class CrowdWorker(SimWorker):
-    """Holds each job until it is told to finish it; `idle_at` is when it last said that it has room."""
+    """Holds each job until it is asked to finish it; `idle_at` is when it last said that it has room."""
 
     idle_at = 0.0
     run: m.Run | None = None

@@ -1,4 +1,4 @@
-"""A client of the broker that submits jobs and remembers when it heard what of each."""
+"""A client of the broker that submits jobs and records when each event of them came."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATIENCE_S = 300.0
 
 
 class ObservedJob:
-    """Job as heard so far: its newest view, and monotonic times of the first event of each state."""
+    """Job as its events have shown it: its newest view, and monotonic times of the first event of each state."""
 
     def __init__(self) -> None:
         self.view: m.JobView | None = None
@@ -61,7 +61,7 @@ class JobClient:
         return job_id
 
     async def reached(self, job_id: str, *states: str) -> tuple[float, m.JobView]:
-        """(when the first of these states was heard of, monotonic; the newest view). Raises `BenchError` when it never is."""
+        """(when the first event of these states came, monotonic; the newest view). Raises `BenchError` when it never is."""
         heard = self._jobs[job_id]
         wanted = set(states) | set(FINAL_NAMES)
         try:
@@ -75,7 +75,7 @@ class JobClient:
         return min(heard.times[state] for state in wanted & set(heard.times)), heard.view
 
     async def final(self, job_id: str) -> tuple[float, m.JobView]:
-        """(when its end was heard of, its last view)."""
+        """(when the event of its end came, its last view)."""
         return await self.reached(job_id)
 
     def _on_event(self, view: m.JobView) -> None:

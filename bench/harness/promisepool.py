@@ -1,6 +1,6 @@
 """The broker's own core with promised and plain jobs of several tenants on a made-up clock: `corepool` with clients that ask for times.
 
-Its workers denoise: they tell of their steps with each heartbeat, and hand a job back with a checkpoint where they are told to.
+Its workers denoise: they report their steps with each heartbeat, and hand a job back with a checkpoint at a `Park`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Outcome(Struct):
     end_s: float = 0.0
     #: The time that was promised; 0: none was.
     ready_by: float = 0.0
-    #: When its client was told that it comes later; 0: never.
+    #: When its promise was broken; 0: never.
     told_at: float = 0.0
     #: How often it made room.
     parks: int = 0

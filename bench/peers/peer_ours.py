@@ -100,7 +100,7 @@ class ZoetropeAdapter(PeerAdapter):
 
 
 def job_name(number: int, seconds: float) -> str:
-    """A job's id, which tells its worker what to do."""
+    """A job's id, by which its worker knows what to do."""
     return f"job-{number}-{round(seconds * 1000)}"
 
 

@@ -1,6 +1,6 @@
 """Common equipment of the peers: the same payload, worker processes on one core, driver and server on another, one way of saying "done".
 
-A worker tells the driver by a datagram that it starts a job and that it has done it, with its pid and CLOCK_MONOTONIC; nothing of a
+A worker reports to the driver by a datagram that it starts a job and that it has done it, with its pid and CLOCK_MONOTONIC; nothing of a
 peer's own result store is in the figures. Ours says "done" only once its result is committed.
 """
 
@@ -54,7 +54,7 @@ class Start(Struct, frozen=True):
 
 
 class Done:
-    """Hears of started and finished jobs, in a thread of its own."""
+    """Receives which jobs started and finished, in a thread of its own."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

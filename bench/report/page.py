@@ -13,7 +13,7 @@ from bench.report.report import Grid, Metric, Report, number_text
 
 _HEAD = """# Benchmarks
 
-Written by `python -m bench all`, which measures everything below on the machine it runs on; `python -m bench COMMAND --help` tells
+Written by `python -m bench all`, which measures everything below on the machine it runs on; `python -m bench COMMAND --help` says
 how each part is made, and each has its figures as JSON beside its picture. Latencies of a durable queue are the disk's: one flush
 (`fdatasync` of 4 KiB) of the same directory, taken just before, stands beside them. Other queues are measured where they are installed:
 `pip install .[peers]`, and redis-server (Debian: `apt-get install redis-server`). What was measured once, and longer, is in

@@ -185,7 +185,7 @@ def number_text(value: float | int | str | None) -> str:
 
 
 def progress(text: str) -> None:
-    """Tell a waiting person how far a measurement is."""
+    """Show a waiting person how far a measurement is."""
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 

@@ -1,6 +1,6 @@
 """A broker on a made-up clock, for a simulated day: the real core over a real journal, which is killed and started again.
 
-Messages of `PASS_S` seconds are one pass: it commits once, and what it says is heard at its end. A pass in which the broker is killed is
+Messages of `PASS_S` seconds are one pass: it commits once, and what it sends arrives at its end. A pass in which the broker is killed is
 lost, with all that it has not committed.
 """
 
@@ -53,7 +53,7 @@ class Clock:
         return self._events[0][0]
 
     def run_until(self, end: float, before: Callable[[float], None]) -> None:
-        """Let everything happen that is due before `end`; `before` is told the time of each."""
+        """Let everything happen that is due before `end`; `before` is called with the time of each."""
         events = self._events
         while events and events[0][0] < end:
             now, _, what, about = heapq.heappop(events)

@@ -1,7 +1,7 @@
 """The workers and clients of a simulated day: each is a few numbers, and says to the broker what a real one would.
 
 Machines die without a word and come back with nothing in memory. After a broker was killed, each worker says what it holds and repeats what
-was not acknowledged; clients ask again for what was not answered. A worker that died tells the broker so itself, when its lease ends.
+was not acknowledged; clients ask again for what was not answered. A worker that died reports that itself, when its lease ends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from broker.wire.jobspec import JobSpec, ModelCard, Result, encode_spec
 AWAY_S, RECONNECT_S = 2.0, 2.0
 #: Silence after which a worker's jobs go back to the queue; seconds after which a machine that died is back; workers of a machine.
 LEASE_S, REPAIR_S, MACHINE = 6.0, 600.0, 8
-#: Seconds of loading a model in place of another, until an engine that crashed is back, and of a step, after which a cancel is heard.
+#: Seconds of loading a model in place of another, until an engine that crashed is back, and of a step, after which a cancel is obeyed.
 LOAD_S, RESPAWN_S, STEP_S = 30.0, 20.0, 1.0
 
 EDGE = b"edge"
@@ -253,7 +253,7 @@ class Workers:
             self._beat(worker, now)
 
     def _tell(self, worker: _Worker, message: m.Finished | m.Failed | m.Cancelled, now: float) -> None:
-        """Tell the end of its attempt, until it is acknowledged."""
+        """Report the end of its attempt, until it is acknowledged."""
         worker.attempt = None
         worker.unacked[message.job_id, message.fence] = message
         self._broker.hear(worker.peer, message, now)

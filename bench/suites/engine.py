@@ -93,7 +93,7 @@ def run(plan: EnginePlan) -> Report:
             progress(f"round {number + 1} of {plan.rounds}: the same in a bare loop")
             runs.append((one, bare_loop(model, specs, _directory(home, f"bare-{number}"), on_gpu)))
         progress("the device's idle time between jobs")
-        # A job is given before the last step of the one before, or when that can be handed over, so its start does not tell how long it
+        # A job is given before the last step of the one before, or when that can be handed over, so its start does not show how long it
         # took to come.
         brought_s = flush.times.p50 + _MESSAGES_S
         order = idle.Order(

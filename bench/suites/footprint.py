@@ -1,7 +1,7 @@
 """Cost of a job in counts: messages, commits, rows, calls, memory left behind. The same on every machine.
 
 The real core, executor and journal, one message a pass as in the broker's router (decode, core, commit when something durable moved,
-encode); no sockets, nothing logged. Counts change with the code and with nothing else, so a test can hold them where times would only tell
+encode); no sockets, nothing logged. Counts change with the code and with nothing else, so a test can hold them where times would only show
 how busy a machine is.
 """
 

@@ -207,7 +207,7 @@ def request_body(arrival: Arrival, model: str) -> dict[str, Any]:
 
 
 def settle(outcome: Outcome, job: dict[str, Any]) -> None:
-    """Take the server's figures of a final job, told by its history."""
+    """Take the server's figures of a final job from its history."""
     outcome.status = job["state"]
     timings = job.get("timings") or {}
     history = job.get("history") or ()

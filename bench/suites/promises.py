@@ -2,7 +2,7 @@
 
 Short and long jobs of several tenants arrive one by one (Poisson). Some ask to be done within a time, and take the time that they are
 offered where that cannot be promised. By noise and load, for one queue first come first served, for this broker with every job run to its
-end, and with preemption: how many promises were kept, how many of those broken were told in time, how long short and long jobs took
+end, and with preemption: how many promises were kept, how many of those broken were announced in time, how long short and long jobs took
 relative to their time alone. What short jobs gain, long ones pay: the trade is measured over several draws, beside the best that any
 order could do for the short ones. Another experiment: tenants with as much work each, all of it there from the start, of which one asks for
 a promise for every job and one has long jobs, which make room for the others'.

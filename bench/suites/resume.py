@@ -50,7 +50,7 @@ _USUAL_CHECKPOINT_S = 10.0
 _LATEST = 1.0
 
 _SERVED_WARNINGS = (
-    "a step counts as drawn when the broker had heard of it, up to a quarter of a second late",
+    "a step counts as drawn when it had been reported to the broker, up to a quarter of a second late",
     "broker: its workers go on without it, so that nothing is begun again",
 )
 

@@ -203,8 +203,8 @@ class BrokerClient:
     async def watch(self, *, steps: bool = True) -> None:
         """Subscribe to all events, for as long as this client lives, over restarts of the broker. Returns when the stream has begun.
 
-        `steps`: what moves within running jobs is told of all of them, or else of those that are followed. After any interruption
-        `on_gap` is called: events were lost, or may have been. If this raises, the stream is still wanted, and `on_gap` tells when it
+        `steps`: what moves within running jobs is sent of all of them, or else of those that are followed. After any interruption
+        `on_gap` is called: events were lost, or may have been. If this raises, the stream is still wanted, and `on_gap` is called when it
         has begun.
         """
         self._events.wanted, self._events.steps = True, steps

@@ -114,7 +114,7 @@ class Exchange:
             self._pending.pop(req, None)
 
     def follow_soon(self) -> None:
-        """Tell the broker on the next turn which jobs are followed: those of one turn go together."""
+        """Send the broker on the next turn which jobs are followed: those of one turn go together."""
         if self._following is None and self._context is not None:
             self._following = self._loop.call_soon(self._follow)
 

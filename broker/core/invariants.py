@@ -197,11 +197,13 @@ def _promises(state: State) -> list[str]:
         if not job.final and not state.deadlines.has(("promise", job.id)):
             broken.append(f"{job.id} is {job.state} with a promise and no timer for it")
         if promise is not None and job.state is JobState.SUCCEEDED and job.finished_at > promise.ready_by:
-            broken.append(f"{job.id} was done {job.finished_at - promise.ready_by:.3f} s late, which was not told")
+            broken.append(
+                f"{job.id} was done {job.finished_at - promise.ready_by:.3f} s late, and its promise was not broken before"
+            )
         told = sum(move.cause == "promise_broken" for move in job.history)
         breaks = promise.breaks if promise is not None else 0
         if told > breaks or bool(breaks) != bool(promise is not None and promise.broken_at):
-            broken.append(f"{job.id} has told {told} broken promises, and counts {promise}")
+            broken.append(f"{job.id} has {told} broken promises in its history, and counts {promise}")
     return broken
 
 
@@ -225,9 +227,9 @@ def _hooks(state: State, on_disk: Callable[[str], list[Delivery]] | None) -> lis
         needed = {end} & wanted if end else set()
         ends = set(found) & {"completed", "failed", "cancelled"}
         if ends != needed or not set(found) <= wanted:
-            broken.append(f"{job.id} is {job.state}, its webhook wants {sorted(wanted)} and is told {found}")
+            broken.append(f"{job.id} is {job.state}, its webhook wants {sorted(wanted)} and is sent {found}")
         if len(found) != len(set(found)):
-            broken.append(f"{job.id} tells its webhook {found}")
+            broken.append(f"{job.id} sends its webhook {found}")
     return broken
 
 
@@ -239,7 +241,7 @@ def _step_streams(state: State) -> list[str]:
     if pairs != {(peer, job_id) for job_id, peers in steps.followers.items() for peer in peers}:
         broken.append("who follows a job, and which jobs are followed, differ")
     broken += [
-        f"{peer.hex()} is told of steps and does not watch"
+        f"{peer.hex()} is sent steps and does not watch"
         for peer in {*steps.of_all, *steps.followed} - {*state.watchers}
     ]
     for job_id in steps.followers:

@@ -9,8 +9,8 @@ only end as cancelled (or expired), also if its result arrives a moment later.
 
 **park** (`PARKS`, by reason; only `Job.wish_park` changes it). Why a job is to be in no engine though nothing is wrong with it. "pause" is
 its client's wish, durable, and holds until the client takes it back. "preempt" is a wish about one attempt, which is to make room, and to
-go on when a worker is free; it ends with the attempt. A worker that is told so writes a checkpoint at its next step and hands the job back,
-which counts neither as a failure nor as a loss. One that is past its last step ends as usual.
+go on when a worker is free; it ends with the attempt. A worker that is sent `Park` writes a checkpoint at its next step and hands the
+job back, which counts neither as a failure nor as a loss. One that is past its last step ends as usual.
 
 **fence** (`FENCES`, by event; only `Job.renew_fence` changes it). A fence names one grant: `epoch << 32 | counter`. The epoch is raised on
 disk before the broker binds, so a fence is never given twice, even if the rows of the last moments before a crash are lost. It never falls,
@@ -168,7 +168,7 @@ STOPS: dict[Stop, frozenset[Stop]] = {
 #: "": it may be in an engine; its client paused it; its worker's attempt is to make room.
 Park = Literal["", "pause", "preempt"]
 
-#: wish in force -> wishes that may take its place. A pause that is taken back while its worker was told already becomes a preemption: the
+#: wish in force -> wishes that may take its place. A pause that is taken back after `Park` was sent becomes a preemption: the
 #: job will come back, and goes on.
 PARKS: dict[Park, frozenset[Park]] = {
     "": frozenset(("pause", "preempt")),
@@ -195,7 +195,7 @@ HOLDERS: dict[HolderEvent, dict[Holder, Holder]] = {
     "restored": {"nobody": "orphaned", "orphaned": "orphaned"},
 }
 
-#: Moves whose row may be lost in a crash: the worker's next `Hello` tells them again, and fences never repeat.
+#: Moves whose row may be lost in a crash: the worker's next `Hello` reports them again, and fences never repeat.
 LAZY = frozenset((Cause.DISPATCHED, Cause.STARTED, Cause.ADOPTED, Cause.DUE))
 
 

@@ -137,8 +137,8 @@ class Core:
             state.deadlines.set(timers.FRESH, now + timers.FRESH_S)
 
     def tell_watchers(self) -> list[Effect]:
-        """Send watchers what has changed since the last call, each job once, as it is now; of jobs that made but a step, those who are told
-        of their steps. To be called once a pass, before its commit."""
+        """Send watchers what has changed since the last call, each job once, as it is now; of jobs that made but a step, those who are sent
+        their steps. To be called once a pass, before its commit."""
         state = self.state
         watchers = state.watchers
         # Deletions first: a deleted job is not among the changed ones, but another of its id may be.
@@ -146,7 +146,7 @@ class Core:
             gone, state.gone = tuple(state.gone), []
             for peer in watchers:
                 state.send(peer, m.JobsDeleted(seq=state.next_seq(peer), job_ids=gone))
-        stepped = state.steps.take(told=state.changed) if state.steps.stepped else None
+        stepped = state.steps.take(sent=state.changed) if state.steps.stepped else None
         changed, state.changed = state.changed.values(), {}
         for jobs in _portions(changed) if len(changed) > EVENT_JOBS else (changed,) if changed else ():
             body = codec.encode_body([views.job_update(state, job, self.now) for job in jobs])

@@ -2,7 +2,7 @@
 
 Three reasons (`Job.parked`). Its client paused it: it is `parked` until the client resumes it. It is a draft: it is `parked` after
 `draft_steps` steps until the client commits it, and fails as expired when that takes longer than `draft_expires_s`. It was preempted: it
-waits at the front of its tenant's queue, as the job did for which it made room. While a worker has it, a wish (`Job.park`) is told to the
+waits at the front of its tenant's queue, as the job did for which it made room. While a worker has it, a wish (`Job.park`) is sent to the
 worker and repeated with every heartbeat; the job moves when it comes back, however that happens, or ends where it is past its last step.
 Deadlines count on, and a cancel ends what is parked at once.
 """
@@ -69,7 +69,7 @@ def _pause(state: State, job: Job, now: float) -> Answer:
 def _resume(state: State, job: Job, now: float) -> Answer:
     if job.state is not JobState.PARKED:
         if job.park == "pause":
-            # Its worker may have been told: it comes back, and goes on.
+            # Its worker may have been sent `Park`: it comes back, and goes on.
             job.wish_park("preempt")
             state.move(job, Cause.RESUMED, now)
         return _DONE

@@ -1,4 +1,4 @@
-"""The workers: names and addresses, when they were last heard, held attempts, room.
+"""The workers: names and addresses, when a message last came from them, held attempts, room.
 
 Room is what the worker said last, less the grants it cannot have seen when it said so (fence above the highest it had received).
 Absolute numbers heal by themselves: a lost message is corrected by the next heartbeat, where counted credit would leak for good.
@@ -17,7 +17,7 @@ from broker.wire.messages import EngineState, Heartbeat, WorkerInfo
 
 
 class Worker:
-    """One worker, as last heard. Read anywhere; what its capacity depends on is changed by methods of `Pool` alone."""
+    """One worker, as its last message left it. Read anywhere; what its capacity depends on is changed by methods of `Pool` alone."""
 
     def __init__(self, name: str, boot: str, peer: bytes, info: WorkerInfo, now: float) -> None:
         self.name = name

@@ -19,7 +19,7 @@ from broker.wire.terms import JobState
 EVERY_S = 0.25
 #: How many of the jobs that must start soonest are looked at.
 LOOK = 8
-#: It is looked again while jobs wait, though nothing was heard.
+#: It is looked again while jobs wait, though no message came.
 ROOM = ("room", "")
 
 

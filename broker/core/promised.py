@@ -1,4 +1,4 @@
-"""Promises of jobs: what can be said of a job to come, giving a promise, keeping it, and telling at once when it breaks.
+"""Promises of jobs: what can be said of a job to come, giving a promise, keeping it, and sending word at once when it breaks.
 
 The rules are pure (`scheduling.promises`, `scheduling.forecast`); this file reads the core's state for them and carries them out.
 """
@@ -30,7 +30,7 @@ STEPS_BELIEVED = 3
 #: A worker that is busy is taken to be free so many standard deviations after what is expected: as often as run times are reserved.
 BUSY_DEVIATIONS = 1.04
 
-#: A time told after a broken promise lies at least this share of the job's age so far ahead, so that few need be told.
+#: A time promised after a broken promise lies at least this share of the job's age so far ahead, so that few are needed.
 LEAST_SHARE = 0.25
 LEAST_S = 1.0
 
@@ -374,11 +374,11 @@ def in_danger(state: State, now: float) -> Iterator[str]:
                 yield job_id
 
 
-# ---------------------------------------------------------------- telling that it breaks
+# ---------------------------------------------------------------- breaking it
 
 
 def check(state: State, job: Job, now: float) -> None:
-    """Tell at once if what is promised of a live job is not to be expected any more; else look again when it would be."""
+    """Break a live job's promise at once if it is not to be expected any more; else look again when it would be."""
     promise = job.promise
     if promise is None or job.final:
         return
@@ -397,7 +397,7 @@ def check(state: State, job: Job, now: float) -> None:
 
 
 def break_promise(state: State, job: Job, now: float) -> None:
-    """Tell that a job comes later than promised, and promise another time in its place."""
+    """Record that a job comes later than promised, and promise another time in its place."""
     promise = job.promise
     if promise is None:
         raise AssertionError(f"job {job.id} has no promise to break")
@@ -434,7 +434,7 @@ def _new_time_s(state: State, job: Job, confidence: float, now: float) -> float 
 
 
 def review(state: State, now: float) -> None:
-    """Tell which promises of waiting jobs cannot be expected to be kept by the workers that are left, after some have gone."""
+    """Break the promises of waiting jobs that the workers that are left, after some have gone, cannot be expected to keep."""
     seats = _seats(state, now, making_room=True)
     line = forecast.Line(seats, _able(state), lambda model: _load_s(state, model), {}, {})
     for job_id in _by_laxity(state):

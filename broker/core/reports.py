@@ -1,7 +1,7 @@
 """Handlers of the agents' messages, one a message.
 
 An agent's word about what it holds is the truth about what it holds, and fence and name decide whether that matters. Equal to
-the job's fence, from the worker it was granted to: it is the job's attempt. Lower: an old one, told to stop. Higher, of an earlier
+the job's fence, from the worker it was granted to: it is the job's attempt. Lower: an old one, sent `Cancel`. Higher, of an earlier
 epoch: the row of its grant was lost in the crash of the broker that gave it; it is adopted in the rejoin window, from any worker, as
 no record says whose it was. A worker's name belongs to its key (over tcp it begins with the key's name), so that a name is enough.
 
@@ -144,7 +144,7 @@ def _adopt(state: State, worker: Worker, job: Job, fence: int, age_s: float, now
     if job.state is ASSIGNED and job.holder == "worker":
         job.begin_attempt(begun_at)
         last_at = job.history[-1].at
-        # In the history nothing is earlier than what came before: it may be asked to stop before its start is told.
+        # In the history nothing is earlier than what came before: it may be asked to stop before its start is reported.
         state.move(job, Cause.STARTED, begun_at if begun_at > last_at else last_at)
         return
     state.unhold(job, now)
@@ -282,7 +282,7 @@ def finished(state: State, worker: Worker, message: m.Finished, found: Found, no
 
 
 def _plain(job: Job) -> bool:
-    """Whether its worker has it as it was granted, and nobody is to be told of its start by itself."""
+    """Whether its worker has it as it was granted, and nothing is to be sent of its start by itself."""
     return (
         job.state is ASSIGNED
         and job.holder == "worker"
@@ -347,7 +347,7 @@ def _current(
     state: State, worker: Worker, message: m.AgentResult, found: Found, now: float, *, started: bool = True
 ) -> Job | None:
     """The job, if this result is of its current attempt, from the worker that has it; else answer the result (it lost, or was counted
-    before) and return None. `started`: note its start, if nothing has told of that. Raises `DecodeError` before anything changes."""
+    before) and return None. `started`: note its start, if nothing has reported that. Raises `DecodeError` before anything changes."""
     fence = message.fence
     if fence > state.last_fence:
         check_fence(state, fence)

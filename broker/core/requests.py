@@ -164,7 +164,7 @@ def _own_turn_s(state: State, message: m.Submit, own: int, cost: float, now: flo
 
 
 def cancel_job(state: State, peer: bytes, message: m.CancelJob, found: Found, now: float) -> None:
-    """End a waiting job at once; tell the worker of a held one to stop."""
+    """End a waiting job at once; send the worker of a held one a cancel."""
     job = state.jobs.get(message.job_id) or found.job
     if job is None or message.tenant not in ("", job.submission.tenant):
         state.send(peer, m.CancelReply(req=message.req, outcome="not_found"))
@@ -245,7 +245,7 @@ def watch(state: State, peer: bytes, message: m.Watch, now: float) -> None:
 
 
 def follow(state: State, peer: bytes, message: m.Follow, now: float) -> None:
-    """Begin or end to tell a watcher of the steps of some jobs; it is told at once where they are, as it may have missed the last step."""
+    """Begin or end to send a watcher the steps of some jobs; it is sent at once where they are, as it may have missed the last step."""
     if peer not in state.watchers:
         return
     if not message.on:
@@ -275,7 +275,7 @@ def forget_jobs(state: State, peer: bytes, message: m.ForgetJobs, found: Found, 
 
 
 def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) -> None:
-    """Give a worker no more work and tell it to leave when it holds none; repeated with its heartbeats until it says that it drains."""
+    """Give a worker no more work and ask it to leave when it holds none; repeated with its heartbeats until it says that it drains."""
     worker = state.pool.workers.get(message.name)
     if worker is None or worker.lost:
         state.send(peer, m.WorkerReply(req=message.req, found=False))
@@ -289,7 +289,7 @@ def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) 
 
 
 def undrain_worker(state: State, peer: bytes, message: m.UndrainWorker, now: float) -> None:
-    """Give a drained worker work again; it is told so with its heartbeats until it says that it drains no more, or leaves.
+    """Give a drained worker work again; `Undrain` goes to it with its heartbeats until it says that it drains no more, or leaves.
 
     A drain may be older than this broker: then the worker alone says that it drains.
     """

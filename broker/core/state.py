@@ -206,13 +206,13 @@ class State:
         self.adopt_record(job)
         via = between, _SUBMITTED
         self.effects.append(Transition(job, job.attempts, source, job.state, _DISPATCHED, True, job.worker, via=via))
-        # The first of them is what its edge is told of.
+        # The first of them is the one that its edge is answered.
         self._revisions = job.revision = self._revisions + 2
         if self.watchers:
             self.changed[job.id] = job
 
     def finish_unheard(self, job: Job, begun_at: float, now: float) -> None:
-        """End a job, which has a result, whose start is told with it: as two moves, in one. It has no promise and no webhook."""
+        """End a job, which has a result, whose start is reported with it: as two moves, in one. It has no promise and no webhook."""
         job.begin_attempt(begun_at)
         last_at = job.history[-1].at
         source, between = job.move_through(_STARTED, begun_at if begun_at > last_at else last_at, _FINISHED, now)
@@ -350,13 +350,13 @@ class State:
         return worker if worker is not None and worker.held.get(job.id) == job.fence else None
 
     def tell_stop(self, job: Job) -> None:
-        """Tell the holder to stop; repeated with every heartbeat until the result is in."""
+        """Send the holder a cancel; repeated with every heartbeat until the result is in."""
         worker = self.holder(job)
         if worker is not None and not worker.lost:
             self.send(worker.peer, m.Cancel(job_id=job.id, fence=job.fence))
 
     def tell_park(self, job: Job) -> None:
-        """Tell the holder to hand the job back, as `tell_stop`. One whose model does not resume would only lose what it has done."""
+        """Ask the holder to hand the job back, as `tell_stop`. One whose model does not resume would only lose what it has done."""
         worker = self.holder(job)
         if worker is not None and not worker.lost and job.submission.model in worker.resumable:
             self.send(worker.peer, m.Park(job_id=job.id, fence=job.fence))
@@ -386,7 +386,7 @@ class State:
     def next_seq(self, peer: bytes) -> int:
         """Number of the next message of a watcher's stream."""
         seq = self.watchers[peer] = self.watchers[peer] + 1
-        # The next stream begins behind all numbers of this one. An event need not tell of a change: the answer to `Follow` tells of none.
+        # The next stream begins behind all numbers of this one. An event need not show a change: the answer to `Follow` shows none.
         self._revisions = max(self._revisions, seq)
         return seq
 

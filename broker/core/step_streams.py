@@ -1,6 +1,6 @@
 """Streams of steps: which watchers are sent those of which jobs, and which jobs made one that has not been sent.
 
-Every watcher is told of every change of a job's state. Steps are most of what happens in a large pool and of use only to who looks at that
+Every watcher is sent every change of a job's state. Steps are most of what happens in a large pool and of use only to who looks at that
 very job: a watcher names the jobs it wants them of (`m.Follow`), or wants all of them (`m.Watch.steps`). Only a live job is followed, so
 that what is kept is bounded by the jobs in memory.
 """
@@ -39,7 +39,7 @@ class StepStreams:
         self._discard(self.followed, peer, job_id)
 
     def drop_peer(self, peer: bytes) -> None:
-        """Tell this peer of no more steps."""
+        """Send this peer no more steps."""
         self.of_all.discard(peer)
         for job_id in self.followed.pop(peer, ()):
             self._discard(self.followers, job_id, peer)
@@ -50,10 +50,10 @@ class StepStreams:
         for peer in self.followers.pop(job_id, ()):
             self._discard(self.followed, peer, job_id)
 
-    def take(self, told: Iterable[str]) -> dict[bytes, list[Job]]:
-        """Peer -> the jobs whose steps it is to be told of, less those of which all are `told`; forget them."""
+    def take(self, sent: Iterable[str]) -> dict[bytes, list[Job]]:
+        """Peer -> the jobs whose steps it is to be sent, less those that all are `sent` anyway; forget them."""
         stepped, self.stepped = self.stepped, {}
-        for job_id in told:
+        for job_id in sent:
             stepped.pop(job_id, None)
         wanted: dict[bytes, list[Job]] = {peer: [*stepped.values()] for peer in self.of_all} if stepped else {}
         for job_id, job in stepped.items():

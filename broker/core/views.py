@@ -114,7 +114,7 @@ def _expected(state: State, job: Job, now: float) -> tuple[int, float, float, m.
 
 
 def _parking(state: State, job: Job) -> m.Parking | None:
-    """Return the part of a view about parking; None where there is nothing to tell."""
+    """Return the part of a view about parking; None where there is none."""
     if job.parked_at or job.park or job.preemptions or job.submission.draft_steps:
         return parking.view(state, job)
     return None

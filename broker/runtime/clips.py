@@ -1,6 +1,6 @@
 """A clip of a client, read within limits: what it is, and its frames at another rate. Needs PyAV; imports no torch.
 
-As a program it tells what the clip on stdin is (`http_edge.media.clip_probe`).
+As a program it describes the clip on stdin (`http_edge.media.clip_probe`).
 
 Only two demuxers and a few decoders are used, whatever a file says it is: some of FFmpeg's formats are texts that name other files.
 """

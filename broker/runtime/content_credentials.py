@@ -4,7 +4,7 @@
 |---|---|
 | `c2pa.actions.v2` | one action, `c2pa.created`, by IPTC's word for media of a trained model |
 | `zoetrope.unsigned` | SHA-256 and size of the file before it was signed: two files drawn alike differ in their signatures alone |
-| `zoetrope.recipe` | the recipe (`broker.wire.recipe`), where the file tells one |
+| `zoetrope.recipe` | the recipe (`broker.wire.recipe`), where the file has one |
 | `c2pa.hash.*` | what the signature holds over the file's bytes; made by the library |
 
 Nothing here opens a connection: there is no time of an authority, no manifest elsewhere, no look for revoked certificates. The library is

@@ -79,7 +79,7 @@ class Action(StrEnum):
     )
     TROUBLE = "trouble", "A model cannot be loaded, again and again."
     REGISTERED = "registered", "The broker knows this worker."
-    BROKER_SILENT = "broker_silent", "Nothing was heard of the broker for too long; the worker says who it is again."
+    BROKER_SILENT = "broker_silent", "No message came from the broker for too long; the worker registers again."
     DRAINING = "draining", "The worker takes no more jobs and leaves when it has none."
     UNDRAINED = "undrained", "The worker was to leave, and takes jobs again."
     LEAVING = "leaving", "The worker leaves; with the reason."

@@ -39,7 +39,7 @@ def check() -> None:
 
 
 def hold() -> None:
-    """Only note a signal from now on, for `told`: ask once the event loop hears signals itself. Raises `SystemExit` if one came before.
+    """Note a signal only, from now on, for `received`: ask once the event loop handles them itself. Raises `SystemExit` if one came before.
 
     To be called before the loop is made. Raised while it starts or closes, `SystemExit` can leave it marked as running; then it cannot be
     closed, and the process ends with an error.
@@ -49,7 +49,7 @@ def hold() -> None:
     check()
 
 
-def told() -> bool:
+def received() -> bool:
     """Whether the process was asked to stop before its loop handled signals."""
     return _told
 

@@ -5,7 +5,7 @@ what this pass has staged. So the broker does what a kill and a restart would do
 what is not committed is forgotten, the epoch is raised, the job is marked on disk, and the core is filled anew from the journal. Workers
 are asked for their `Hello`; requests that were not answered are repeated by who sent them.
 
-The job is told from the traceback: the innermost function that was at work on one. This costs nothing while nothing goes wrong, and cannot
+The job is found in the traceback: the innermost function that was at work on one. This costs nothing while nothing goes wrong, and cannot
 be forgotten in a function that is written later.
 """
 

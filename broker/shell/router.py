@@ -254,7 +254,7 @@ class Router:
             self._note_invalid(listener, peer, "frames", "more than one frame", now)
 
     def _other_version(self, listener: Listener, peer: bytes, error: codec.VersionError, now: float) -> None:
-        """Tell a peer of another version, in a frame of its own version, that an agent is to leave, or that a request is refused."""
+        """Answer a peer of another version, in a frame of its own version, that an agent is to leave, or that a request is refused."""
         self._note_invalid(listener, peer, "version", str(error), now)
         if peer.startswith(BACK):
             self._executor.sends.append(Send(peer, m.WorkerRejected(v=error.version, reason=str(error))))
@@ -265,7 +265,7 @@ class Router:
     # ------------------------------------------------------------ out
 
     def _commit_and_send(self, now: float) -> None:
-        """Tell watchers what has changed, commit, send, tell the core who could not be reached, and again for what that caused."""
+        """Send watchers what has changed, commit, send, report to the core who could not be reached, and again for what that caused."""
         work = self._executor
         while True:
             state = self._core.state

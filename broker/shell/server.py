@@ -58,7 +58,7 @@ class Server:
         logger.info("serving", extra={"action": Action.SERVING, "front": front, "back": back})
         self._house.start()
         self._beat()
-        if signals.told():
+        if signals.received():
             self.stop()
         try:
             await self._done

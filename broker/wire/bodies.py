@@ -152,7 +152,7 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     run_s: float = 0.0
     #: Denoising steps that lie in a checkpoint, from which its next attempt goes on.
     kept: int = 0
-    #: None where there is nothing to tell.
+    #: None where it is in no park.
     parking: Parking | None = None
     failure: Failure | None = None
     result: Result | None = None
@@ -171,7 +171,7 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
 
 class JobUpdate(Struct, frozen=True, array_like=True, gc=False):
-    """A job as an `Event` tells of it: its `JobView` but for spec, history, deliveries and what only a job on disk has.
+    """A job as an `Event` has it: its `JobView` but for spec, history, deliveries and what only a job on disk has.
 
     By position, as it goes to every edge with every change of every job; the broker writes it as a tuple (`core.views.job_update`).
     """
@@ -204,7 +204,7 @@ class JobUpdate(Struct, frozen=True, array_like=True, gc=False):
     promise: Promise | None = None
 
     def view(self) -> JobView:
-        """The job's view, as far as an event tells it."""
+        """The job's view, as far as an event has it."""
         return JobView(**asdict(self))
 
 
@@ -252,7 +252,7 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     models: tuple[ModelCard, ...] = ()
     jobs: tuple[Held, ...] = ()
     free: int = 0
-    #: Seconds since anything was heard.
+    #: Seconds since its last message.
     heartbeat_age_s: float = 0.0
     memory_used_mb: float = 0.0
     memory_total_mb: float = 0.0

@@ -158,5 +158,5 @@ hook_claims = BodyDecoder(list[m.ClaimedDelivery])
 
 
 def event_views(body: bytes) -> list[m.JobView]:
-    """The jobs that an `Event` tells of. Raises `DecodeError`."""
+    """The jobs of an `Event`. Raises `DecodeError`."""
     return [update.view() for update in job_updates(body)]

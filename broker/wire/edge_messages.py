@@ -395,7 +395,7 @@ class Forgotten(Message, frozen=True, kw_only=True, tag="forgotten"):
 
 
 class JobsDeleted(Message, frozen=True, kw_only=True, tag="gone"):
-    """The records of these jobs were deleted: to watchers, numbered among the `Event`s. A later one may tell of another job of the id."""
+    """The records of these jobs were deleted: to watchers, numbered among the `Event`s. A later one may be about another job of the id."""
 
     seq: int
     job_ids: tuple[Id, ...]

@@ -137,7 +137,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     inputs: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     #: LoRAs of the card that it is drawn with.
     loras: Annotated[tuple[LoraUse, ...], Meta(max_length=MAX_LORAS)] = ()
-    #: Whether its files tell what they were drawn with (`broker.wire.recipe`).
+    #: Whether its files have their recipe (`broker.wire.recipe`).
     recipe: bool = True
     #: The client's own prompt, where a prompt enhancer wrote `prompt`; "" where none did. No engine reads this.
     asked_prompt: Annotated[str, Meta(max_length=MAX_PROMPT_CHARS)] = ""

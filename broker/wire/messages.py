@@ -5,8 +5,8 @@ the end, with a default. `body` is bytes that its reader decodes: the job spec i
 named at the field in the others. Times named `_at` are seconds since the Unix epoch on the broker's clock, those named `_s` are durations
 in seconds.
 
-`WorkerRejected` and `Rejected` are also what a peer of another protocol version is told, in a frame that bears its version: their required
-fields stay what they are.
+`WorkerRejected` and `Rejected` are also the answers to a peer of another protocol version, in a frame that bears its version: their
+required fields stay what they are.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Recipe of a result: what a file was drawn with. It stands in the file itself as JSON text, and is a request that asks for the same again.
 
-Engines write it, edges read it; where in a file it stands is told by `broker.runtime.recipe_file`.
+Engines write it, edges read it; where in a file it stands is in `broker.runtime.recipe_file`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class BadRecipe(ValueError):
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
-    """Recipe of one file. The first member tells it from other JSON."""
+    """Recipe of one file. The first member distinguishes it from other JSON."""
 
     #: `FORM` of the service that wrote it.
     zoetrope: Annotated[int, Meta(ge=1)] = FORM

@@ -26,8 +26,8 @@ Tenant = Annotated[str, Meta(max_length=64)]
 Fence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
-#: Seconds since an attempt was given to the engine, when this is sent. A start has no message of its own: whatever tells of an attempt
-#: tells when it began.
+#: Seconds since an attempt was given to the engine, when this is sent. A start has no message of its own: whatever reports an attempt
+#: says when it began.
 Age = Annotated[float, Meta(ge=0, le=1e10)]
 
 #: Longest wait in a refusal, seconds: the OpenAI SDKs give up at once instead of waiting for longer.

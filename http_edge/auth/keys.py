@@ -55,7 +55,7 @@ class KeyRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     max_priority: Annotated[int, Meta(ge=0, le=9)] = 9
     #: LoRAs that its jobs may name; absent: all of the model.
     loras: Annotated[tuple[LoraName, ...] | None, Meta(extra={"rule": f"a list of names, at most {MAX_KNOWN}"})] = None
-    #: Whether files of its jobs may tell what they were drawn with.
+    #: Whether files of its jobs may have their recipe.
     recipe: bool = True
     created_at: Annotated[float, Meta(ge=0)] = 0.0
     #: Unix time from which the key counts no more; 0: never.

@@ -69,16 +69,16 @@ def _add(path: Path, options: argparse.Namespace) -> None:
             raise KeyFileError(f"there is a key named {record.name} already; remove it first")
         write_keys(path, [*records, record])
     if options.json:
-        _write({**_told(record), "key": key})
+        _write({**_shown(record), "key": key})
     else:
         sys.stdout.write(f"{key}\n")
 
 
-def _told(record: KeyRecord) -> dict[str, Any]:
-    """Return a key as it may be told: all but its hash."""
-    told: dict[str, Any] = msgspec.to_builtins(record)
-    del told["hash"]
-    return told
+def _shown(record: KeyRecord) -> dict[str, Any]:
+    """Return a key as it may be shown: all but its hash."""
+    fields: dict[str, Any] = msgspec.to_builtins(record)
+    del fields["hash"]
+    return fields
 
 
 def _write(value: Any) -> None:
@@ -88,7 +88,7 @@ def _write(value: Any) -> None:
 def _list(path: Path, as_json: bool) -> None:
     records = read_keys(path) if path.exists() else []
     if as_json:
-        _write([_told(record) for record in records])
+        _write([_shown(record) for record in records])
         return
     if not records:
         sys.stderr.write(f"no keys in {path}: `add NAME` makes one\n")
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--max-running", type=int, default=0, metavar="N", help="that may run at once; 0: any")
     add.add_argument("--max-priority", type=int, default=9, metavar="N", help="highest priority, 0 to 9")
     add.add_argument("--loras", nargs="*", metavar="NAME", help="the LoRAs its jobs may name; not given: any")
-    add.add_argument("--no-recipe", action="store_true", help="files of its jobs do not tell what they were drawn with")
+    add.add_argument("--no-recipe", action="store_true", help="files of its jobs do not hold their recipe")
     add.add_argument("--expires-days", type=float, default=0.0, metavar="DAYS", help="days until it expires; 0: never")
     remove = commands.add_parser("remove", help="remove a key: it is refused from then on")
     remove.add_argument("name", metavar="NAME")

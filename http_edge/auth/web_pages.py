@@ -2,7 +2,7 @@
 
 A browser sends what any page asks for to every address that its machine reaches, and the page need not see the answer to have done harm. So
 without API keys a request that changes something is taken only from this service's own pages, from `cors_origins`, and from programs,
-which send neither `Origin` nor `Sec-Fetch-Site`. A page whose own name was made to lead here (DNS rebinding) is told by `Host`: it is
+which send neither `Origin` nor `Sec-Fetch-Site`. A page whose own name was made to lead here (DNS rebinding) is known by `Host`: it is
 neither an address nor a name of this service. With API keys a page can do nothing, as no browser adds a key by itself; names are then
 checked only if `allowed_hosts` lists them.
 """

@@ -2,7 +2,7 @@
 
 The broker's journal is the queue of deliveries, and outlives restarts of every process. An edge claims some of it, sends, and reports
 within the claim's lease; a claim that is not reported comes back to the next edge that asks. So a delivery is never lost and may be sent
-twice: receivers tell the second by its `webhook-id`. Any number of edges share the work. `webhook_turns` decides the order; a delivery that
+twice: receivers know the second by its `webhook-id`. Any number of edges share the work. `webhook_turns` decides the order; a delivery that
 has to wait too long is given back to the journal, which counts as no attempt.
 """
 
@@ -190,7 +190,7 @@ class WebhookDelivery:
         if result is None:
             return
         log.info(
-            "webhook told",
+            "webhook delivered",
             extra={
                 "action": Action.WEBHOOK,
                 "job_id": claim.job_id,

@@ -26,7 +26,7 @@ _STATES: dict[WebhookEvent, JobStateName] = {
 
 
 def event_id(claim: ClaimedDelivery) -> str:
-    """Names the event, the same for all attempts. The time tells it from one of a journal that was deleted."""
+    """Names the event, the same for all attempts. The time distinguishes it from one of a journal that was deleted."""
     return f"evt_{claim.number:x}_{int(claim.created_at * 1000):x}"
 
 

@@ -34,7 +34,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     max_priority: int = 9
     #: LoRAs that its jobs may name; None: all.
     loras: tuple[str, ...] | None = None
-    #: Whether its files may tell what they were drawn with.
+    #: Whether its files may have their recipe.
     recipe: bool = True
 
     def may_see(self, tenant: str) -> bool:
@@ -49,7 +49,7 @@ SERVICE = Caller(sees="")
 
 
 class Payload:
-    """A digest of what a request says, so that the next request with its idempotency key can be told to be the same."""
+    """A digest of what a request says, so that the next request with its idempotency key is known to be the same."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()

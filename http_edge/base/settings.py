@@ -87,7 +87,7 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     recipe: Annotated[
         bool,
         Meta(
-            description="files of results tell what they were drawn with (prompt, seed, model, …), so that they can be drawn again; a"
+            description="files of results hold their recipe (prompt, seed, model, …), so that they can be drawn again; a"
             " request may say no. false: none does"
         ),
     ] = True
@@ -193,7 +193,7 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     prompt_enhancer_system_prompt: Annotated[
         str,
         Meta(
-            description="what the prompt enhancer is told to do; {output} is video or image; default: keep what is asked for, add detail",
+            description="instructions for the prompt enhancer; {output} is video or image; default: keep what is asked for, add detail",
             max_length=20_000,
         ),
     ] = ""
@@ -250,7 +250,7 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     traces: Annotated[
         bool,
         Meta(
-            description="export each finished job as a trace by OpenTelemetry (needs the extra otel); where to is told by the usual"
+            description="export each finished job as a trace by OpenTelemetry (needs the extra otel); where to is set by the usual"
             " variables, as OTEL_EXPORTER_OTLP_ENDPOINT"
         ),
     ] = False

@@ -73,7 +73,7 @@ class Reader:
             return None
         if isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
             value = int(value.strip().partition(".")[0])
-        # JSON does not tell 25.0 from 25, so neither do we; bool is an int to Python, not to a client.
+        # JSON does not distinguish 25.0 from 25, so neither do we; bool is an int to Python, not to a client.
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol with a bound on the head of a request, which tells the request that is being answered when its client left,
+"""uvicorn's HTTP protocol with a bound on the head of a request, which notifies the request that is being answered when its client left,
 begins no further one for a client that does not read, and lets a client whose request was refused half way read why.
 
-uvicorn collects a head however long it gets; and of requests sent one behind the other on a connection it tells only the last one that the
+uvicorn collects a head however long it gets; and of requests sent one behind the other on a connection it notifies only the last that the
 connection is gone, so that the first would go on for nobody. It also begins the next of them while the answers before it lie unread. A
 connection that ends with its answer it closes at once: what the client still sends is then answered by a reset, which takes the answer away
 from a client that has not read it yet.

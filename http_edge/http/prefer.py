@@ -1,4 +1,4 @@
-"""The `Prefer` header (RFC 7240): reading it, and the answer that tells what was honoured."""
+"""The `Prefer` header (RFC 7240): reading it, and the answer that names what was honoured."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ APART_S = 60.0
 def doubt(pool: PoolView, now: float) -> str:
     """Return the reason why the clocks cannot be trusted at `now`, this process's wall clock, in a sentence; "" when they can."""
     if not pool.now:
-        return "the broker does not tell its time: it is of an older version"
+        return "the broker does not send its time: it is of an older version"
     apart = now - pool.now
     if abs(apart) > APART_S:
         where = "ahead of" if apart > 0 else "behind"

@@ -36,7 +36,7 @@ class JobFollower:
         edge closes. Raises `EdgeError` if the job does not exist.
         """
         if current().caller.key_name:
-            # What is told of a job is told by the journal's id.
+            # Events name a job by the journal's id.
             job_id = (await self._jobs.get(job_id)).view.id
         with self._hub.listen(job_id) as listener:
             job = await self._jobs.get(job_id)

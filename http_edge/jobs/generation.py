@@ -301,7 +301,7 @@ class Generation(Struct, frozen=True, kw_only=True):
         Annotated[
             bool,
             Meta(
-                description="Whether the file tells what it was drawn with, so that it can be drawn again: default true.",
+                description="Whether the file holds its recipe, so that it can be drawn again: default true.",
                 extra=_read_as("flag"),
             ),
         ]

@@ -45,7 +45,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     height_first: bool = False
     #: Fields that its requests cannot set: their names are unknown ones there.
     without: frozenset[str] = frozenset()
-    #: Names without effect on what is drawn: nothing to tell of.
+    #: Names without effect on what is drawn: no warning is made of them.
     silent: frozenset[str] = frozenset()
     #: Values that ask for nothing, besides null and what is empty.
     idle: tuple[Any, ...] = ()

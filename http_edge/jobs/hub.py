@@ -44,7 +44,7 @@ class Memory:
         self._bytes = 0
         #: Job -> revision of its last event: an answer that was overtaken by an event is not worth keeping.
         self._heard: OrderedDict[str, int] = OrderedDict()
-        #: Deleted job -> when that was heard.
+        #: Deleted job -> when the broker said so.
         self._gone: OrderedDict[str, float] = OrderedDict()
 
     def get(self, job_id: str) -> Job | None:
@@ -213,7 +213,7 @@ class Hub:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.memory = Memory(clock)
-        #: What the broker is to tell of steps.
+        #: Which steps the broker is to send.
         self.steps = StepInterest(clock)
         self.closed = False
         self._audiences: dict[str, Audience] = {}

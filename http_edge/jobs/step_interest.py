@@ -1,6 +1,6 @@
 """Interest of this edge in steps: of jobs with an open stream, and of those that a client polls.
 
-All other jobs are told of when their state changes, which is all that waits, webhooks and metrics need. A job that is polled is followed
+Of all other jobs events come when their state changes, which is all that waits, webhooks and metrics need. A job that is polled is followed
 so that most of its polls are answered from memory, which costs the broker less than each of them would.
 """
 

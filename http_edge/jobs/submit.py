@@ -310,12 +310,12 @@ class Submitter:
             raise invalid("webhook", url, "names a host that cannot be resolved") from None
 
     def _may_tell(self, wanted: Generation, caller: Caller) -> bool:
-        """Whether the files may tell what they were drawn with. Raises `EdgeError` when they may not, and the request asks for it."""
+        """Whether the files may have their recipe. Raises `EdgeError` when they may not, and the request asks for it."""
         if self._settings.recipe and caller.recipe:
             return True
         if wanted.recipe:
             who = "this key's results" if self._settings.recipe else "results of this service"
-            message = f"recipe: {who} do not tell what they were drawn with"
+            message = f"recipe: {who} do not hold their recipe"
             raise EdgeError("forbidden", message, param=wanted.label("recipe"), value=True)
         return False
 

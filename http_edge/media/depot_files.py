@@ -1,7 +1,7 @@
 """An edge's depot: files that workers put from machines which do not share its disk, and the inputs that they fetch.
 
 An attempt's file goes to `<home>/artefacts/<job>/<fence>/<name>`, where a worker of this machine would have written it; from then on
-nothing tells one from the other. It lies there, flushed, before the worker reports its result: the row which publishes it never names a
+the two are alike. It lies there, flushed, before the worker reports its result: the row which publishes it never names a
 file that is not there. A file is never written over: the same bytes once more are the same attempt repeating itself.
 """
 

@@ -110,7 +110,7 @@ class ResultFiles:
             self._kept = _found(self._cache)
         self._kept.pop(directory, None)
         self._kept[directory] = _bytes(directory)
-        # Another process uses the cache as well: what it asked for last is told by the time.
+        # Another process uses the cache as well: what it asked for last is known by the time.
         with contextlib.suppress(OSError):
             os.utime(directory, (time.time(), directory.stat().st_mtime))
         over = sum(self._kept.values()) - self._cache_bytes

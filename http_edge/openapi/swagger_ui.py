@@ -21,7 +21,7 @@ _STYLE = """
 body{margin:0;background:#fafafa}
 """
 
-#: A page at /docs and one at /docs/ are the same, and the document is beside the former. `validatorUrl`: no other service is told of it.
+#: A page at /docs and one at /docs/ are the same, and the document is beside the former. `validatorUrl`: it is sent to no other service.
 _SCRIPT = """
 'use strict';
 SwaggerUIBundle({

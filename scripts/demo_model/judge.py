@@ -32,7 +32,7 @@ _SECTORS = ("right", "down right", "down", "down left", "left", "up left", "up",
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a clip shows in the world's words; an empty word where nothing can be told."""
+    """What a clip shows in the world's words; an empty word where nothing can be seen."""
 
     background: str
     colour: str = ""
@@ -51,7 +51,7 @@ class Verdict:
 
 
 def judge(clip: Tensor) -> Verdict:
-    """The verdict on `clip` `(frames, height, width, 3)` of 8-bit pixels; one frame has no motion to tell."""
+    """The verdict on `clip` `(frames, height, width, 3)` of 8-bit pixels; one frame has no motion."""
     pixels = clip.float()
     unit = SIDE / min(pixels.shape[1:3])
     paper = _border(pixels).median(0).values
@@ -109,7 +109,7 @@ def _centres(masks: Tensor) -> Tensor:
 def _shape(masks: Tensor) -> tuple[str, float]:
     """The shape that covers the masks best when it has their areas and centres, and how well it does.
 
-    Areas are added up over the frames, so that a shape that grows is told by the frames in which it is large.
+    Areas are added up over the frames, so that a shape that grows is known by the frames in which it is large.
     """
     overlaps = {}
     for shape in SHAPES:

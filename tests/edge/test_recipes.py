@@ -1,4 +1,4 @@
-"""`POST /v1/recipe`, and who may have files that tell what they were drawn with."""
+"""`POST /v1/recipe`, and who may have files that hold their recipe."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_the_service_can_do_without(open_edge: Callable[..., World]) -> None:
     world.submit(recipe=False)
     refused = world.http.post("/v1/jobs", json={"prompt": "a cat", "recipe": True})
     assert refused.status_code == 403
-    assert refused.json()["detail"] == "recipe: results of this service do not tell what they were drawn with"
+    assert refused.json()["detail"] == "recipe: results of this service do not hold their recipe"
 
 
 def test_a_key_can_do_without(open_edge: Callable[..., World], tmp_path: Path) -> None:
@@ -266,4 +266,4 @@ def test_a_key_can_do_without(open_edge: Callable[..., World], tmp_path: Path) -
     assert drawn(world).recipe is False
     refused = world.http.post("/v1/jobs", json={"prompt": "a cat", "recipe": True}, headers=headers)
     assert refused.status_code == 403
-    assert "this key's results do not tell" in refused.json()["detail"]
+    assert "this key's results do not hold" in refused.json()["detail"]

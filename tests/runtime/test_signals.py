@@ -58,7 +58,7 @@ def test_a_signal_while_garbage_is_collected_is_not_lost():
 
 
 def test_around_an_event_loop_a_signal_is_noted_and_raises_nothing():
-    lines = ("signals.obey([])", "signals.hold()", "print(signals.told())", "told()", "print(signals.told())")
+    lines = ("signals.obey([])", "signals.hold()", "print(signals.received())", "told()", "print(signals.received())")
     assert run(*lines) == (0, "False\nTrue\n")
 
 

@@ -3,7 +3,7 @@
 - A job that crashed before is alone in the engine, so that no other is blamed if it does so again.
 - An attempt that is asked to park ends when the engine says so, and is handed back; until then, or should it end otherwise, nothing else
   is different. A cancel of it counts for more.
-- A cancel that is not heard by `Attempt.cancel_by` is escalated by `EngineSlot`: the engine is killed.
+- A cancel that has no effect by `Attempt.cancel_by` is escalated by `EngineSlot`: the engine is killed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Attempts in the engine, at most three, and how each ends: with a result, handed back, or dropped.
 
-An end is told to the broker by its result, which goes to `UnackedResults`; to the rest of the agent by effects.
+An end is reported to the broker by its result, which goes to `UnackedResults`; to the rest of the agent by effects.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Attempts:
                 self.drop(attempt, now)
 
     def drop(self, attempt: Attempt, now: float, *, keep_files: bool = False) -> None:
-        """End it without telling the broker."""
+        """End it without a message to the broker."""
         self._remove(attempt, now)
         if not keep_files:
             self._emit(fx.RemoveDir(attempt.job_id, attempt.fence))

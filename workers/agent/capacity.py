@@ -1,4 +1,4 @@
-"""Room that a worker has for jobs, and the attempts that it answers for: what it tells the broker, and by which it refuses."""
+"""Room that a worker has for jobs, and the attempts that it answers for: what it reports to the broker, and by which it refuses."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class AgentCore:
         if self.leaving is None:
             self.engine_slot.told(message, now)
             if isinstance(message, NextWanted | PostprocessBegun | JobParked) and self.capacity.free:
-                # The room is there now, and no result tells of it.
+                # The room is there now, and no result reports it.
                 self.registration.beat_now(now)
         return self._flush_effects(now)
 

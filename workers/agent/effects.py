@@ -123,7 +123,7 @@ class RemoveCheckpoints(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """Tell the supervisor."""
+    """Send a message to the supervisor."""
 
     message: EngineReady | LoadTrouble | NameHeld
 

@@ -2,13 +2,13 @@
 
 - At most three attempts: one that is denoised, before it one in its postprocessing (decode, encode, save), and behind it one that is
   prepared, which the engine asks for shortly before the last step of the one that is denoised. The prepared one may be denoised before
-  the end of the one before it is told, and before that one where it ran out of memory and is drawn again.
+  the end of the one before it is reported, and before that one where it ran out of memory and is drawn again.
 - What the engine reports before its process is gone is the attempt's result. Else `Attempt.ending` says why it was killed, and nothing
   there means that it crashed, whichever of its attempts did it. An attempt that the engine never took up is handed back, not failed,
   and so is one that had to go because the engine was killed for the other.
 - A killed engine holds its job until the process is gone: only then is the GPU free and the result true. A process that even SIGKILL
   does not end (it sits in the kernel) gives up its job after `unkillable_s`, but never takes another.
-- A cancel that is not heard by `Attempt.cancel_by` is escalated: the engine is killed.
+- A cancel that has no effect by `Attempt.cancel_by` is escalated: the engine is killed.
 """
 
 from __future__ import annotations

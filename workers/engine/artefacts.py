@@ -45,7 +45,7 @@ _ENCODER_THREADS = 4
 
 _USUAL = VideoFile()
 
-#: SVT-AV1 writes its settings to stderr with every clip, unless it is told to write errors alone.
+#: SVT-AV1 writes its settings to stderr with every clip, unless it is set to write errors alone.
 os.environ.setdefault("SVT_LOG", "1")
 
 #: Stands in a record until the file is closed and `publish` has read it.

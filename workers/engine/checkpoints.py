@@ -69,7 +69,7 @@ class State(Struct, frozen=True):
 class Checkpoints:
     """The checkpoints of one attempt: written every `every_s` seconds of denoising, read once for each output.
 
-    `report` is told how many denoising steps lie on disk whenever that changes, from the thread that writes, too.
+    `report` is called with how many denoising steps lie on disk whenever that changes, from the thread that writes, too.
     """
 
     def __init__(

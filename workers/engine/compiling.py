@@ -70,7 +70,7 @@ def warm_up(pipe: Any, card: ModelCard, size: tuple[int, int, int], device: Devi
 
 
 class _Unseen(Monitor):
-    """Follows a call that is no job's: nothing is shown; the job that waits for it is heard."""
+    """Follows a call that is no job's: nothing is shown; the cancel of the job that waits for it is obeyed."""
 
     def __init__(self, outer: Monitor | None) -> None:
         super().__init__(Slot(memoryview(bytearray(mmap.PAGESIZE)).cast("Q"), 0), 0, 1, ProcessMemory())

@@ -134,7 +134,7 @@ class _Script:
         return attempts >= int(_number(spec, "fake_times", 1))
 
     def tell(self, call: Callable[..., None], *args: object) -> None:
-        """Call the monitor; a deaf engine does not hear the cancel in its answer."""
+        """Call the monitor; a deaf engine ignores the cancel in its answer."""
         try:
             call(*args)
         except Cancelled:

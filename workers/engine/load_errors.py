@@ -22,7 +22,7 @@ from workers.engine.errors import LoadError, OutOfMemory
 from workers.engine.failures import is_out_of_memory
 from workers.engine.packages import missing_package
 from workers.models.model import ModelSetup
-from workers.models.sources import parse_hub_id, told
+from workers.models.sources import parse_hub_id, shown
 from workers.models.weight_files import NoWeights
 
 #: What libraries say -> what is so; "{}" are the pattern's groups. The first that is found counts.
@@ -91,7 +91,7 @@ def load_error(
 
 def refusal(card: ModelCard, setup: ModelSetup, key: str, value: Any, why: str) -> LoadError:
     """The error for a `value` of the model's table that cannot be honoured; `why` goes on from it."""
-    return LoadError(f"{where_of(card, setup)} {key}: {told(value)} {why}")
+    return LoadError(f"{where_of(card, setup)} {key}: {shown(value)} {why}")
 
 
 def where_of(card: ModelCard, setup: ModelSetup) -> str:

@@ -149,7 +149,7 @@ def _dtypes(card: ModelCard, dtype: torch.dtype, speed: Speed) -> torch.dtype | 
 
 
 def _say_what_is_changed(card: ModelCard, directory: Path, dtype: Any) -> None:
-    """Tell the operator of weights that are not used, or not as they are stored."""
+    """Log weights that are not used, or not as they are stored."""
     mark = {"action": Action.LOAD_MODEL, "model": card.name}
     if loras := loose_loras(directory):
         logger.warning("not part of the model, and not used: %s", ", ".join(loras), extra=mark)

@@ -127,7 +127,7 @@ class Loop:
         _set_oom_score(_OOM_SPARE)
         try:
             import_engines(self._imports)
-        except Exception:  # the model's load fails of the same, and tells it
+        except Exception:  # the model's load fails of the same, and reports it
             logger.warning("a spare engine cannot do its imports", exc_info=True)
         setup = self._inbox.get()
         _set_oom_score(own)
@@ -162,7 +162,7 @@ class Loop:
             registry.load_signer()
             engine = registry.engine(card)
             engine.load(card, Monitor(slot, _NO_FENCE, 1, registry.meter))
-        except Exception as error:  # the process's outermost loop: whatever a library raises is the agent's to hear
+        except Exception as error:  # the process's outermost loop: whatever a library raises is reported to the agent
             message = classify(error, "load").message
             # What is said in our own words needs no traceback.
             unforeseen = not isinstance(error, EngineError)

@@ -57,7 +57,7 @@ class Keeping(Struct):
     """Settings of a job's checkpoints: their directory, seconds of denoising between two, and the digest of its request.
 
     `park_at`: after how many steps, shared evenly by its outputs, the job ends as `Parked`; 0: never. `settle` waits for checkpoints that
-    are being written: to be called before the job's end is told, as its files are removed then.
+    are being written: to be called before the job's end is reported, as its files are removed then.
     """
 
     directory: str
@@ -302,7 +302,7 @@ class Monitor:
         self._counters.keep(steps)
 
     def warn(self, text: str) -> None:
-        """Tell the client one sentence about what was drawn: what was asked for and had no effect. The same sentence counts once."""
+        """Add one sentence for the client about what was drawn: what was asked for and had no effect. The same sentence counts once."""
         if len(self._notes.warnings) < MAX_WARNINGS:
             self._notes.warnings[text[:MAX_WARNING_CHARS]] = None
 

@@ -47,7 +47,7 @@ class Readying:
         return where_of(self.card, self.setup)
 
     def say(self, *keys: str) -> None:
-        """Have results tell of these keys of the model's table, as far as it has them."""
+        """Record these keys of the model's table for results, as far as it has them."""
         words = in_words(self.setup)
         self.used |= {key: words[key] for key in keys if key in words}
 

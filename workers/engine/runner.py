@@ -324,7 +324,7 @@ def _again(error: Exception) -> None:
 def _failed(job: RunJob, engine: Engine | None, error: Exception, phase: str) -> JobFailed:
     verdict = classify(error, phase)
     log = {"action": Action.JOB_FAILED, "job_id": job.job_id, "fence": job.fence, "kind": verdict.kind, "phase": phase}
-    # A refused input is the client's affair, and a model that cannot be loaded is told in our words: neither needs a traceback.
+    # A refused input is the client's affair, and a model that cannot be loaded is described in our words: neither needs a traceback.
     told = verdict.kind.rules.fault == "input" or isinstance(error, LoadError)
     logger.error("job failed: %s", verdict.message, exc_info=not told, extra=log)
     _forget_frames(error)

@@ -42,7 +42,7 @@ class Soundtrack:
         self._done = 0
 
     def until(self, seconds: Fraction) -> Iterator[av.Packet[Any]]:
-        """Packets of what is heard before `seconds`; silence where the sound is shorter."""
+        """Packets of what sounds before `seconds`; silence where the sound is shorter."""
         end = round(seconds * self._sound.rate)
         while self._done < end:
             until = min(end, self._done + _PIECE)

@@ -6,7 +6,7 @@ Each kind is lossy: "safe" leaves out few blocks, "fast" many. A few steps leave
   then is used again.
 - taylorseer: between full steps at a fixed interval, what the denoiser gives is foretold from the last two.
 - mag: as long as the errors that the model's own ratios foretell stay within a bound, the blocks' last change is used again.
-- dbcache: cache-dit's first-block cache, for pipelines that do not tell diffusers which of two calls they make.
+- dbcache: cache-dit's first-block cache, for pipelines that do not say to diffusers which of two calls they make.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 One job at a time has the *turn*: from the beginning of its denoise stage until the next may begin its own. While it takes its last steps
 one other may be prepared, and waits; one more, from before it, may be in its postprocess stages. A thread that waits gives signs of life
-and hears its own cancel. All state is guarded by one lock, and every change of it wakes those who wait.
+and obeys its own cancel. All state is guarded by one lock, and every change of it wakes those who wait.
 """
 
 from __future__ import annotations

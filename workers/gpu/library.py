@@ -131,7 +131,7 @@ class NvmlGpu:
             events = pynvml.nvmlEventSetCreate()
             pynvml.nvmlDeviceRegisterEvents(self._whole, pynvml.nvmlEventTypeXidCriticalError, events)
         except pynvml.NVMLError:
-            return None  # not on every system (WSL, some virtual GPUs): then no Xid is heard of
+            return None  # not on every system (WSL, some virtual GPUs): then no Xid is reported
         return events
 
     def read(self) -> Reading:

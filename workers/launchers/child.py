@@ -62,7 +62,7 @@ class LastReports:
         self._last.pop(name, None)
 
     def of(self, name: str, now: float) -> Report | None:
-        """Return the report of this worker; None: there is none that holds. That of an end is told once."""
+        """Return the report of this worker; None: there is none that holds. That of an end is returned once."""
         report, at = self._last.get(name, (None, 0.0))
         if report is not None and (report.code is not None or now - at >= _HOLDS_S):
             self.forget(name)

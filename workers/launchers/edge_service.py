@@ -71,7 +71,7 @@ class EdgeService:
         try:
             waiting = msgspec.convert(queue.get("backlog_by_class", {}), dict[str, dict[str, Waiting]])
         except msgspec.ValidationError as error:
-            raise NotThisService(f"what waits is not told as by Zoetrope: {error}") from None
+            raise NotThisService(f"what waits is not answered as by Zoetrope: {error}") from None
         return Sight(workers, waiting)
 
     def drain(self, worker: str, *, hand_back: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Keeps a pool of workers as its plan says: looks at the cluster and at the service, decides, and tells both.
+"""Keeps a pool of workers as its plan says: looks at the cluster and at the service, decides, and commands both.
 
 It holds nothing that it could not find out again: the cluster knows the workers' processes, the service what they do. A launcher that is
 started anew therefore goes on where the last one was, but for the window of the plan, which begins again.
@@ -27,7 +27,7 @@ from zoetrope.client.results import Worker
 
 logger = logging.getLogger(__name__)
 
-#: Seconds of a notice that remain when a job is handed back in place of being finished, and when the worker is told to end; both beyond
+#: Seconds of a notice that remain when a job is handed back in place of being finished, and when the worker is sent SIGTERM; both beyond
 #: its `stop_grace_s`.
 _HAND_BACK_S, _END_S = 15.0, 5.0
 
@@ -126,7 +126,7 @@ class Keeper:
         self._log = log
         self._memory = Memory(since=now)
         self._hold = Hold()
-        #: What a process was told last, by its boot: a second SIGTERM would end its grace.
+        #: The order that a process was sent last, by its boot: a second SIGTERM would end its grace.
         self._told: dict[str, Step] = {}
         self._stop: Literal["", "finish", "hand_back"] = ""
         self._seen_at = now
@@ -150,7 +150,7 @@ class Keeper:
         return self._status
 
     def step(self, now: float, unix_now: float) -> None:
-        """Look, decide, tell. `now`: any clock that only goes on."""
+        """Look, decide, command. `now`: any clock that only goes on."""
         members = self._without_ended(self._cluster.members(), now, unix_now)
         for last in self._status.members:
             if last.host and members.get(last.name, "left") is None:
@@ -201,7 +201,7 @@ class Keeper:
             self._log.event(unix_now, "drain", name)
             self._leave(members[name], found.get(name, ()), hand_back=self._stop == "hand_back")
         if self._stop:
-            # These may not hear a drain.
+            # A drain may not reach these.
             self._end(members[name] for name, phase in phases.items() if phase in ("doomed", "lost"))
         return made.wanted
 
@@ -284,8 +284,8 @@ class Keeper:
             try:
                 call(worker.name)
             except ZoetropeError as error:
-                # It has left, or is told again in the next step.
-                logger.info("not told", extra={"action": Action.POOL, "worker": worker.name, "detail": str(error)})
+                # It has left, or is asked again in the next step.
+                logger.info("not reached", extra={"action": Action.POOL, "worker": worker.name, "detail": str(error)})
 
     def _end(self, reports: Iterable[Report | None]) -> None:
         for report in reports:

@@ -17,7 +17,7 @@ from typing import Literal
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-#: What a worker of the pool does. `placing`: no machine has room for it yet; `lost`: the broker has not heard of it for a while;
+#: What a worker of the pool does. `placing`: no machine has room for it yet; `lost`: the broker has had no message from it for a while;
 #: `doomed`: it drains because its machine goes away.
 Phase = Literal["placing", "starting", "idle", "busy", "lost", "draining", "doomed"]
 
@@ -62,7 +62,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     start: tuple[str, ...] = ()
     undrain: tuple[str, ...] = ()
     drain: tuple[str, ...] = ()
-    #: Workers without a place, which nothing has to be told of.
+    #: Workers without a place, which nothing has to be asked of.
     withdraw: tuple[str, ...] = ()
 
 

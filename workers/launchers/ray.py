@@ -2,9 +2,9 @@
 
 Ray places actors, starts them again and moves them; it never has a job, nor a reason to end one. Each rule here has its reason:
 
-- An actor whose worker has ended for good is told to leave, and leaves by `exit_actor`: Ray starts it again after any other end. It is
+- An actor whose worker has ended for good is asked to leave, and leaves by `exit_actor`: Ray starts it again after any other end. It is
   never killed by its handle, which names whatever bears its id; only an actor that no machine has is.
-- An actor that nobody has asked for a while looks whether it is still the one of its name: Ray gives a machine up from which it hears
+- An actor that nobody has asked for a while looks whether it is still the one of its name: Ray gives a machine up from which it receives
   nothing, and starts its actors elsewhere, while the old ones go on.
 - Actors get no keys: their arguments can be read by whoever may look at the cluster.
 """
@@ -62,7 +62,7 @@ class WorkerOwner:
     """Actor that owns one worker process, from its start to its end."""
 
     def __init__(self, order: bytes, name: str) -> None:
-        """Start the worker. The thread that does lives as long as the actor: with it the worker is told to end."""
+        """Start the worker. The thread that does lives as long as the actor: with it the worker is ended."""
         self._order = msgspec.json.decode(order, type=Order)
         self._process = WorkerProcess(self._order, name)
         self._report = Report(

@@ -13,7 +13,7 @@ from msgspec import Struct
 class Backend(Struct, frozen=True, kw_only=True):
     """Requirements of an attention backend."""
 
-    #: Module whose absence is told, its package, the least version of it, and the command that brings it.
+    #: Module whose absence is an error, its package, the least version of it, and the command that brings it.
     module: str = ""
     package: str = ""
     least: str = ""

@@ -12,7 +12,7 @@ from broker.wire.jobspec import MAX_FRAMES, MAX_PROMPT_CHARS, MAX_SIDE, MAX_STEP
 from workers.models import abilities
 from workers.models.families import Family
 from workers.models.pipeline_classes import PipelineClass
-from workers.models.sources import CatalogueError, told
+from workers.models.sources import CatalogueError, shown
 from workers.models.table import ModelTable
 
 #: What any spec can carry (`JobSpec`).
@@ -39,7 +39,7 @@ def check_output(where: str, output: MediaKind, family: Family, taken: PipelineC
         raise CatalogueError(where, "engine", text)
     if settings.also_image is not None and output == "image":
         raise CatalogueError(
-            where, "also_image", f"{told(settings.also_image)} is for models of clips; leave the key out"
+            where, "also_image", f"{shown(settings.also_image)} is for models of clips; leave the key out"
         )
 
 
@@ -54,7 +54,7 @@ def check_effects(
         ("max_sequence_length", taken.takes("max_sequence_length")),
     ):
         if settings.defaults.get(name) not in (None, "") and not has_effect:
-            text = f"{told(settings.defaults[name])} has no effect on this {taken.name}; leave the key out"
+            text = f"{shown(settings.defaults[name])} has no effect on this {taken.name}; leave the key out"
             raise CatalogueError(where, f"defaults.{name}", text)
     for key in (
         "defaults.fps",
@@ -63,7 +63,7 @@ def check_effects(
         table, _, name = key.partition(".")
         if card.output == "image" and name in given.get(table, ()):
             raise CatalogueError(
-                where, key, f"{told(given[table][name])} is for clips, and the model makes images; leave the key out"
+                where, key, f"{shown(given[table][name])} is for clips, and the model makes images; leave the key out"
             )
 
 
@@ -79,16 +79,16 @@ def check_card(where: str, card: ModelCard) -> None:
     if any(not 1 <= count <= MAX_FRAMES for count in limits.frame_choices) or sorted(set(limits.frame_choices)) != list(
         limits.frame_choices
     ):
-        text = f"{told(limits.frame_choices)} must be rising numbers of frames from 1 to {MAX_FRAMES}"
+        text = f"{shown(limits.frame_choices)} must be rising numbers of frames from 1 to {MAX_FRAMES}"
         raise CatalogueError(where, "limits.frame_choices", text)
     if max(limits.frame_choices, default=limits.frame_offset) > limits.max_frames:
         key = "frame_choices" if limits.frame_choices else "frame_offset"
         text = (
-            f"{told(getattr(limits, key))} is above limits.max_frames, {limits.max_frames}; raise that, or lower this"
+            f"{shown(getattr(limits, key))} is above limits.max_frames, {limits.max_frames}; raise that, or lower this"
         )
         raise CatalogueError(where, f"limits.{key}", text)
     if len(defaults.negative_prompt) > MAX_PROMPT_CHARS:
-        text = f"{told(defaults.negative_prompt)} has {len(defaults.negative_prompt)} characters; at most {MAX_PROMPT_CHARS} can be had"
+        text = f"{shown(defaults.negative_prompt)} has {len(defaults.negative_prompt)} characters; at most {MAX_PROMPT_CHARS} can be had"
         raise CatalogueError(where, "defaults.negative_prompt", text)
     for name, value in (("width", defaults.width), ("height", defaults.height)):
         if not limits.min_side <= value <= limits.max_side or value % limits.side_multiple:

@@ -51,7 +51,7 @@ from workers.models.sources import (
     find,
     own_settings,
     read_index,
-    told,
+    shown,
 )
 from workers.models.speed import cache_modes, sizes, vae_dtype_of
 from workers.models.table import Layers, ModelTable, anchored, convert, read
@@ -100,7 +100,7 @@ def model_for(source: str, name: str | None = None, table: Mapping[str, Any] = _
         try:
             Path(text).expanduser().exists()
         except OSError as error:
-            raise CatalogueError(where, key, f"{told(text)} cannot be looked up: {error.strerror}") from None
+            raise CatalogueError(where, key, f"{shown(text)} cannot be looked up: {error.strerror}") from None
     if (given.engine or source) == FAKE:
         return Model(card=_fake_card(where, label, source, given))
     if Path(source).expanduser().is_dir():
@@ -246,7 +246,7 @@ def _sampled(where: str, card: ModelCard, settings: ModelTable, layers: Layers, 
         elif fixed or not layers.outranks(f"defaults.{key}", "sampler"):
             cure = "leave either out" if chosen else 'leave it out, or say sampler = "own"'
             what = "sampler" if chosen else "the sampler that a model with such a name gets"
-            text = f"{told(given[key])} contradicts {what}, in which it is {value:g}; {cure}"
+            text = f"{shown(given[key])} contradicts {what}, in which it is {value:g}; {cure}"
             raise CatalogueError(where, f"defaults.{key}", text)
     return msgspec.structs.replace(
         card,
@@ -275,11 +275,11 @@ def _fake_card(where: str, name: str, source: str, table: ModelTable) -> ModelCa
         value = getattr(table, field.name)
         if field.name not in _OF_FAKES and value != field.default and value not in ({}, field.default):
             text = "is for models with weights, and the engine fake has none; leave the key out"
-            raise CatalogueError(where, field.name, f"{told(value)} {text}")
+            raise CatalogueError(where, field.name, f"{shown(value)} {text}")
     output: MediaKind = table.output or "video"
     video = output == "video"
     if table.also_image is not None and not video:
-        text = f"{told(table.also_image)} is for models of clips; leave the key out"
+        text = f"{shown(table.also_image)} is for models of clips; leave the key out"
         raise CatalogueError(where, "also_image", text)
     card = ModelCard(
         name=name,

@@ -1,6 +1,6 @@
 """Mapping of a job's inputs to parameters of a pipeline's call, read from the signature, as far as that says it.
 
-Both sides go by it: the catalogue, which tells what a model takes, and the engine, which calls the pipeline. Pure, without torch.
+Both sides go by it: the catalogue, which says what a model takes, and the engine, which calls the pipeline. Pure, without torch.
 """
 
 from __future__ import annotations

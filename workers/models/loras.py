@@ -18,7 +18,7 @@ from broker.wire.loras import MAX_KNOWN, MAX_NAME_CHARS, MAX_SCALE, MAX_TRIGGER_
 from workers.models.denoisers import denoisers
 from workers.models.parts import PREFIXES, components, own_tensors, without_prefix
 from workers.models.pipeline_classes import PipelineClass
-from workers.models.sources import CatalogueError, config, dotted, told
+from workers.models.sources import CatalogueError, config, dotted, shown
 from workers.models.weight_files import NoWeights, Tensor, read_weights
 
 
@@ -148,12 +148,12 @@ def _checked(
 ) -> LoraSetup:
     if not _NAME.fullmatch(name) or name in (".", "..") or name != name.strip():
         raise _Fault(
-            f"{told(name)} is no name; one has 1 to {MAX_NAME_CHARS} characters without / and \\, and no space at its ends"
+            f"{shown(name)} is no name; one has 1 to {MAX_NAME_CHARS} characters without / and \\, and no space at its ends"
         )
     if not -MAX_SCALE <= lora.scale <= MAX_SCALE:
         raise _Fault(f"{lora.scale} must be {-MAX_SCALE:g} to {MAX_SCALE:g}", "scale")
     if len(lora.trigger) > MAX_TRIGGER_CHARS:
-        text = f"{told(lora.trigger)} has {len(lora.trigger)} characters; at most {MAX_TRIGGER_CHARS} are shown"
+        text = f"{shown(lora.trigger)} has {len(lora.trigger)} characters; at most {MAX_TRIGGER_CHARS} are shown"
         raise _Fault(text, "trigger")
     if bool(lora.file) == bool(lora.high or lora.low):
         text = f"{lora.file!r} stands beside high or low" if lora.file else "no file is named"

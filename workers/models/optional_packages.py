@@ -23,7 +23,7 @@ def left_out(models: Iterable[ModelCard], setups: Mapping[str, ModelSetup]) -> t
         directory = Path(configs) if configs else find(card.source)
         for part in directory.iterdir() if directory is not None else ():
             stored = None
-            with suppress(CatalogueError):  # a damaged config is told of when the model is loaded
+            with suppress(CatalogueError):  # a damaged config is reported when the model is loaded
                 stored = config(directory, part.name).get("quantization_config")
             method = str(stored.get("quant_method", "")) if isinstance(stored, dict) else ""
             needed.update(package for package in _QUANTISERS if method.startswith(package))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workers.models.parts import Parts, with_weights
-from workers.models.sources import CatalogueError, config, dotted, told
+from workers.models.sources import CatalogueError, config, dotted, shown
 from workers.models.weight_files import read_weights
 
 QuantizeMethod = Literal["fp8", "fp8_dynamic", "int8", "nf4", "layerwise_fp8"]
@@ -51,7 +51,7 @@ def check_quantize(
             why = f"needs the package {package}, which is not installed: pip install {package}"
         else:
             continue
-        raise CatalogueError(where, dotted("speed", "quantize", name), f"{told(method)} {why}")
+        raise CatalogueError(where, dotted("speed", "quantize", name), f"{shown(method)} {why}")
 
 
 def _stays_as_stored(file: Path) -> bool:

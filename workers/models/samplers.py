@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from broker.wire.sampling import MAX_PRESET_CHARS, MAX_PRESETS, Sampler
-from workers.models.sources import dotted, told
+from workers.models.sources import dotted, shown
 
 
 class Kind(Struct, frozen=True, kw_only=True):
@@ -196,7 +196,7 @@ def read_presets(
         key = dotted("presets", name)
         if not _NAME.fullmatch(name):
             rule = f"has 1 to {MAX_PRESET_CHARS} characters, none of them for control, and no space at its ends"
-            raise SamplerError(key, f"{told(name)} is no name of a preset; one {rule}")
+            raise SamplerError(key, f"{shown(name)} is no name of a preset; one {rule}")
         presets[name] = _fitting(key, _as_preset(_read(key, entry, presets, model)), model)
     for lora, name in loras.items():
         if name and name not in presets:
@@ -220,7 +220,7 @@ def named(key: str, name: str, presets: Mapping[str, Sampler]) -> Sampler:
         return presets[name]
     if name in PRESETS:
         return PRESETS[name].sampler
-    raise SamplerError(key, f"{told(name)} is no preset; known: {', '.join([*presets, *PRESETS])}")
+    raise SamplerError(key, f"{shown(name)} is no preset; known: {', '.join([*presets, *PRESETS])}")
 
 
 def _read(key: str, entry: SamplerEntry, presets: Mapping[str, Sampler], model: SampledModel) -> Sampler:
@@ -265,9 +265,11 @@ def _fitting(key: str, sampler: Sampler, model: SampledModel, preset: str = "") 
     """The sampler itself. Raises `SamplerError` about a field below `key`, or about the `preset` that `key` names."""
     field, text = unfit(sampler, model.pipeline, model.scheduler, model.index)
     if text and preset:
-        raise SamplerError(key, f"{preset!r} is not for this model: its {field} {told(getattr(sampler, field))} {text}")
+        raise SamplerError(
+            key, f"{preset!r} is not for this model: its {field} {shown(getattr(sampler, field))} {text}"
+        )
     if text:
-        raise SamplerError(f"{key}.{field}", f"{told(getattr(sampler, field))} {text}")
+        raise SamplerError(f"{key}.{field}", f"{shown(getattr(sampler, field))} {text}")
     return sampler
 
 
@@ -343,20 +345,20 @@ def is_flow(scheduler: Mapping[str, Any]) -> bool:
 def _kind(key: str, name: str) -> str:
     known = _ALIASES.get(name.lower(), name.lower())
     if known not in KINDS:
-        raise SamplerError(f"{key}.kind", f"{told(name)} is not one of {', '.join(KINDS)}")
+        raise SamplerError(f"{key}.kind", f"{shown(name)} is not one of {', '.join(KINDS)}")
     return known
 
 
 def _check_schedule(key: str, sampler: Sampler) -> None:
     if sampler.sigmas and sampler.timesteps:
-        raise SamplerError(f"{key}.sigmas", f"{told(sampler.sigmas)} are given beside timesteps; leave either out")
+        raise SamplerError(f"{key}.sigmas", f"{shown(sampler.sigmas)} are given beside timesteps; leave either out")
     if sampler.timesteps and sampler.shift is not None:
         raise SamplerError(
             f"{key}.shift", f"{sampler.shift:g} does not move timesteps; give sigmas, or leave shift out"
         )
     for name, values in (("sigmas", sampler.sigmas), ("timesteps", sampler.timesteps)):
         if any(later >= earlier for earlier, later in itertools.pairwise(values)):
-            raise SamplerError(f"{key}.{name}", f"{told(values)} must fall from step to step")
+            raise SamplerError(f"{key}.{name}", f"{shown(values)} must fall from step to step")
         if values and sampler.steps not in (None, len(values)):
             text = f"{sampler.steps} contradicts {name}, which are {len(values)}; leave steps out"
             raise SamplerError(f"{key}.steps", text)

@@ -12,7 +12,7 @@ from workers.models.parts import check_parts, components
 from workers.models.pipeline_classes import PipelineClass
 from workers.models.placement import AUTO
 from workers.models.quantise import check_quantize
-from workers.models.sources import CatalogueError, told
+from workers.models.sources import CatalogueError, shown
 from workers.models.speed import Speed, backend_of, check_speed
 from workers.models.table import ModelTable
 from workers.models.video_file import VideoFile, in_a_word
@@ -34,7 +34,7 @@ def setup_for(
     if configs is not None:
         for key in ("variant", "trust_remote_code"):
             if getattr(settings, key):
-                text = f"{told(getattr(settings, key))} is for a directory, and path is one file; leave the key out"
+                text = f"{shown(getattr(settings, key))} is for a directory, and path is one file; leave the key out"
                 raise CatalogueError(where, key, text)
     parts = check_parts(where, settings.parts, index, directory)
     loras = check_loras(where, settings.loras, settings.lora_dir, taken, index, directory, parts)

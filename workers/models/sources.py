@@ -43,7 +43,7 @@ class CatalogueError(Exception):
 _MAX_VALUE_CHARS = 80
 
 
-def told(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value of a table as an error repeats it, short."""
     if isinstance(value, bool):
         return str(value).lower()

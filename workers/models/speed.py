@@ -14,7 +14,7 @@ from workers.models.attention import BACKENDS, why_not
 from workers.models.denoisers import denoisers
 from workers.models.pipeline_classes import PipelineClass
 from workers.models.quantise import QuantizeMethod
-from workers.models.sources import CatalogueError, told
+from workers.models.sources import CatalogueError, shown
 from workers.models.step_caches import CacheKind, unfit_cache
 
 #: Families whose VAE loses detail in half precision, and whose pipelines cast between it and the rest (diffusers' Wan guide).
@@ -70,7 +70,7 @@ def check_speed(where: str, speed: Speed, taken: PipelineClass, index: Mapping[s
         ),
     ):
         if why:
-            raise CatalogueError(where, f"speed.{key}", f"{told(getattr(speed, key))} {why}")
+            raise CatalogueError(where, f"speed.{key}", f"{shown(getattr(speed, key))} {why}")
     return speed
 
 

@@ -18,7 +18,7 @@ from workers.models.loras import LoraEntry, anchored_lora
 from workers.models.parts import Parts
 from workers.models.placement import PlacementSetting
 from workers.models.samplers import SamplerEntry
-from workers.models.sources import CatalogueError, dotted, told
+from workers.models.sources import CatalogueError, dotted, shown
 from workers.models.speed import Speed
 from workers.models.video_file import VideoFile
 
@@ -81,7 +81,7 @@ def convert(where: str, prefix: str, table: Mapping[str, Any], kind: type[T]) ->
         for word in keys:
             value = value[word]
             path = f"{path}[{word}]" if isinstance(word, int) else _below(path, word)
-        raise CatalogueError(where, path, f"{told(value)} {_in_words(error, value)}") from None
+        raise CatalogueError(where, path, f"{shown(value)} {_in_words(error, value)}") from None
 
 
 #: Default -> the limits that it must be within.
@@ -122,7 +122,7 @@ def anchored(where: str, own: Mapping[str, Any], directory: Path) -> dict[str, A
     """Return the settings of a model's own file, its files and directories as paths from the model's directory. Raises `CatalogueError`."""
     for key in _FOREIGN:
         if own.get(key):
-            text = f"{told(own[key])} is not for a model to say of itself; it belongs in the service's table"
+            text = f"{shown(own[key])} is not for a model to say of itself; it belongs in the service's table"
             raise CatalogueError(where, key, text)
     placed = dict(own)
     if "parts" in own:
@@ -176,7 +176,7 @@ def _faults(path: str, value: Any, kind: inspect.Type, beside: list[str] = _NOTH
             yield from _faults(path, value, kinds[0], beside)
     elif isinstance(kind, inspect.LiteralType) and isinstance(value, str) and value not in kind.values:
         choices = [*beside, *(str(choice) for choice in kind.values if choice != "")]
-        yield path, f"{told(value)} is not one of {', '.join(choices)}{_quoted(value, beside) if beside else ''}"
+        yield path, f"{shown(value)} is not one of {', '.join(choices)}{_quoted(value, beside) if beside else ''}"
     elif isinstance(kind, inspect.DictType) and isinstance(value, dict):
         for key, one in value.items():
             yield from _faults(_below(path, key), one, kind.value_type)
@@ -192,7 +192,7 @@ def _faults(path: str, value: Any, kind: inspect.Type, beside: list[str] = _NOTH
 def _nul(path: str, value: Any) -> Iterator[tuple[str, str]]:
     """(path of the key, what is wrong) for texts that no path, request or argument can carry."""
     if isinstance(value, str) and "\0" in value:
-        yield path, f"{told(value)} must have no NUL character"
+        yield path, f"{shown(value)} must have no NUL character"
     elif isinstance(value, dict):
         for key, one in value.items():
             yield from _nul(_below(path, key), one)

@@ -16,7 +16,7 @@ class AgentPolicy(Struct, frozen=True, kw_only=True):
     resend_s: float = 1.0
     #: A running job is given up after this long without a word from the broker.
     detached_s: float = 900.0
-    #: A cancel may take two predicted steps and this much, and never longer than the most; then the engine is killed. A cancel is heard
+    #: A cancel may take two predicted steps and this much, and never longer than the most; then the engine is killed. A cancel is obeyed
     #: inside a step, between the blocks of the model, so that even steps of minutes need no more.
     cancel_grace_s: float = 2.0
     cancel_grace_max_s: float = 30.0

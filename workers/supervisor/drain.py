@@ -27,7 +27,7 @@ EXIT_REFUSED = 1
 _DESCRIPTION = """\
 Let a worker take no more jobs, finish the one it has, and leave; then wait until it has left. A supervisor whose workers have all left
 ends with code 0 (under honcho, that stops broker and edge as well). Exit codes: 0 the worker has left (or, with --no-wait, has been
-told); 1 there is no such worker, or the service cannot be asked; 2 an option is wrong.
+asked to); 1 there is no such worker, or the service cannot be asked; 2 an option is wrong.
 """
 
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     options = parser.parse_args(argv)
     try:
         key = _key(options.key_file, environ)
-        # A service that cannot be asked is told of at once; while it is waited for, looking again is the loop's.
+        # A service that cannot be asked is reported at once; while it is waited for, looking again is the loop's.
         with Client(options.url, key, retries=RetryPolicy(most=0)) as client:
             _drain(client, options.name, wait=not options.no_wait, hand_back=options.hand_back)
     except ZoetropeError as error:

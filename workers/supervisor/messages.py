@@ -1,6 +1,6 @@
 """Between the supervisor and its agents: messages on a socketpair, framed as in `ipc`.
 
-The supervisor sends the configuration and then nothing; its end of the stream tells the agent to leave. The agent tells what
+The supervisor sends the configuration and then nothing; at the end of its stream the agent leaves. The agent reports what
 the supervisor must know: whether its engine ever became ready, which process to kill if the agent itself dies without a word, and whether
 a name that was taken is its own again.
 """

@@ -1,4 +1,4 @@
-"""Names of workers that no two processes of a service share, from what their launcher tells in the environment."""
+"""Names of workers that no two processes of a service share, from what their launcher sets in the environment."""
 
 from __future__ import annotations
 

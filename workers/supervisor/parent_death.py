@@ -18,7 +18,7 @@ def die_with_parent() -> None:
     Raises `SettingsError` elsewhere, and where the parent has ended before it could be asked.
     """
     if sys.platform != "linux":
-        raise SettingsError("die_with_parent: only Linux tells a process of its parent's end")
+        raise SettingsError("die_with_parent: only Linux signals a process at its parent's end")
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:

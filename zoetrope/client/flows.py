@@ -121,7 +121,7 @@ class Flows:
     def jobs(
         self, *, limit: int | None, on_search: Callable[[float], Any] | None, **query: str | float | None
     ) -> Flow[None]:
-        """Emit jobs page by page, at most `limit`. `query`: of `GET /v1/jobs`; `on_search`: told how far was searched, Unix time."""
+        """Emit jobs page by page, at most `limit`. `query`: of `GET /v1/jobs`; `on_search`: called with how far was searched, Unix time."""
         after, left = None, limit
         while left is None or left > 0:
             size = _PAGE if left is None else min(_PAGE, left)

@@ -202,7 +202,7 @@ class Journal:
                 logger.error("job set aside", extra={"action": Action.SET_ASIDE, "job_id": job_id, "reason": reason})
                 continue
             job.evicted = True
-            if job.submission.webhook and job.attempts:  # before its first attempt there is nothing to tell
+            if job.submission.webhook and job.attempts:  # before its first attempt there is nothing to deliver
                 job.deliveries = {delivery.number: delivery for delivery in self.deliveries.of_job(job.id)}
             found.append((row[rows.N], job))
         self.commit()

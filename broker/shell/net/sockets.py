@@ -162,7 +162,7 @@ class Listener:
         shut_down(self.source_fd())
 
     def readable(self) -> bool:
-        """Whether there is something to read. The FD tells of a change once, and any send or receive may swallow that: ask after it."""
+        """Whether there is something to read. The FD signals a change once, and any send or receive may swallow that: ask after it."""
         return bool(self._get(_EVENTS) & _POLLIN)
 
     def close(self) -> None:

@@ -5,8 +5,8 @@ What libzmq does, measured, and what follows:
 - A CURVE server lets every key in when nobody handles ZAP, unless the domain is enforced. So it is, and `Sockets` tests it at start.
 - The handler must be there before the bind, and in the same context. It is a thread of its own: handshakes go on while the loop
   waits for the disk, and a flood of strangers does not stand in the queue of the peers.
-- A client that is told "denied" (400) never tries again; one that is told "not now" (300) does, when its handshake times out. So
-  strangers are told 300: a worker whose key comes onto the list gets in without a restart.
+- A client that is answered "denied" (400) never tries again; one that is answered "not now" (300) does, when its handshake times out. So
+  strangers are answered 300: a worker whose key comes onto the list gets in without a restart.
 - ZAP is asked at the handshake only. Connections of a key that was removed live on, so the router asks `Peers` about each message.
 
 Each socket has its own domain, and a key's role says which one it may enter.

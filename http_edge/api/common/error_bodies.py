@@ -1,4 +1,4 @@
-"""Bodies of errors that several API families share, from the error that they tell of."""
+"""Bodies of errors that several API families share, from the error that they report."""
 
 from __future__ import annotations
 

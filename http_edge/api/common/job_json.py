@@ -65,7 +65,7 @@ def job_json(job: Job, progress: int, *, preview: int = 0, with_moves: bool = Fa
     """A job with all its fields; `preview`: number of its newest one; `with_moves` adds its history."""
     view, spec = job.view, job.spec
     now = step_json(view, progress, preview)
-    # All steps are done once it has succeeded, whatever was heard last.
+    # All steps are done once it has succeeded, whatever step was reported last.
     steps = spec.num_inference_steps if spec and view.state == "succeeded" else None
     moves = [_move_json(move) for move in view.history] if with_moves else UNSET
     return schema.Job(

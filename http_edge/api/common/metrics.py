@@ -153,7 +153,7 @@ _WORKER_GAUGES = (
         "Memory errors that could not be corrected since the device's driver was loaded.",
         "health.ecc_uncorrected",
     ),
-    ("zoetrope_worker_heartbeat_age_seconds", 1.0, "Since a worker was heard last.", "heartbeat_age_s"),
+    ("zoetrope_worker_heartbeat_age_seconds", 1.0, "Since a worker's last message.", "heartbeat_age_s"),
 )
 
 #: Gauge, what it says, the field of a worker's `depot` that has it.

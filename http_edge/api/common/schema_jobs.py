@@ -161,7 +161,7 @@ class JobWebhook(Struct, kw_only=True):
 
 
 class JobPromise(Struct, kw_only=True):
-    """The time by which a job is promised to be done. One that cannot be kept is told at once, and another takes its place."""
+    """The time by which a job is promised to be done. One that cannot be kept is broken at once, and another takes its place."""
 
     ready_by: UnixTime
     ready_confidence: float

@@ -103,7 +103,7 @@ async def nothing_runs(calls: JobService) -> Response:
 
 def late_answer(wait_s: float) -> Response:
     """The answer when a task that was asked to stop has not stopped."""
-    return stop_answer("warning", f"The task was told to stop, but did not within {wait_s:.0f} s.")
+    return stop_answer("warning", f"The task was asked to stop, but did not within {wait_s:.0f} s.")
 
 
 def task_not_found(task_id: str) -> Response:

@@ -60,7 +60,7 @@ _DEFAULT_LIMIT = 20
 _MAX_LIMIT = 200
 
 
-#: Far beyond every job, and yet no number that clocks cannot tell.
+#: Far beyond every job, and yet a number that clocks have.
 _MAX_TIME = 1e11
 
 STATES: tuple[str, ...] = get_args(JobStateName)

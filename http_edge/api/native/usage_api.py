@@ -53,7 +53,7 @@ class Usage(Struct, kw_only=True):
     first_day: str
     last_day: str
     data: list[UsageNumbers]
-    has_more: Annotated[bool, Meta(description="There is more than is told: ask for fewer days, or by less.")]
+    has_more: Annotated[bool, Meta(description="There are more rows: ask for fewer days, or by less.")]
 
 
 class UsageApi:

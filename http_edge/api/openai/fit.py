@@ -26,7 +26,7 @@ from http_edge.jobs.service import JobService
 async def choose_card(
     calls: JobService, name: str, output: MediaKind, *, inputs: Collection[str]
 ) -> tuple[ModelCard, list[str]]:
-    """The model to draw with, from inputs of these roles, and what to tell the client about it. Raises `EdgeError`."""
+    """The model to draw with, from inputs of these roles, and warnings for the client about it. Raises `EdgeError`."""
     catalogue, settings = calls.catalogue, calls.settings
     if name and name not in catalogue.aliases:
         cards = await catalogue.cards()
