@@ -1,6 +1,8 @@
-"""Results in an object store of S3's kind: `<prefix>/artefacts/<job>/<fence>/<name>`, as on an edge's disk.
+"""Results and checkpoints in an object store of S3's kind: `<prefix>/artefacts/<job>/<fence>/<name>`, as on an edge's disk, and
+`<prefix>/checkpoints/<job>/<name>`.
 
-Keys need no conditions: a fence is granted once, so that two writers of one key write the same bytes. Each object bears the SHA-256 of its
+Keys need no conditions: a fence is granted once, so that two writers of one key write the same bytes, and a checkpoint is good by what it
+says of itself. Each object bears the SHA-256 of its
 bytes, and who fetches it checks them. Credentials, region and endpoint are found as the store's own tools find them (`AWS_ACCESS_KEY_ID`,
 `AWS_REGION`, `AWS_ENDPOINT_URL`, the machine's role …), and stand in no setting. All calls block.
 """
@@ -76,7 +78,7 @@ class Stored(Struct, frozen=True):
 
 
 class ObjectStore:
-    """The results below one prefix of a bucket. Every method raises `StoreError`."""
+    """The files below one prefix of a bucket. Every method raises `StoreError`."""
 
     def __init__(self, store: Any) -> None:
         """`store`: one of obstore's, which is imported where there is one."""
@@ -115,21 +117,24 @@ class ObjectStore:
         if not self._is_there(key, size, sha256):
             raise StoreError(f"the store has another object at {key} than was put there")
 
-    def fetch(self, key: str, target: Path, sha256: str) -> float:
-        """Write an object to the path `target`, whole and with this SHA-256, or not at all; its Unix time. Raises `NotThere`."""
+    def fetch(self, key: str, target: Path, sha256: str = "") -> float:
+        """Write an object to the path `target`, whole and with this SHA-256, or not at all; its Unix time. "": the SHA-256 that it bears,
+        if it does. Raises `NotThere`.
+        """
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = target.with_name(f".{secrets.token_hex(8)}.part")
         digest = hashlib.sha256()
         try:
             with self._named(f"get {key}"), open(temporary, "xb") as file:
                 found = self._obstore.get(self._store, key)
+                sha256 = sha256 or found.attributes.get(_SHA256, "")
                 for chunk in found.stream(min_chunk_size=_CHUNK_BYTES):
                     data = bytes(chunk)
                     digest.update(data)
                     file.write(data)
                 at = _unix(found.meta["last_modified"])
-            if digest.hexdigest() != sha256:
-                raise StoreError(f"what the store has at {key} is not what was published")
+            if sha256 and digest.hexdigest() != sha256:
+                raise StoreError(f"what the store has at {key} is not what was put there")
             os.utime(temporary, (at, at))
             os.replace(temporary, target)
         except OSError as error:

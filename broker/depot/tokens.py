@@ -140,14 +140,31 @@ def draft_key(job_id: str, fence: int, name: str) -> str:
     return f"drafts/{job_id}/{fence}/{name}"
 
 
+#: What the keys of checkpoints begin with.
+CHECKPOINTS = "checkpoints"
+
+
 def checkpoints_key(job_id: str, fence: int) -> str:
     """Key of a job's checkpoints in a depot, as an attempt of it puts and gets them."""
-    return f"checkpoints/{job_id}/{fence}"
+    return f"{CHECKPOINTS}/{job_id}/{fence}"
 
 
 def checkpoint_key(job_id: str, fence: int, name: str) -> str:
     """Key of one of them."""
     return f"{checkpoints_key(job_id, fence)}/{name}"
+
+
+def stored_checkpoints_key(job_id: str) -> str:
+    """Key of a job's checkpoints in an object store: they are the same whichever attempt wrote them."""
+    return f"{CHECKPOINTS}/{job_id}"
+
+
+def stored_checkpoint_key(key: str) -> str | None:
+    """Key in an object store of what an attempt calls by this key; None: it is no checkpoint's."""
+    match key.split("/"):
+        case [start, job_id, _, name] if start == CHECKPOINTS:
+            return f"{stored_checkpoints_key(job_id)}/{name}"
+    return None
 
 
 def input_key(name: str) -> str:

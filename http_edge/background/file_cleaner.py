@@ -38,8 +38,8 @@ class FileCleaner:
         self._calls = calls
         self._inputs = inputs
         self._store = store
-        #: The job at which the last sweep ended; "" for the beginning.
-        self._next_stray = ""
+        #: The jobs at which the last sweeps ended; "" for the beginning.
+        self._next_stray = self._next_checkpointed = ""
 
     async def sweep_inputs(self, unused_since: float) -> None:
         """Remove inputs that no job used since this Unix time, and no live one needs."""
@@ -56,12 +56,16 @@ class FileCleaner:
         await run_sync(self._inputs.remove_unused, [name for name in old if name not in needed], unused_since)
 
     async def sweep_checkpoints(self, now: float) -> None:
-        """Remove the checkpoints of jobs that have ended: their workers do, unless they died first."""
-        for job_id in (await run_sync(self._store.checkpointed))[:_STRAYS]:
+        """Remove the checkpoints of jobs that have ended, which their workers do unless they died first or have sent them away, and what is
+        of no use to those that go on: of some jobs with every sweep, in turn."""
+        found = await run_sync(self._store.checkpointed, self._next_checkpointed, _STRAYS)
+        self._next_checkpointed = list(found)[-1] if len(found) == _STRAYS else ""
+        for job_id, there in found.items():
             view = await self._calls.jobs.view(job_id)
-            age_s = self._store.checkpoint_age_s(job_id, now)
-            if view.state in FINAL_NAMES if view is not None else age_s > STRAY_S:
+            if view.state in FINAL_NAMES if view is not None else now - there.at > STRAY_S:
                 await run_sync(self._store.remove_checkpoints, job_id)
+            elif there.old:
+                await run_sync(self._store.remove_old_checkpoints, there.old)
 
     async def sweep_strays(self, now: float) -> None:
         """Remove old files of jobs that have no record, and of attempts that came to nothing: some jobs with every sweep, in turn."""

@@ -12,15 +12,17 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from broker.depot.object_store import ObjectStore
 from broker.depot.tokens import attempt_key, job_key
-from broker.wire.job_files import CHECKPOINTS, preview_number
+from broker.wire.job_files import CHECKPOINTS, checkpoint_name, newest_checkpoints, preview_number
 from broker.wire.jobspec import is_job_id
 from http_edge.http.file_response import lock_unless_sent
-from http_edge.media.result_objects import ResultObjects
+from http_edge.media.result_objects import Checkpointed, ResultObjects
 
 #: Directory of the home in which results are kept that were fetched from an object store: see `result_files`.
 RESULT_CACHE = "result_cache"
@@ -123,24 +125,42 @@ class ArtefactStore:
             return []
         return [entry.name for entry in entries if is_job_id(entry.name) and entry.is_dir(follow_symlinks=False)]
 
-    def checkpointed(self) -> list[str]:
-        """Jobs that have checkpoints."""
-        try:
-            return sorted(filter(is_job_id, os.listdir(self._artefacts / CHECKPOINTS)))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+    # ------------------------------------------------------------ checkpoints
 
-    def checkpoint_age_s(self, job_id: str, now: float) -> float:
-        """Seconds since a checkpoint of the job was last written; 0 when there is none."""
+    def checkpoints(self, job_id: str) -> list[str]:
+        """The names of a job's newest checkpoints, one of each output. Raises `StoreError`."""
         try:
-            return now - (self._artefacts / CHECKPOINTS / job_id).stat(follow_symlinks=False).st_mtime
-        except FileNotFoundError:
-            return 0.0
+            names = os.listdir(self._artefacts / CHECKPOINTS / job_id)
+        except (FileNotFoundError, NotADirectoryError):
+            names = []
+        if self._objects is not None:
+            names += self._objects.checkpoints(job_id)
+        return [checkpoint_name(output, step) for output, step in newest_checkpoints(names).items()]
+
+    def checkpointed(self, after: str, count: int) -> dict[str, Checkpointed]:
+        """Of `count` jobs that have checkpoints, those behind the job `after` (""; from the first). In one order, whose last is the `after`
+        of the next call."""
+        found = self._objects.checkpointed(after, count) if self._objects is not None else {}
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for entry in os.scandir(self._artefacts / CHECKPOINTS):
+                if is_job_id(entry.name) and _order(entry.name) > _order(after):
+                    with contextlib.suppress(FileNotFoundError):
+                        at = entry.stat(follow_symlinks=False).st_mtime
+                        there = found.get(entry.name, Checkpointed(at=at))
+                        found[entry.name] = replace(there, at=max(at, there.at))
+        return {job_id: found[job_id] for job_id in sorted(found, key=_order)[:count]}
 
     def remove_checkpoints(self, job_id: str) -> None:
         """Remove a job's checkpoints; also when they are gone already. Raises `OSError`."""
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._artefacts / CHECKPOINTS / job_id)
+        if self._objects is not None:
+            self._objects.remove_checkpoints(job_id)
+
+    def remove_old_checkpoints(self, keys: Sequence[str]) -> None:
+        """Remove of the object store's checkpoints, where each is put beside those before it, these (`Checkpointed.old`)."""
+        if self._objects is not None:
+            self._objects.remove_old(keys)
 
     # ------------------------------------------------------------ pins
 

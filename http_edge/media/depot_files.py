@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from broker.depot.tokens import Signed
 from broker.wire.inputs import INPUT_FILE
-from broker.wire.job_files import CHECKPOINTS, checkpoint_name, checkpoint_of, newest_checkpoints
+from broker.wire.job_files import CHECKPOINTS, checkpoint_of
 from http_edge.base.errors import EdgeError, invalid
 from http_edge.base.limits import Limits
 from http_edge.body.spool import STALE_S, Body, Spool
@@ -61,14 +61,6 @@ class DepotFiles:
     def checkpoint_file(self, job_id: str, name: str) -> Path:
         """Path of a job's checkpoint: where a worker of this machine would look for it."""
         return self.artefacts / CHECKPOINTS / job_id / name
-
-    def checkpoints(self, job_id: str) -> list[str]:
-        """The names of a job's newest checkpoints, one of each output. Blocks."""
-        try:
-            names = os.listdir(self.artefacts / CHECKPOINTS / job_id)
-        except OSError:
-            return []
-        return [checkpoint_name(output, step) for output, step in newest_checkpoints(names).items()]
 
     async def put_checkpoint(self, request: Request, job_id: str, name: str, signed: Signed) -> bool:
         """Take a checkpoint in place of all others of its output; False when it was there. Raises `EdgeError`."""

@@ -1,4 +1,4 @@
-"""Objects of this service's jobs in the store: the files of their attempts, and the pins, for edges of all homes alike.
+"""Objects of this service's jobs in the store: the files of their attempts, their checkpoints, and the pins, for edges of all homes alike.
 
 What lies there and no record names is removed only while the store is known to be this service's: another's results would look the same.
 """
@@ -6,19 +6,33 @@ What lies there and no record names is removed only while the store is known to 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from broker.depot.object_store import ObjectStore, StoreError
+from msgspec import Struct
+
+from broker.depot.object_store import ObjectStore, Stored, StoreError
 from broker.depot.store_check import service_id
-from broker.depot.tokens import ARTEFACTS, attempt_of, job_key
+from broker.depot.tokens import ARTEFACTS, CHECKPOINTS, attempt_of, job_key, stored_checkpoints_key
 from broker.runtime.log_actions import Action
 from broker.runtime.settings import SettingsError
+from broker.wire.job_files import checkpoint_of
 from broker.wire.jobspec import is_job_id
 
 log = logging.getLogger(__name__)
 
 _PINS = "pins"
+
+#: Checkpoints of each output that are kept of a job that goes on: a worker may be about to fetch the one that was the newest.
+_KEPT = 2
+
+
+class Checkpointed(Struct, frozen=True, kw_only=True):
+    """Checkpoints of a job: the Unix time of the last one, and the keys of those in the object store that are of no use any more."""
+
+    at: float
+    old: tuple[str, ...] = ()
 
 
 class ResultObjects:
@@ -70,6 +84,45 @@ class ResultObjects:
         except StoreError as error:
             _warn("left for a later sweep", str(error))
 
+    # ------------------------------------------------------------ checkpoints
+
+    def checkpoints(self, job_id: str) -> list[str]:
+        """The names of a job's checkpoints. Raises `StoreError`."""
+        return [name for name in self._store.names(stored_checkpoints_key(job_id)) if checkpoint_of(name)]
+
+    def checkpointed(self, after: str, count: int) -> dict[str, Checkpointed]:
+        """Up to `count` jobs that have checkpoints, those behind the job `after` ("": from the first). A request for each thousand."""
+        found: dict[str, list[Stored]] = {}
+        if not self.is_ours():
+            return {}
+        try:
+            for one in self._store.below(CHECKPOINTS, f"{stored_checkpoints_key(after)}0" if after else ""):
+                job_id = one.key.split("/")[1]
+                if job_id not in found and len(found) == count:
+                    break
+                if is_job_id(job_id):
+                    found.setdefault(job_id, []).append(one)
+        except StoreError as error:
+            _warn("not looked at", str(error))
+        return {
+            job_id: Checkpointed(at=max(one.at for one in objects), old=_old(objects))
+            for job_id, objects in found.items()
+        }
+
+    def remove_checkpoints(self, job_id: str) -> None:
+        """Remove a job's checkpoints; what is not removed now is swept later."""
+        try:
+            self._store.remove([one.key for one in self._store.below(stored_checkpoints_key(job_id))])
+        except StoreError as error:
+            _warn("left for a later sweep", str(error))
+
+    def remove_old(self, keys: Sequence[str]) -> None:
+        """Remove these checkpoints; what is not removed now is swept later."""
+        try:
+            self._store.remove(keys)
+        except StoreError as error:
+            _warn("left for a later sweep", str(error))
+
     # ------------------------------------------------------------ pins
 
     def pin(self, job_id: str) -> None:
@@ -91,6 +144,17 @@ class ResultObjects:
         except StoreError as error:
             _warn("not looked at", str(error))
             return []
+
+
+def _old(objects: Iterable[Stored]) -> tuple[str, ...]:
+    """The keys of all checkpoints but the newest of each output."""
+    by_step = {place: one.key for one in objects if (place := checkpoint_of(one.key.rpartition("/")[2])) is not None}
+    left, old = Counter[int](), []
+    for output, step in sorted(by_step, reverse=True):
+        left[output] += 1
+        if left[output] > _KEPT:
+            old.append(by_step[output, step])
+    return tuple(old)
 
 
 def _warn(what: str, why: str) -> None:

@@ -169,6 +169,13 @@ class Place:
             return self.store.has(file.key)
         return (self.far.home / file.key).exists()
 
+    def kept_names(self, job_id: str) -> list[str]:
+        """The names of a job's checkpoints that lie there."""
+        if self.store is not None:
+            return self.store.names(tokens.stored_checkpoints_key(job_id))
+        directory = self.far.home / "artefacts" / CHECKPOINTS / job_id
+        return sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+
     def put_at(self, file: DepotFile) -> float:
         """When it came there, Unix time."""
         if self.store is not None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from broker.depot import tokens
-from broker.wire.job_files import CHECKPOINTS
 from http_edge.background.file_cleaner import STRAY_S
 from tests.depot.conftest import CLIP, Place, never
 from tests.support.waiting import wait_until
@@ -119,8 +119,27 @@ def test_checkpoints_are_had_by_the_next_attempt_and_are_gone_after_the_end(plac
         assert (tmp_path / name).read_bytes() == written[name.removesuffix(".safetensors")]
 
     place.far.do(place.far.fake.succeed, job_id)
+    assert place.kept_names(job_id)
     place.far.do(place.far.edge.retention._cleaner.sweep_checkpoints, 0.0)
-    assert not (place.far.home / "artefacts" / CHECKPOINTS / job_id).exists()
+    assert place.kept_names(job_id) == []
+
+
+def test_checkpoints_of_a_job_that_goes_on_stay_and_those_of_none_go_after_a_day(place: Place) -> None:
+    job_id, fence = place.far.running()
+    for step in (3, 5, 7, 9):
+        place.put(place.kept(job_id, fence, f"0-{step}.safetensors", b"state"))
+    place.put(place.kept(job_id, fence, "1-2.safetensors", b"state"))
+    sweep = place.far.edge.retention._cleaner.sweep_checkpoints
+    place.far.do(sweep, time.time())
+    names = place.kept_names(job_id)
+    assert {"0-9.safetensors", "1-2.safetensors"} <= {*names}
+    if place.kind != "local":  # where the engine removes them
+        assert "0-3.safetensors" not in names
+    del place.far.fake.jobs[job_id]
+    place.far.do(sweep, time.time())
+    assert place.kept_names(job_id) == names
+    place.far.do(sweep, time.time() + STRAY_S + 60)
+    assert place.kept_names(job_id) == []
 
 
 def test_an_input_is_fetched_by_its_content(place: Place, tmp_path: Path) -> None:

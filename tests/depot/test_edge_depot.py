@@ -16,9 +16,10 @@ from tests.support.waiting import wait_until
 from workers.agent import effects as fx
 from workers.agent.dirs import WorkerDirs
 from workers.agent.worker_files import WorkerFiles
+from workers.depot import transfers
 from workers.depot.depot import Depot, NotNow
 from workers.depot.input_cache import InputCache
-from workers.depot.orders import Delay, Put
+from workers.depot.orders import Delay, Outcome, Put
 from workers.depot.transfers import Transfers
 from workers.supervisor.agent_policy import AgentPolicy
 
@@ -208,8 +209,16 @@ class Machine:
     def fetched(self, job_id: str, fence: int) -> str:
         """Fetch what a job may go on from; the fault that its attempt would end with."""
         self.files.carry_out(fx.FetchInputs(fence, (), job_id), self.policy)
-        (outcome,) = wait_until(self.transfers.take, what="an attempt that may begin")
-        return outcome.fault
+        return self.outcome().fault
+
+    def outcome(self) -> Outcome:
+        """The end of an order; delays before it are passed over."""
+
+        def over() -> list[Outcome]:
+            return [one for one in self.transfers.take() if isinstance(one, Outcome)]
+
+        (outcome,) = wait_until(over, what="the end of an order")
+        return outcome
 
 
 def test_a_job_goes_on_from_another_machines_checkpoint(there: Place, tmp_path: Path) -> None:
@@ -236,13 +245,32 @@ def test_a_job_goes_on_from_another_machines_checkpoint(there: Place, tmp_path: 
         second.transfers.close()
 
 
-def test_a_job_begins_where_checkpoints_cannot_be_had(there: Place, tmp_path: Path) -> None:
+def test_a_job_waits_a_while_for_checkpoints_of_an_edge_that_is_away(there: Place, tmp_path: Path) -> None:
+    job_id, fence = there.far.running()
+    there.put(there.kept(job_id, fence, "0-8.safetensors", b"eight"))
+    machine = Machine(there.depot, tmp_path / "b")
+    key, there.depot.key = there.depot.key, ""
+    try:
+        machine.files.carry_out(fx.FetchInputs(fence, (), job_id), machine.policy)
+        (delay,) = wait_until(machine.transfers.take, what="a try that fails")
+        assert isinstance(delay, Delay)
+        machine.transfers.set_key(key)
+        assert machine.outcome().fault == ""
+        assert (machine.kept(job_id) / "0-8.safetensors").read_bytes() == b"eight"
+    finally:
+        machine.transfers.close()
+
+
+def test_a_job_begins_where_checkpoints_cannot_be_had(
+    there: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job_id, fence = there.far.running()
     machine = Machine(http_depot(there.far, "cpu-1"), tmp_path / "b")
     try:
         assert machine.fetched(job_id, fence) == "", "refused, and no reason to fail"
         machine.leave(job_id, "0-8.safetensors", b"eight")
         machine.transfers._depot.key = ""
+        monkeypatch.setattr(transfers, "_CHECKPOINTS_S", 0.0)
         assert machine.fetched(job_id, fence) == "", "nor is a depot that cannot be asked"
     finally:
         machine.transfers.close()
@@ -258,15 +286,14 @@ def test_a_parked_attempts_checkpoints_are_tried_until_they_are_there(there: Pla
         (delay,) = wait_until(machine.transfers.take, what="a try that fails")
         assert isinstance(delay, Delay)
         machine.transfers.set_key(key)
-        (outcome,) = wait_until(machine.transfers.take, what="the checkpoints in the depot")
+        outcome = machine.outcome()
         assert (outcome.order.fence, outcome.fault) == (fence, "")
         at_edge = there.far.home / "artefacts" / CHECKPOINTS / job_id
         assert (at_edge / "0-8.safetensors").read_bytes() == b"eight"
 
         machine.transfers._depot.key = ""
         machine.files.carry_out(fx.PutParked(job_id, fence, 0.001), machine.policy)
-        outcome = wait_until(machine.transfers.take, what="the end of its time")[-1]
-        assert "key" in outcome.fault
+        assert "key" in machine.outcome().fault
     finally:
         machine.transfers.close()
 

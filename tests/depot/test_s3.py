@@ -11,17 +11,18 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 from obstore.store import MemoryStore
 from PIL import Image
 
 from broker.depot import object_store
 from broker.depot.object_store import OWNER_KEY, ObjectStore, StoreError, store_of
-from broker.depot.tokens import artefact_key
+from broker.depot.tokens import artefact_key, draft_key
 from broker.runtime.settings import CommonSettings, SettingsError
-from broker.wire.job_files import preview_name
+from broker.wire.job_files import CHECKPOINTS, preview_name
 from http_edge.background import file_cleaner
 from http_edge.background.retention import _Record
-from tests.depot.conftest import CLIP, FarEdge, Place, http_depot
+from tests.depot.conftest import CLIP, FarEdge, Place, http_depot, never
 from tests.support.waiting import wait_until
 from workers.depot.depot import NotNow
 from workers.depot.s3_depot import S3Depot
@@ -79,6 +80,10 @@ class Bucket(ObjectStore):
     def has(self, key: str) -> bool:
         self._answer()
         return super().has(key)
+
+    def names(self, prefix: str) -> list[str]:
+        self._answer()
+        return super().names(prefix)
 
     def claim(self, service: str) -> str:
         self._answer()
@@ -151,7 +156,7 @@ def test_other_bytes_than_were_published_are_never_served(place: Place, bucket: 
     (key,) = bucket.all_keys()
     bucket._obstore.put(bucket._store, key, b"x" * len(CLIP))
     answer = result(place, job_id)
-    assert (answer.status_code, "not what was published" in answer.text) == (503, True)
+    assert (answer.status_code, "not what was put there" in answer.text) == (503, True)
     assert not list((place.far.home / "result_cache").rglob("*.mp4"))
 
 
@@ -356,3 +361,80 @@ def test_workers_need_an_edge_beside_the_store() -> None:
     settings = WorkerSettings(results_store="s3://bucket/x")
     with pytest.raises(SettingsError, match="results_store: 's3://bucket/x' needs depot"):
         agent_configs(settings, (), (), 2, {})
+
+
+def test_checkpoints_go_to_the_store_and_drafts_to_the_edge(place: Place, bucket: Bucket) -> None:
+    job_id, fence = place.far.running()
+    place.put(place.kept(job_id, fence, "0-5.safetensors", b"state"))
+    assert bucket.all_keys("checkpoints") == [f"checkpoints/{job_id}/0-5.safetensors"]
+    draft = place.drawn(job_id, fence, b"a draft", "draft.png")
+    place.put(replace(draft, key=draft_key(job_id, fence, "draft.png")))
+    kept = place.far.home / "artefacts" / CHECKPOINTS / job_id
+    assert [path.name for path in kept.iterdir()] == ["draft.png"]
+    assert bucket.all_keys("drafts") == []
+
+
+def test_what_an_attempt_before_sends_late_is_taken_if_it_is_newer_and_takes_the_place_of_nothing(
+    place: Place, bucket: Bucket, tmp_path: Path
+) -> None:
+    job_id, early = place.far.running()
+    place.put(place.kept(job_id, early, "0-5.safetensors", b"five"))
+    place.far.do(place.far.fake.lose, job_id)
+    fence = place.far.do(place.far.fake.run, job_id, "cpu-1").fence
+    place.put(place.kept(job_id, early, "0-3.safetensors", b"three"))
+    other = place.of("cpu-1")
+    assert other.checkpoints(job_id, fence) == ["0-5.safetensors"]
+    place.put(place.kept(job_id, early, "0-8.safetensors", b"eight"))
+    assert other.checkpoints(job_id, fence) == ["0-8.safetensors"]
+
+
+def test_checkpoints_are_waited_for_while_the_store_is_away(place: Place, bucket: Bucket, tmp_path: Path) -> None:
+    job_id, fence = place.far.running()
+    file = place.kept(job_id, fence, "0-5.safetensors", b"state")
+    place.put(file)
+    bucket.away = True
+    with pytest.raises(NotNow, match="it is away"):
+        place.depot.fetch_checkpoint(file.key, tmp_path / "x", never)
+    with pytest.raises(NotNow, match="503"):
+        place.depot.checkpoints(job_id, fence)
+    bucket.away = False
+    place.depot.fetch_checkpoint(file.key, tmp_path / "x", never)
+    assert (tmp_path / "x").read_bytes() == b"state"
+
+
+def test_a_checkpoint_that_a_worker_of_before_put_at_the_edge_is_had(place: Place, tmp_path: Path) -> None:
+    job_id, fence = place.far.running()
+    file = place.kept(job_id, fence, "0-5.safetensors", b"state")
+    http_depot(place.far).put(file, never, again=False)
+    assert place.depot.checkpoints(job_id, fence) == ["0-5.safetensors"]
+    place.depot.fetch_checkpoint(file.key, tmp_path / "x", never)
+    assert (tmp_path / "x").read_bytes() == b"state"
+
+
+def test_a_sweep_of_checkpoints_lists_the_store_once(place: Place, bucket: Bucket) -> None:
+    jobs = [place.far.running() for _ in range(5)]
+    for job_id, fence in jobs:
+        place.put(place.kept(job_id, fence, "0-5.safetensors", b"state"))
+    sweep = place.far.edge.retention._cleaner.sweep_checkpoints
+    place.far.do(sweep, 0.0)
+    bucket.requests.clear()
+    place.far.do(sweep, 0.0)
+    assert bucket.requests == {"list": 1}
+    assert len(bucket.all_keys("checkpoints")) == 5
+
+
+def test_sweeps_of_checkpoints_take_turns(place: Place, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_cleaner, "_STRAYS", 2)
+    for _ in range(3):
+        job_id, fence = place.far.running()
+        place.put(place.kept(job_id, fence, "0-5.safetensors", b"state"))
+    ended, fence = place.far.running()
+    for step in (3, 5):
+        place.put(place.kept(job_id, fence, f"0-{step}.safetensors", b"state"))
+        place.put(place.kept(ended, fence, f"0-{step}.safetensors", b"state"))
+    place.far.do(place.far.fake.fail, ended, "its worker died")
+    for _ in range(3):
+        place.far.do(place.far.edge.retention._cleaner.sweep_checkpoints, 0.0)
+    assert {key.split("/")[1] for key in bucket.all_keys("checkpoints")} == {
+        job_id for job_id in place.far.fake.jobs if job_id != ended
+    }

@@ -16,6 +16,10 @@ class NotNow(Exception):
     """It cannot be done now, and is to be tried again; one sentence on the reason."""
 
 
+class Refused(NotNow):
+    """It is refused, however often it is asked."""
+
+
 class InputGone(Exception):
     """The depot does not keep this input any more."""
 
@@ -43,10 +47,10 @@ class Depot(Protocol):
         """Remove what was put of an attempt that does not count. Raises `NotNow`."""
 
     def checkpoints(self, job_id: str, fence: int) -> list[str]:
-        """The names of a job's newest checkpoints, one of each output, for its attempt of this fence. Raises `NotNow`."""
+        """The names of a job's newest checkpoints, one of each output, for its attempt of this fence. Raises `NotNow`, `Refused`."""
 
     def fetch_checkpoint(self, key: str, target: Path, revoked: Revoked) -> None:
-        """Fetch a checkpoint (`tokens.checkpoint_key`) to the path `target`, whole or not at all. Raises `NotNow`."""
+        """Fetch a checkpoint (`tokens.checkpoint_key`) to the path `target`, whole or not at all. Raises `NotNow`, `Refused`."""
 
     def fetch(self, name: str, target: Path, revoked: Revoked) -> None:
         """Fetch an input to the path `target`, whole and with the SHA-256 of its name, or not at all. Raises `NotNow`, `InputGone`."""

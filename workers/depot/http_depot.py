@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from broker.depot import tokens
 from broker.depot.tokens import Signed
 from broker.wire.job_files import checkpoint_of
-from workers.depot.depot import DepotFile, InputGone, NotNow, Revoked
+from workers.depot.depot import DepotFile, InputGone, NotNow, Refused, Revoked
 
 _CHUNK_BYTES = 256 * 1024
 _CONNECT_S = 5.0
@@ -82,13 +82,13 @@ class HttpDepot:
             _keep(response, target, revoked, f"the input {name}", sha256=name.partition(".")[0])
 
     def checkpoints(self, job_id: str, fence: int) -> list[str]:
-        """The names of a job's newest checkpoints, one of each output, for its attempt of this fence. Raises `NotNow`."""
+        """The names of a job's newest checkpoints, one of each output, for its attempt of this fence. Raises `NotNow`, `Refused`."""
         signed, path = self._sign(), tokens.PREFIX + tokens.checkpoints_key(job_id, fence)
         with self._connection() as connection:
             self._send(connection, "GET", path, signed)
             response = connection.getresponse()
             if response.status != 200:
-                raise NotNow(f"the edge answers {response.status}{_reason(response)} to the checkpoints of {job_id}")
+                raise _no(response, f"the checkpoints of {job_id}")
             try:
                 names = json.loads(response.read(_MAX_LIST_BYTES))["data"]
             except (ValueError, KeyError, TypeError):
@@ -98,13 +98,13 @@ class HttpDepot:
         return names
 
     def fetch_checkpoint(self, key: str, target: Path, revoked: Revoked) -> None:
-        """Fetch a checkpoint to the path `target`, whole or not at all. Raises `NotNow`."""
+        """Fetch a checkpoint to the path `target`, whole or not at all. Raises `NotNow`, `Refused`."""
         signed = self._sign()
         with self._connection() as connection:
             self._send(connection, "GET", tokens.PREFIX + key, signed)
             response = connection.getresponse()
             if response.status != 200:
-                raise NotNow(f"the edge answers {response.status}{_reason(response)} to {key}")
+                raise _no(response, key)
             # What is in it bears a digest, which the engine looks at.
             _keep(response, target, revoked, key)
 
@@ -169,6 +169,12 @@ def _send_body(connection: http.client.HTTPConnection, body: BinaryIO, revoked: 
 def _answer(connection: http.client.HTTPConnection) -> tuple[int, str]:
     response = connection.getresponse()
     return response.status, _reason(response)
+
+
+def _no(response: http.client.HTTPResponse, what: str) -> NotNow:
+    """What to raise where the edge does not answer a GET with the thing."""
+    text = f"the edge answers {response.status}{_reason(response)} to {what}"
+    return Refused(text) if response.status in (403, 404, 410, 422) else NotNow(text)
 
 
 def _reason(response: http.client.HTTPResponse) -> str:

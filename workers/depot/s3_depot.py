@@ -1,12 +1,12 @@
-"""Results in an object store, everything else at an edge: inputs are fetched there, checkpoints wait there, drafts and previews are shown
-from there."""
+"""Results and checkpoints in an object store, everything else at an edge: inputs are fetched there, drafts and previews are shown from
+there. Which checkpoints there are is for the edge to say: a worker's keys need not list the store."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from broker.depot.object_store import ObjectStore, StoreError
-from broker.depot.tokens import ARTEFACTS
+from broker.depot.object_store import NotThere, ObjectStore, StoreError
+from broker.depot.tokens import ARTEFACTS, stored_checkpoint_key
 from broker.wire.job_files import preview_number
 from workers.depot.depot import Depot, DepotFile, NotNow, Revoked
 
@@ -29,11 +29,15 @@ class S3Depot:
 
     def put(self, file: DepotFile, revoked: Revoked, *, again: bool) -> None:
         """Put a file; `again`: it may be there already. Raises `NotNow`."""
-        if not file.key.startswith(f"{ARTEFACTS}/") or preview_number(Path(file.key).name):
+        if file.key.startswith(f"{ARTEFACTS}/") and not preview_number(Path(file.key).name):
+            key = file.key
+        elif checkpoint := stored_checkpoint_key(file.key):
+            key = checkpoint
+        else:
             self._edge.put(file, revoked, again=again)
             return
         try:
-            self._store.put(file.key, file.path, file.size, file.sha256, again=again)
+            self._store.put(key, file.path, file.size, file.sha256, again=again)
         except StoreError as error:
             raise NotNow(str(error)) from None
 
@@ -43,12 +47,18 @@ class S3Depot:
         self._edge.discard(job_id, fence)
 
     def checkpoints(self, job_id: str, fence: int) -> list[str]:
-        """The names of a job's newest checkpoints, one of each output, for its attempt of this fence. Raises `NotNow`."""
+        """The names of a job's newest checkpoints, one of each output, for its attempt of this fence. Raises `NotNow`, `Refused`."""
         return self._edge.checkpoints(job_id, fence)
 
     def fetch_checkpoint(self, key: str, target: Path, revoked: Revoked) -> None:
-        """Fetch a checkpoint to the path `target`, whole or not at all. Raises `NotNow`."""
-        self._edge.fetch_checkpoint(key, target, revoked)
+        """Fetch a checkpoint to the path `target`, whole or not at all. Raises `NotNow`, `Refused`."""
+        try:
+            self._store.fetch(stored_checkpoint_key(key) or key, target)
+        except NotThere:
+            # A worker of before put it there.
+            self._edge.fetch_checkpoint(key, target, revoked)
+        except StoreError as error:
+            raise NotNow(str(error)) from None
 
     def fetch(self, name: str, target: Path, revoked: Revoked) -> None:
         """Fetch an input to the path `target`, whole and with the SHA-256 of its name, or not at all. Raises `NotNow`, `InputGone`."""

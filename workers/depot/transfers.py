@@ -17,7 +17,7 @@ from collections.abc import Callable
 from broker.depot import tokens
 from broker.runtime.log_actions import Action
 from broker.wire.job_files import checkpoint_name, checkpoint_of, newest_checkpoints
-from workers.depot.depot import Depot, DepotFile, InputGone, NotNow, Revoked
+from workers.depot.depot import Depot, DepotFile, InputGone, NotNow, Refused, Revoked
 from workers.depot.input_cache import InputCache
 from workers.depot.orders import (
     Attempted,
@@ -128,13 +128,13 @@ class _Lane:
                 for file in files[one.done :]:
                     self._depot.put(file, revoked, again=one.tries > 0)
                     one.done += 1
-            case Fetch(names=names):
+            case Fetch(names=names, budget_s=budget_s):
                 for name in names:
                     if not self._cache.holds(name, time.time()):
                         self._depot.fetch(name, self._cache.path(name), revoked)
                 self._cache.trim(time.time())
                 if one.order.kept is not None:
-                    self._fetch_checkpoints(one.order.kept, revoked)
+                    self._fetch_checkpoints(one.order.kept, one.began_at + min(_CHECKPOINTS_S, budget_s / 2), revoked)
             case Discard(job_id=job_id, fence=fence):
                 self._depot.discard(job_id, fence)
             case PutExtra(key=key, path=path):
@@ -145,12 +145,14 @@ class _Lane:
                 for output, step in newest_checkpoints(os.listdir(kept.directory)).items():
                     self._depot.put(_checkpoint(kept, checkpoint_name(output, step)), revoked, again=False)
 
-    def _fetch_checkpoints(self, kept: Kept, revoked: Revoked) -> None:
-        """Fetch what a job may go on from and is not here. Where that cannot be had soon the job begins anew, or from what is here."""
-        give_up = time.monotonic() + _CHECKPOINTS_S
+    def _fetch_checkpoints(self, kept: Kept, give_up_at: float, revoked: Revoked) -> None:
+        """Fetch what a job may go on from and is not here. Where that cannot be had by then the job begins anew, or from what is here.
+
+        Raises `NotNow` if it may be had a little later.
+        """
 
         def over() -> bool:
-            return revoked() or time.monotonic() > give_up
+            return revoked() or time.monotonic() > give_up_at
 
         try:
             here = newest_checkpoints(os.listdir(kept.directory)) if kept.directory.is_dir() else {}
@@ -160,6 +162,8 @@ class _Lane:
                     key = tokens.checkpoint_key(kept.job_id, kept.fence, name)
                     self._depot.fetch_checkpoint(key, kept.directory / name, over)
         except (NotNow, OSError) as error:
+            if isinstance(error, NotNow) and not isinstance(error, Refused) and not over():
+                raise
             extra = {"action": Action.CHECKPOINT, "job_id": kept.job_id, "detail": str(error)}
             logger.warning("checkpoints of another machine cannot be had", extra=extra)
 

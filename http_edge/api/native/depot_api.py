@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.depot import tokens
+from broker.depot.object_store import StoreError
 from broker.wire.job_files import checkpoint_of, is_draft_name
 from broker.wire.jobspec import JOB_ID_RULE, is_artefact_name, is_job_id
 from broker.wire.terms import FINAL_NAMES
@@ -134,7 +135,11 @@ class DepotApi:
     async def list_checkpoints(self, request: Request) -> Response:
         """The checkpoints from which an attempt of a job may go on."""
         job_id = await self._own_job(request)
-        return json_response(DepotCheckpoints(object="list", data=await run_sync(self._files.checkpoints, job_id)))
+        try:
+            names = await run_sync(self._files.store.checkpoints, job_id)
+        except StoreError as error:
+            raise EdgeError("unavailable", str(error), retry_after_s=5.0, headers=CLOSE) from None
+        return json_response(DepotCheckpoints(object="list", data=names))
 
     @operation(
         "getCheckpoint",
