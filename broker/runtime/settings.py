@@ -78,8 +78,8 @@ class CommonSettings(Struct, frozen=True, kw_only=True):
     results_store: Annotated[
         str,
         Meta(
-            description="object store of results, s3://BUCKET/PREFIX: workers send them there (inputs and previews go by depot still),"
-            " edges serve them from there; keys, region and endpoint are the environment's (AWS_…); default: the depot's disk"
+            description="object store of results and checkpoints, s3://BUCKET/PREFIX: workers send them there (inputs and previews go by"
+            " depot still), edges serve them from there; keys, region and endpoint are the environment's (AWS_…); default: the depot's disk"
         ),
     ] = ""
     content_credentials: Annotated[

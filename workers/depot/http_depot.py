@@ -172,7 +172,7 @@ def _answer(connection: http.client.HTTPConnection) -> tuple[int, str]:
 
 
 def _no(response: http.client.HTTPResponse, what: str) -> NotNow:
-    """What to raise where the edge does not answer a GET with the thing."""
+    """The error of a GET that an edge does not answer with the thing: whether it is to be tried again."""
     text = f"the edge answers {response.status}{_reason(response)} to {what}"
     return Refused(text) if response.status in (403, 404, 410, 422) else NotNow(text)
 
