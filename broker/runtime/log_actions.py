@@ -103,6 +103,10 @@ class Action(StrEnum):
     GPU_XID = "gpu_xid", "The GPU's driver reports an error; with its number."
     ATTEMPT_STARTED = "attempt_started", "The engine has taken up a job."
     ATTEMPT_FINISHED = "attempt_finished", "The files of a job are written."
+    RESULT_RESUMED = (
+        "result_resumed",
+        "A result that waited for the depot when its agent ended is sent by the next agent, if it still counts.",
+    )
     ATTEMPT_FAILED = "attempt_failed", "A job failed in the engine; with the reason."
     ATTEMPT_CANCELLED = "attempt_cancelled", "A job stopped as asked."
     CANCEL = "cancel", "The engine was asked to stop a job; by when it is killed otherwise."

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def short_dir() -> Iterator[Path]:
 def start_service(short_dir: Path) -> Iterator[Callable[..., Service]]:
     services: list[Service] = []
 
-    def start(workers: int = 2, **kwargs: str) -> Service:
+    def start(workers: int = 2, **kwargs: Any) -> Service:
         service = Service(short_dir, **kwargs)
         services.append(service)
         service.start()

@@ -12,6 +12,7 @@ from workers.agent import invariants
 from workers.agent.core import AgentCore
 from workers.agent.dirs import WorkerDirs
 from workers.agent.identity import Identity
+from workers.agent.spooled_results import SpooledResult
 from workers.ipc.messages import (
     FromEngine,
     JobCancelled,
@@ -58,10 +59,16 @@ def fence(counter: int) -> int:
 class Stage:
     """One core, the present moment, and the effects of the last event."""
 
-    def __init__(self, checkpoint_s: float = 0.0, dirs: WorkerDirs = IDENTITY.dirs, **policy: float) -> None:
+    def __init__(
+        self,
+        checkpoint_s: float = 0.0,
+        dirs: WorkerDirs = IDENTITY.dirs,
+        left: tuple[SpooledResult, ...] = (),
+        **policy: float,
+    ) -> None:
         self.now = 1000.0
         setup = replace(SETUP, checkpoint_s=checkpoint_s)
-        self.core = AgentCore(replace(IDENTITY, setup=setup, dirs=dirs), AgentPolicy(**policy), self.now)
+        self.core = AgentCore(replace(IDENTITY, setup=setup, dirs=dirs), AgentPolicy(**policy), self.now, left)
         self.out: list[fx.Effect] = []
 
     # ---- time and events

@@ -334,7 +334,11 @@ class World(Surroundings):
         if self.exit is None:
             self.do(self.core.engine_broken("junk", self.now))
 
-    @precondition(lambda self: self.jobs and not self.jobs[-1].begun and not self.jobs[-1].postprocessing)
+    @precondition(
+        lambda self: (
+            self.jobs and not (self.jobs[-1].begun or self.jobs[-1].wanted) and not self.jobs[-1].postprocessing
+        )
+    )
     @rule()
     def directory_cannot_be_made(self) -> None:
         if self.exit is None and not self.killed and not self.closed:  # it is tried at once
@@ -376,7 +380,7 @@ class FarWorld(World):
     def do(self, effects: list[fx.Effect]) -> None:
         for effect in effects:
             match effect:
-                case fx.PutFiles(_, at):
+                case fx.PutFiles(_, at, _):
                     assert at in self.ran
                     self.puts.add(at)
                 case fx.PutParked(_, at):

@@ -25,7 +25,7 @@ def putting(**policy: float) -> Stage:
 def test_files_are_put_before_the_result_is_told():
     stage = far().busy(1)
     stage.finish(1)
-    assert stage.orders() == [fx.PutFiles("j1", fence(1), RESULT.artefacts)]
+    assert stage.effects(fx.PutFiles) == [fx.PutFiles("j1", fence(1), RESULT.artefacts)]
     assert stage.sent(m.Finished) == []
     stage.silence(600)
     assert stage.sent(m.Finished) == []

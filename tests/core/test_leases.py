@@ -173,6 +173,31 @@ def test_a_process_that_died_and_was_born_again_has_lost_its_job():
     assert sent(desk.effects, m.Run, b"b-new")[0].attempt == 2
 
 
+def test_a_result_that_outlived_its_process_keeps_the_job_with_its_worker():
+    desk = CoreHarness()
+    desk.hello("w2", free=0)
+    fence = desk.running("a")
+    desk.hello("w1", m.Held(job_id="a", fence=fence, phase="save"), boot="b2", seen=fence, free=0, peer=b"b-new")
+    assert (desk.state("a"), desk.job("a").fence, desk.job("a").losses) == ("running", fence, 0)
+    desk.feed(b"b-new", m.Finished(job_id="a", fence=fence, free=1, run_s=2.0, body=RESULT))
+    assert (desk.state("a"), desk.job("a").attempts) == ("succeeded", 1)
+
+
+def test_one_that_comes_when_another_worker_has_the_job_is_not_published():
+    desk = CoreHarness()
+    old = desk.running("a")
+    desk.tick(7)
+    desk.hello("w2")
+    desk.start("w2", "a")
+    held = m.Held(job_id="a", fence=old, phase="save")
+    effects = desk.hello("w1", held, boot="b2", seen=old, free=0, peer=b"b-new")
+    assert [cancel.fence for cancel in sent(effects, m.Cancel, b"b-new")] == [old], "its files need not be sent"
+    late = desk.feed(b"b-new", m.Finished(job_id="a", fence=old, free=1, run_s=2.0, body=RESULT))
+    assert [ack.accepted for ack in sent(late, m.ResultAck)] == [False]
+    desk.finish("w2", "a")
+    assert (desk.state("a"), desk.job("a").worker) == ("succeeded", "w2")
+
+
 def test_an_unknown_address_is_asked_who_it_is():
     desk = CoreHarness()
     assert sent(desk.beat("stranger"), m.Identify, peer_of("stranger"))

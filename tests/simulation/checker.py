@@ -307,6 +307,8 @@ class Checker:
         result = job.result
         right = result is not None and result.artefacts[0].sha256 == f"{job.fence:064x}"
         require(right, "an attempt publishes its own result", job.id, short(job.fence), result)
+        if any(job.fence in worker.spool.resumed for worker in self.world.workers):
+            self.world.count("depot: a result of a dead agent counts")
         self._has_started(job)
 
     def _has_started(self, job: Job) -> None:

@@ -81,6 +81,8 @@ REACHED = (
     "pause: requested",
     "checkpoint: gone on from",
     "checkpoint: lost or torn",
+    "depot: a result outlives its agent",
+    "depot: a result of a dead agent counts",
     "preempted: for a promise",
     "preempted: for a short one",
     "promise: broken",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,12 @@ from tests.simulation.checker import require, short
 from tests.simulation.engine import Closed, Engine, Exited, PeerLimiter, Script, Word
 from tests.simulation.network import Cable, Connection
 from tests.simulation.plan import LONG_UNITS, SHORT_UNITS
+from tests.simulation.spool import Spool
 from tests.simulation.timeline import Alarm
 from workers.agent import effects as fx
 from workers.agent import invariants
 from workers.agent.clock import AwakeClock
 from workers.agent.core import AgentCore
-from workers.agent.dirs import WorkerDirs
 from workers.agent.identity import Identity
 from workers.ipc.messages import NextWanted, PostprocessBegun, RunJob, Setup
 from workers.ipc.shared import SLOTS
@@ -48,11 +49,12 @@ CARDS = {name: ModelCard(name=name, engine="fake", output="video") for name in (
 class WorkerProcess:
     """An agent under a supervisor that starts it again."""
 
-    def __init__(self, world: World, name: str, random: Random) -> None:
+    def __init__(self, world: World, name: str, random: Random, seed: int) -> None:
         self.world = world
         self.name = name
         self.random = random
         self.timeline = world.timeline
+        self.spool = Spool(world, name, seed, self.kill)
         self.cable = Cable(world.network, b"b", self, world.broker)
         self.cable.used = False
         self.core: AgentCore | None = None
@@ -66,6 +68,8 @@ class WorkerProcess:
         self.paused_until = 0.0
         self._inbox: deque[bytes] = deque()
         self._words: deque[Word] = deque()
+        #: What the depot's threads have to tell.
+        self._moved: deque[Callable[[AgentCore], list[fx.Effect]]] = deque()
         self._serve = Alarm(self.timeline, self._on_serve)
         self._restart = Alarm(self.timeline, self.start)
 
@@ -81,10 +85,10 @@ class WorkerProcess:
             boot=f"{self.name}-{self.boots}",
             info=m.WorkerInfo(models=cards),
             setup=Setup(models=cards, preload=cards[0].name, device="cpu"),
-            dirs=WorkerDirs(artefacts="/a"),
+            dirs=self.spool.dirs,
         )
         self.clock = AwakeClock(self.timeline.clock)
-        self.core = AgentCore(identity, POLICY, self.clock.now())
+        self.core = AgentCore(identity, POLICY, self.clock.now(), self.spool.left())
         self.clock.waiting()
         self._timeout_s = 0.0
         self.cable.used = True
@@ -106,6 +110,7 @@ class WorkerProcess:
         self.core, self.engine = None, None
         self._inbox.clear()
         self._words.clear()
+        self._moved.clear()
         self._serve.set(None)
         self.cable.used = False
         self.cable.cut(0.0)
@@ -172,6 +177,8 @@ class WorkerProcess:
         if self.clock.woke(self._timeout_s):
             self.world.count("agent stalled")
         self._serve_engine(core)
+        while self._moved and self.core is core:
+            self._apply(self._moved.popleft()(core))
         while self._inbox and self.core is core:
             message = codec.to_agent(self._inbox.popleft())
             self.world.trace(self.name, "hears", message)
@@ -225,6 +232,7 @@ class WorkerProcess:
             and not core.capacity.draining
             and core.leaving is None
             and not self.engine.doomed
+            and not core.engine_slot.attempts.fetching
         )
         if may and len(core.unacked_results) < POLICY.max_unacknowledged:
             beats = [effect.message for effect in effects if isinstance(effect, fx.SendBroker)]
@@ -258,11 +266,39 @@ class WorkerProcess:
                         require(deaf, "an engine that hears is not killed", self.name, reason)
                         self.engine.kill(self.world.plan.kill_s(self.random))
                 case fx.RemoveDir(job_id, fence):
-                    self.world.checker.removed(job_id, fence)
+                    if not self.spool.remove(fence):
+                        self.world.checker.removed(job_id, fence)
+                case fx.KeepResult(message, age_s):
+                    self.spool.keep(message, age_s)
+                case fx.PutFiles(job_id, fence):
+                    self.spool.put(
+                        effect, self._then(lambda core, at=(job_id, fence): core.files_put(*at, "", self.clock.now()))
+                    )
+                case fx.PutParked(job_id, fence):
+                    self.spool.put_checkpoints(
+                        fence, self._then(lambda core, at=(job_id, fence): core.files_put(*at, "", self.clock.now()))
+                    )
+                case fx.FetchInputs(fence):
+                    self.spool.fetch(self._then(lambda core, at=fence: core.inputs_fetched(at, "", self.clock.now())))
+                case fx.Revoke(fence):
+                    self.spool.revoke(fence)
                 case fx.Exit():
                     self.world.trace(self.name, "exits")
                     self._gone(self.random.choice((0.1, 1.0, 5.0)))
                     return
+
+    def _then(self, told: Callable[[AgentCore], list[fx.Effect]]) -> Callable[[], bool]:
+        """Tell the agent that lives now something later; False when it is gone by then."""
+        core = self.core
+
+        def tell() -> bool:
+            if core is None or self.core is not core:
+                return False
+            self._moved.append(told)
+            self._poke()
+            return True
+
+        return tell
 
     def _start_engine(self) -> None:
         assert self.engine is None or not self.engine.alive, "two engines on one GPU"
@@ -284,7 +320,12 @@ class WorkerProcess:
             return
         script = self._script(job)
         world.trace(self.name, "engine", f"{job.job_id} {short(job.fence)} in seat {job.slot}: {script}")
-        engine.run(job, script, lambda: world.checker.made(job.job_id, job.fence))
+
+        def made() -> None:
+            if not self.spool.remote:
+                world.checker.made(job.job_id, job.fence)
+
+        engine.run(job, script, made)
 
     def _script(self, job: RunJob) -> Script:
         """What a job will do."""

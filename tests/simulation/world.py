@@ -55,7 +55,7 @@ class World:
         self.limits = {errand.tenant: errand.max_running for errand in plan.errands if errand.max_running}
         self.broker.start()
         self.workers += [
-            WorkerProcess(self, f"gpu-{index}", Random(f"worker {seed} {index}")) for index in range(plan.workers)
+            WorkerProcess(self, f"gpu-{index}", Random(f"worker {seed} {index}"), seed) for index in range(plan.workers)
         ]
         self.edges += [Edge(self, f"edge-{index}", Random(f"edge {seed} {index}")) for index in range(plan.edges)]
         for worker in self.workers:

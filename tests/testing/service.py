@@ -20,13 +20,14 @@ FINAL = {"succeeded", "failed", "cancelled"}
 class Service:
     """Broker, workers and edge, each its own process group, each to be killed alone."""
 
-    def __init__(self, home: Path, gpus: str = "cpu:2", model: str = "fake") -> None:
+    def __init__(self, home: Path, gpus: str = "cpu:2", model: str = "fake", *, depot: bool = False) -> None:
+        """`depot`: results go to the edge, as from a machine that shares no disk with it."""
         self.home = home
         self.gpus = gpus
         self.model = model
         #: Further options of `python -m workers`.
-        self.more_flags: list[str] = []
         self.port = free_port()
+        self.more_flags: list[str] = ["--depot", f"http://127.0.0.1:{self.port}"] if depot else []
         self.processes: dict[str, Process] = {}
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
 

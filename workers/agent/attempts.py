@@ -78,7 +78,8 @@ class Attempts:
         """End it with this result. `put`: files that go to the depot before it is reported."""
         self._remove(attempt, now)
         self._results.add(result, attempt.given_at, now, sum(file.size for file in put) if put else -1)
-        if put:
+        if put and isinstance(result, m.Finished):
+            self._emit(fx.KeepResult(result, max(0.0, now - attempt.given_at)))
             self._emit(fx.PutFiles(attempt.job_id, attempt.fence, put))
         if not keeps_files(result):
             self._emit(fx.RemoveDir(attempt.job_id, attempt.fence))

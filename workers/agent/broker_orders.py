@@ -6,7 +6,7 @@ the engine only if the engine holds that very fence. What has ended here is answ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from broker.runtime.log_actions import Action
 from broker.wire import messages as m
@@ -14,6 +14,7 @@ from workers.agent import effects as fx
 from workers.agent.capacity import Capacity
 from workers.agent.engine_slot import EngineSlot
 from workers.agent.registration import Registration
+from workers.agent.spooled_results import SpooledResult
 from workers.agent.unacked_results import UnackedResults, keeps_files
 
 
@@ -41,6 +42,34 @@ class BrokerOrders:
         self._registration = registration
         self._emit = emit
         self._remote = remote
+        #: Results of an agent before this one, whose files are not being put yet.
+        self._resumed: Sequence[SpooledResult] = ()
+
+    def resume(self, left: Sequence[SpooledResult], now: float) -> None:
+        """Hold results of an agent before this one. Their files are put once the broker has given the key to the depot."""
+        self._resumed = left
+        for one in left:
+            message = one.message
+            self.seen = max(self.seen, message.fence)
+            self._unacked_results.add(message, now - one.age_s, now, sum(file.size for file in one.files))
+            detail = "an agent before this one did not get its files into the depot"
+            action = Action.RESULT_RESUMED
+            self._emit(fx.Note(action=action, job_id=message.job_id, fence=message.fence, detail=detail))
+
+    def put_resumed(self) -> None:
+        """Put the files of these results, once."""
+        for one in self._resumed:
+            job_id, fence = one.message.job_id, one.message.fence
+            if self._unacked_results.waits(job_id, fence):
+                self._emit(fx.PutFiles(job_id, fence, one.files, again=True))
+        self._resumed = ()
+
+    def drop_results(self) -> None:
+        """Forget all results, and what would have the next agent send them: they are of another journal."""
+        for message in self._unacked_results.take_all():
+            if self._remote and keeps_files(message):
+                self._emit(fx.Revoke(message.fence))
+                self._emit(fx.RemoveDir(message.job_id, message.fence))
 
     def run(self, run: m.Run, now: float) -> None:
         """Begin an attempt, or say what became of it, or refuse it."""

@@ -107,7 +107,7 @@ def _shell(config: AgentConfig, link: Channel) -> AgentShell:
         dirs=files.dirs,
         yields=config.yields,
     )
-    core = AgentCore(identity, config.policy, clock.now())
+    core = AgentCore(identity, config.policy, clock.now(), files.left)
     broker = BrokerSocket(config.endpoint, _key(config))
     return AgentShell(core, config, link, sampler, broker, clock, files)
 
@@ -119,7 +119,7 @@ def _files(config: AgentConfig) -> WorkerFiles:
     cache = InputCache(Path(config.inputs), config.input_cache_bytes)
     edge = HttpDepot(config.depot, config.name)
     depot = S3Depot(ObjectStore.of(config.results_store, sends=True), edge) if config.results_store else edge
-    return WorkerFiles(dirs, Transfers(depot, cache))
+    return WorkerFiles(dirs, Transfers(depot, cache), yields=config.yields)
 
 
 def _key(config: AgentConfig) -> PeerKey | None:

@@ -14,7 +14,7 @@ The first `tick` starts the engine, unless the name may be another process's, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from zlib import crc32
 
 from broker.runtime.log_actions import Action
@@ -26,6 +26,7 @@ from workers.agent.engine_slot import EngineSlot
 from workers.agent.identity import Identity
 from workers.agent.registration import Registration
 from workers.agent.reporter import Reporter
+from workers.agent.spooled_results import SpooledResult
 from workers.agent.truncate import MAX_REASON, MAX_TEXT, clip
 from workers.agent.unacked_results import UnackedResults
 from workers.ipc.messages import FromEngine, JobParked, NextWanted, PostprocessBegun
@@ -41,7 +42,8 @@ _EXITS: dict[m.Remedy, int] = {"none": EXIT_UNWANTED, "anew": EXIT_RESTART, "yie
 class AgentCore:
     """Worker's side of the protocol with the broker, and keeper of its engine."""
 
-    def __init__(self, identity: Identity, policy: AgentPolicy, now: float) -> None:
+    def __init__(self, identity: Identity, policy: AgentPolicy, now: float, left: Sequence[SpooledResult] = ()) -> None:
+        """`left`: results that an agent of this name before did not get into the depot."""
         self.identity = identity
         self.policy = policy
         self._out: list[fx.Effect] = []
@@ -60,6 +62,7 @@ class AgentCore:
             # The name may be another process's, and that one may have the GPU: no engine before the broker says that it is ours.
             self.engine_slot.engine.life.hold_back()
         self.epoch = 0
+        self.orders.resume(left, now)
         #: Once asked to stop, with grace: when what is held is handed back all the same.
         self.stop_at: float | None = None
         #: Once leaving: the exit code, and when to go even if the engine is still there.
@@ -128,6 +131,8 @@ class AgentCore:
                     self.capacity.draining = False
                     self._out.append(fx.Note(action=Action.UNDRAINED))
             case m.WorkerRejected():
+                if message.remedy == "anew":
+                    self.orders.drop_results()
                 self._leave(message.reason, _EXITS[message.remedy], now, goodbye=False)
             case _:  # HeartbeatAck: having been heard is all
                 pass
@@ -232,11 +237,13 @@ class AgentCore:
     def _on_welcome(self, message: m.Welcome, now: float) -> None:
         if message.epoch < self.epoch:
             # Epochs of one journal only grow. The fences of this one would look old to us for ever: start afresh.
+            self.orders.drop_results()
             self._leave("the broker has another journal", EXIT_RESTART, now)
             return
         self.epoch = message.epoch
         if self.identity.dirs.remote:
             self._out.append(fx.SetDepotKey(message.depot_key))
+            self.orders.put_resumed()
         self.registration.welcomed(message.heartbeat_s, now)
         if self.reporter.yields:
             self.reporter.yields = False

@@ -9,7 +9,7 @@ from msgspec import Struct
 from broker.runtime.log_actions import Action
 from broker.wire.device import DeviceHealth
 from broker.wire.jobspec import Artefact
-from broker.wire.messages import Message
+from broker.wire.messages import Finished, Message
 from workers.ipc.messages import RunJob, Setup
 from workers.supervisor.messages import EngineReady, LoadTrouble, NameHeld
 
@@ -63,12 +63,20 @@ class RemoveDir(Struct, frozen=True):
     fence: int
 
 
+class KeepResult(Struct, frozen=True):
+    """Keep a result on disk, of an attempt that was given to the engine `age_s` ago: its files are about to be put into the depot."""
+
+    message: Finished
+    age_s: float
+
+
 class PutFiles(Struct, frozen=True):
-    """Put these files of an attempt into the depot. Answered by `files_put`."""
+    """Put these files of an attempt into the depot. Answered by `files_put`. `again`: an agent before this one may have put some."""
 
     job_id: str
     fence: int
     files: tuple[Artefact, ...]
+    again: bool = False
 
 
 class PutDraft(Struct, frozen=True):
@@ -146,7 +154,7 @@ class Exit(Struct, frozen=True):
 
 
 #: What is asked of the depot.
-DepotEffect = PutFiles | PutDraft | PutParked | FetchInputs | Revoke | DiscardFiles | SetDepotKey
+DepotEffect = KeepResult | PutFiles | PutDraft | PutParked | FetchInputs | Revoke | DiscardFiles | SetDepotKey
 
 Effect = (
     SendBroker

@@ -227,7 +227,8 @@ class AgentShell:
             case fx.RemoveCheckpoints(job_id):
                 self._files.remove_checkpoints(job_id)
             case (
-                fx.PutFiles()
+                fx.KeepResult()
+                | fx.PutFiles()
                 | fx.PutDraft()
                 | fx.PutParked()
                 | fx.FetchInputs()

@@ -100,6 +100,12 @@ class UnackedResults:
                 self._acknowledged.popitem(last=False)
         return pending.message
 
+    def take_all(self) -> list[AgentResult]:
+        """Forget them; those that were not acknowledged."""
+        messages = [pending.message for pending in self._pending.values()]
+        self._pending.clear()
+        return messages
+
     def answer(self, job_id: str, fence: int, free: int, now: float) -> AgentResult | None:
         """The result of this attempt, waiting or remembered, to say it once more."""
         pending = self._pending.get(fence) or self._acknowledged.get(fence)

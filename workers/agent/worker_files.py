@@ -1,7 +1,7 @@
 """The files of a worker's attempts: their directories, and what goes to the depot and comes from it.
 
-Where there is a depot, an attempt's files lie in the worker's spool until they are in the depot and its result is acknowledged. What an
-agent before this one left there belongs to attempts that were handed to others when it ended.
+Where there is a depot, an attempt's files lie in the worker's spool until they are in the depot and its result is acknowledged. Of what an
+agent before this one left there, results go on from where they were (`spooled_results`); the rest is of attempts that ended with it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +16,10 @@ from pathlib import Path
 from broker.depot.tokens import artefact_key, draft_key
 from broker.runtime.log_actions import Action
 from broker.wire.job_files import is_draft_name, newest_checkpoints, preview_number
-from workers.agent import attempt_dirs
+from workers.agent import attempt_dirs, spooled_results
 from workers.agent import effects as fx
 from workers.agent.dirs import WorkerDirs
+from workers.agent.spooled_results import SpooledResult
 from workers.depot.depot import DepotFile
 from workers.depot.orders import Discard, Fetch, Kept, Put, PutCheckpoints, PutExtra
 from workers.depot.transfers import Transfers
@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 class WorkerFiles:
     """Carries out what the agent's core asks of files."""
 
-    def __init__(self, dirs: WorkerDirs, transfers: Transfers | None) -> None:
+    def __init__(self, dirs: WorkerDirs, transfers: Transfers | None, *, yields: bool = False) -> None:
+        """`yields`: another process may bear the worker's name, and use its spool."""
         self.dirs = dirs
         self.transfers = transfers
         self._out_root = Path(dirs.out_root)
@@ -42,8 +43,11 @@ class WorkerFiles:
         self._shown: set[Path] = set()
         #: Of attempts that are not over: when their checkpoints were put last, or they were seen first, and which.
         self._kept: dict[int, tuple[float, dict[int, int]]] = {}
+        #: Results that the agent before did not get into the depot.
+        self.left: tuple[SpooledResult, ...] = ()
         if transfers is not None:
-            shutil.rmtree(self._out_root, ignore_errors=True)
+            if not yields:
+                self.left = spooled_results.take_up(self._out_root, time.time())
             # No edge of this machine looks after them, and their jobs may have ended elsewhere.
             attempt_dirs.remove_old_checkpoints(self._artefacts, time.time() - _CHECKPOINTS_KEPT_S)
 
@@ -67,7 +71,13 @@ class WorkerFiles:
         if self.transfers is None:
             return
         match effect:
-            case fx.PutFiles(job_id, fence, artefacts):
+            case fx.KeepResult(message, age_s):
+                try:
+                    spooled_results.keep(self._out_root, message, time.time() - age_s)
+                except (OSError, ValueError) as error:
+                    extra = {"action": Action.DEPOT, "job_id": message.job_id, "detail": str(error)}
+                    logger.warning("a result would be lost with this agent", extra=extra)
+            case fx.PutFiles(job_id, fence, artefacts, again):
                 files = tuple(
                     DepotFile(
                         key=artefact_key(job_id, fence, file.name),
@@ -77,7 +87,8 @@ class WorkerFiles:
                     )
                     for file in artefacts
                 )
-                self.transfers.order(Put(job_id=job_id, fence=fence, files=files, budget_s=policy.put_budget_s))
+                budget_s = policy.put_budget_s
+                self.transfers.order(Put(job_id=job_id, fence=fence, files=files, budget_s=budget_s, again=again))
             case fx.PutDraft(job_id, fence):
                 directory = attempt_dirs.checkpoint_dir(self._artefacts, job_id)
                 with contextlib.suppress(OSError):

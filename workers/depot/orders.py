@@ -26,6 +26,8 @@ class Put(Struct, frozen=True, kw_only=True):
     fence: int
     files: tuple[DepotFile, ...]
     budget_s: float
+    #: Some may be there already.
+    again: bool = False
 
 
 class Kept(Struct, frozen=True, kw_only=True):

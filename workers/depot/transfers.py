@@ -124,9 +124,9 @@ class _Lane:
 
     def _carry_out(self, one: Attempted, revoked: Revoked) -> None:
         match one.order:
-            case Put(files=files):
+            case Put(files=files, again=again):
                 for file in files[one.done :]:
-                    self._depot.put(file, revoked, again=one.tries > 0)
+                    self._depot.put(file, revoked, again=again or one.tries > 0)
                     one.done += 1
             case Fetch(names=names, budget_s=budget_s):
                 for name in names:

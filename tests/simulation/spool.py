@@ -1,0 +1,100 @@
+"""The depot of one worker and its own disk: results that are on their way, which outlive the agent that drew them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING
+
+from broker.wire import codec
+from broker.wire import messages as m
+from broker.wire.jobspec import Artefact, Result
+from workers.agent import effects as fx
+from workers.agent.dirs import WorkerDirs
+from workers.agent.spooled_results import SpooledResult
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+#: One seed in so many has a worker whose files go into a depot.
+_ONE_IN = 3
+
+#: Seconds that files take to get there.
+_PUT_S = (0.0, 0.1, 1.0, 8.0)
+
+#: How likely the agent is killed meanwhile, and after how many seconds it is back: before its lease is over, and behind that.
+_KILLED, _BACK_S = 0.1, (0.1, 1.0, 9.0)
+
+
+class Spool:
+    """Files between a worker and its depot. Everything is drawn by itself, so that all else is what it would be without."""
+
+    def __init__(self, world: World, name: str, seed: int, kill: Callable[[float], None]) -> None:
+        """`kill` kills the agent, which is back after so many seconds."""
+        self._world = world
+        self._kill = kill
+        self._random = Random(f"spool {seed} {name}")
+        self.remote = self._random.randrange(_ONE_IN) == 0
+        #: Fence -> a result on this disk, and when its attempt began.
+        self._results: dict[int, tuple[m.Finished, float]] = {}
+        self._revoked: set[int] = set()
+        #: Those that a new agent took up.
+        self.resumed: set[int] = set()
+
+    @property
+    def dirs(self) -> WorkerDirs:
+        return WorkerDirs(artefacts="/a", spool="/s", inputs="/i") if self.remote else WorkerDirs(artefacts="/a")
+
+    def left(self) -> tuple[SpooledResult, ...]:
+        """What a new agent finds."""
+        now = self._world.timeline.now
+        found = tuple(
+            SpooledResult(message=message, age_s=now - begun_at, files=_files(message))
+            for _, (message, begun_at) in sorted(self._results.items())
+        )
+        for one in found:
+            self.resumed.add(one.message.fence)
+            self._world.count("depot: a result outlives its agent")
+        return found
+
+    def keep(self, message: m.Finished, age_s: float) -> None:
+        self._results[message.fence] = message, self._world.timeline.now - age_s
+
+    def remove(self, fence: int) -> bool:
+        """Remove what is here of an attempt; False: this worker's disk is the depot."""
+        self._results.pop(fence, None)
+        return self.remote
+
+    def revoke(self, fence: int) -> None:
+        self._revoked.add(fence)
+
+    def put(self, order: fx.PutFiles, tell: Callable[[], bool]) -> None:
+        """Send files; the agent that ordered it is told when they are there, unless it is gone: then they are not."""
+
+        def arrived() -> None:
+            if order.fence not in self._revoked and tell():
+                self._world.checker.made(order.job_id, order.fence)
+
+        after_s = self._random.choice(_PUT_S)
+        self._world.timeline.after(after_s, arrived)
+        if self._random.random() < _KILLED:
+            back_s = self._random.choice(_BACK_S)
+            self._world.timeline.after(self._random.random() * after_s, lambda: self._kill(back_s))
+
+    def put_checkpoints(self, fence: int, tell: Callable[[], bool]) -> None:
+        """Send the checkpoints of a parked attempt."""
+
+        def arrived() -> None:
+            if fence not in self._revoked:
+                tell()
+
+        self._world.timeline.after(self._random.choice(_PUT_S), arrived)
+
+    def fetch(self, tell: Callable[[], bool]) -> None:
+        """Checkpoints are there at once: an attempt begins when its worker gets it, which the checker takes for the engine."""
+        self._world.timeline.after(0.0, tell)
+
+
+def _files(message: m.Finished) -> tuple[Artefact, ...]:
+    result: Result = codec.result(message.body)
+    return result.artefacts
