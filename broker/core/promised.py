@@ -15,7 +15,7 @@ from broker.core.jobs import Cause, Job
 from broker.core.pool import Worker
 from broker.core.scheduling import bounds, dispatch, forecast, placement, promises
 from broker.core.scheduling.dispatch import Choice
-from broker.core.scheduling.forecast import Seat, Start, Work
+from broker.core.scheduling.forecast import Availability, Start, Work
 from broker.core.scheduling.queue import Lane
 from broker.core.state import State
 from broker.wire import messages as m
@@ -113,9 +113,9 @@ def _takes_s(state: State, job: Job) -> float:
     return state.costs.predict(job.submission.model, _units(job))
 
 
-def _seats(state: State, now: float, *, making_room: bool = False) -> list[Seat]:
+def _availability(state: State, now: float, *, making_room: bool = False) -> list[Availability]:
     """The workers that serve; `making_room`: without what they are about to hand back for others."""
-    seats = []
+    found = []
     for worker in state.pool:
         if _serves(worker):
             busy_s, variance = _busy(state, worker, now)
@@ -125,8 +125,8 @@ def _seats(state: State, now: float, *, making_room: bool = False) -> list[Seat]
             for job_id in worker.held:
                 if (job := state.jobs.get(job_id)) is not None:
                     model = job.submission.model
-            seats.append(Seat(worker.name, busy_s, variance, model))
-    return seats
+            found.append(Availability(worker.name, busy_s, variance, model))
+    return found
 
 
 def _work(state: State, submission: m.Submission, units: float) -> Work:
@@ -214,7 +214,7 @@ def _start(
                 return None
     limits = _limits(state, submission)
     line = forecast.Line(
-        _seats(state, now), able, lambda model: _load_s(state, model), limits, _running(state, limits, now)
+        _availability(state, now), able, lambda model: _load_s(state, model), limits, _running(state, limits, now)
     )
     if len(queue):
         seconds, spread = 0.0, 0.0
@@ -435,8 +435,8 @@ def _new_time_s(state: State, job: Job, confidence: float, now: float) -> float 
 
 def review(state: State, now: float) -> None:
     """Break the promises of waiting jobs that the workers that are left, after some have gone, cannot be expected to keep."""
-    seats = _seats(state, now, making_room=True)
-    line = forecast.Line(seats, _able(state), lambda model: _load_s(state, model), {}, {})
+    workers = _availability(state, now, making_room=True)
+    line = forecast.Line(workers, _able(state), lambda model: _load_s(state, model), {}, {})
     for job_id in _by_laxity(state):
         job = state.jobs[job_id]
         start = line.give(_work(state, job.submission, _units(job)))

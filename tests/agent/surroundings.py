@@ -49,7 +49,7 @@ class Surroundings(RuleBasedStateMachine):
         self.killed = False
         self.ready = False
         self.closed = False
-        #: In the order in which they are drawn; what each seat's words show.
+        #: In the order in which they are drawn; what each slot's counters show.
         self.jobs: list[Job] = []
         self.words: dict[int, Progress] = {}
         self.ticks = 0
@@ -100,7 +100,7 @@ class Surroundings(RuleBasedStateMachine):
                     self.jobs, self.words, self.fate = [], {}, "own"
                 case fx.StartJob(job):
                     assert self.has_room(), "a job for an engine that has no room"
-                    assert job.slot not in {other.slot for other in self.jobs}, "two jobs in a seat"
+                    assert job.slot not in {other.slot for other in self.jobs}, "two jobs in a slot"
                     assert job.fence not in self.ran, "a fence ran twice"
                     assert job.alone == (job.fence in self.alone), "alone, or not, and nobody said so"
                     self.jobs.append(Job(job))
@@ -109,12 +109,12 @@ class Surroundings(RuleBasedStateMachine):
                 case fx.RequestCancel(slot, at):
                     slots = {job.fence: job.slot for job in self.jobs}
                     assert at in slots or self.closed, "a cancel word for a job that is not there"
-                    assert slots.get(at, slot) == slot, "a cancel word for another seat"
+                    assert slots.get(at, slot) == slot, "a cancel word for another slot"
                     assert at in self.cancel_orders, "a cancel that nobody ordered"
                 case fx.RequestPark(slot, at):
                     slots = {job.fence: job.slot for job in self.jobs}
                     assert at in slots or self.closed, "a park word for a job that is not there"
-                    assert slots.get(at, slot) == slot, "a park word for another seat"
+                    assert slots.get(at, slot) == slot, "a park word for another slot"
                     assert at in self.park_orders or self.core.capacity.draining, "a park that nobody ordered"
                 case fx.KillEngine(reason):
                     assert self.process, "a kill without a process"

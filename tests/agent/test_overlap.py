@@ -24,7 +24,7 @@ def both_work(stage: Stage, tick: int) -> Stage:
 # ------------------------------------------------------------------ room
 
 
-def test_a_tail_makes_room_and_the_next_job_has_a_seat_of_its_own() -> None:
+def test_a_tail_makes_room_and_the_next_job_has_a_slot_of_its_own() -> None:
     stage = Stage().busy(1)
     stage.run(2)
     assert refused(stage) == {2: "the engine is busy"}
@@ -193,7 +193,7 @@ def test_a_finished_tail_proves_the_engine() -> None:
 
 
 @pytest.mark.parametrize("counter", [1, 2])
-def test_a_cancel_is_for_the_seat_of_its_job(counter: int) -> None:
+def test_a_cancel_is_for_the_slot_of_its_job(counter: int) -> None:
     stage = Stage().overlapped()
     stage.cancel(counter)
     assert stage.orders() == [fx.RequestCancel(counter - 1, fence(counter))]

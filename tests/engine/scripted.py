@@ -1,4 +1,4 @@
-"""A seat of the shared words that acts at a chosen point of a job: how a test cancels or parks it at an exact step, without a clock."""
+"""A slot of the shared counters that acts at a chosen point of a job: how a test cancels or parks it at an exact step, without a clock."""
 
 from __future__ import annotations
 

@@ -319,7 +319,7 @@ class WorkerProcess:
             self._apply(self.core.begin_failed(job.fence, "no space left on device", self.clock.now()))
             return
         script = self._script(job)
-        world.trace(self.name, "engine", f"{job.job_id} {short(job.fence)} in seat {job.slot}: {script}")
+        world.trace(self.name, "engine", f"{job.job_id} {short(job.fence)} in slot {job.slot}: {script}")
 
         def made() -> None:
             if not self.spool.remote:

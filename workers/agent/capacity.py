@@ -77,9 +77,9 @@ class Capacity:
 
     def held(self, now: float) -> tuple[m.Held, ...]:
         """The attempts in the engine, those parked, and all that wait for acknowledgement."""
-        slot = self._engine_slot
-        in_engine = tuple(attempt.held(now) for attempt in slot.attempts)
-        return in_engine + slot.parked.held(now) + self._unacked_results.held(now)
+        engine_slot = self._engine_slot
+        in_engine = tuple(attempt.held(now) for attempt in engine_slot.attempts)
+        return in_engine + engine_slot.parked.held(now) + self._unacked_results.held(now)
 
     @property
     def is_empty(self) -> bool:
@@ -88,16 +88,16 @@ class Capacity:
 
     def shown(self) -> object:
         """Return the state whose change makes a heartbeat due sooner."""
-        slot = self._engine_slot
+        engine_slot = self._engine_slot
         return (
             self.free,
-            slot.shown,
-            slot.engine.model,
-            slot.engine.loaded_loras,
+            engine_slot.shown,
+            engine_slot.engine.model,
+            engine_slot.engine.loaded_loras,
             self.draining,
-            tuple(attempt.shown for attempt in slot.attempts),
-            slot.parked.fences(),
+            tuple(attempt.shown for attempt in engine_slot.attempts),
+            engine_slot.parked.fences(),
             self._unacked_results.fences(),
-            slot.engine.fault,
+            engine_slot.engine.fault,
             self._depot_fault(self._depot_waits()) if self._depot_faults else "",
         )

@@ -74,20 +74,20 @@ class Reporter:
         self._emit(fx.SendBroker(hello))
 
     def _heartbeat(self, now: float) -> m.Heartbeat:
-        slot, stats = self._engine_slot, self.stats
+        engine_slot, stats = self._engine_slot, self.stats
         return m.Heartbeat(
             seen=self._orders.seen,
             free=self._capacity.free,
             held=self._capacity.held(now),
-            engine=slot.shown,
-            model=slot.engine.model,
+            engine=engine_slot.shown,
+            model=engine_slot.engine.model,
             memory_used_mb=stats.memory_used_mb,
             memory_total_mb=stats.memory_total_mb,
             utilisation=stats.utilisation,
             temperature_c=stats.temperature_c,
             draining=self._capacity.draining,
             health=stats.health,
-            loaded_loras=slot.engine.loaded_loras,
-            loading=slot.engine.life.loading(now),
+            loaded_loras=engine_slot.engine.loaded_loras,
+            loading=engine_slot.engine.life.loading(now),
             depot=self._capacity.depot_wait(now),
         )

@@ -153,8 +153,8 @@ class AgentShell:
                 self._apply(self._core.from_engine(message, now))  # type: ignore[arg-type]  # the channel decodes this union
         except IpcError as error:
             self._apply(self._core.engine_broken(str(error), now))
-        slot = self._core.engine_slot
-        if slot.attempts or slot.engine.life.state == "loading":
+        engine_slot = self._core.engine_slot
+        if engine_slot.attempts or engine_slot.engine.life.state == "loading":
             self._apply(self._core.progressed(engine.progress(), now))
         if code is not None:
             self._release_engine()

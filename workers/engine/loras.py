@@ -101,9 +101,9 @@ class Adapters:
     def content(self, uses: Sequence[LoraUse]) -> str:
         """Names the content of their files, on whichever machine they lie. Raises `OSError`."""
         files = [
-            (f"{use.name} {slot}", Path(file))
+            (f"{use.name} {target}", Path(file))
             for use in sorted(uses, key=lambda use: use.name)
-            for slot, file in sorted(self._loras[use.name].files.items())
+            for target, file in sorted(self._loras[use.name].files.items())
         ]
         return content_of(files) if files else ""
 
@@ -209,8 +209,8 @@ class Adapters:
         self._count += 1
         adapter = _Adapter(f"lora{self._count}", stamps)
         try:
-            for slot, stamp in zip(self._loras[name].files, stamps, strict=True):
-                self._load_file(slot, stamp, adapter.name)
+            for target, stamp in zip(self._loras[name].files, stamps, strict=True):
+                self._load_file(target, stamp, adapter.name)
         except Exception as error:
             self._remove(adapter.name)
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
@@ -229,10 +229,10 @@ class Adapters:
         )
         return adapter
 
-    def _load_file(self, slot: str, stamp: _Stamp, adapter: str) -> None:
-        tensors = _prefixed(self._files.read(stamp), self._pipe, slot)
-        _check_layers(self._pipe, tensors, slot)
-        second = {"load_into_transformer_2": True} if slot == "transformer_2" else {}
+    def _load_file(self, target: str, stamp: _Stamp, adapter: str) -> None:
+        tensors = _prefixed(self._files.read(stamp), self._pipe, target)
+        _check_layers(self._pipe, tensors, target)
+        second = {"load_into_transformer_2": True} if target == "transformer_2" else {}
         with ExitStack() as stack:
             for component in _components(self._pipe):
                 stack.enter_context(shown_in_compute_dtype(getattr(self._pipe, component)))
@@ -295,20 +295,20 @@ def _activate(module: Any, scales: Mapping[str, float]) -> list[str]:
     return there
 
 
-def _prefixed(tensors: Mapping[str, torch.Tensor], pipe: Any, slot: str) -> dict[str, torch.Tensor]:
+def _prefixed(tensors: Mapping[str, torch.Tensor], pipe: Any, target: str) -> dict[str, torch.Tensor]:
     """The tensors with a prefix that diffusers knows, where they have none: the library reads only those."""
     named = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
     if any(name.startswith(("lora_", "diffusion_model.", "text_encoder", "transformer.", "unet.")) for name in named):
         return named
     if not all(_BARE.search(name) for name in named):
         return named
-    denoiser = "unet" if slot == "unet" else "transformer"
-    own = dict(getattr(pipe, slot).named_modules())
+    denoiser = "unet" if target == "unet" else "transformer"
+    own = dict(getattr(pipe, target).named_modules())
     ours = any(_BARE.split(name)[0] in own for name in named)
     return {f"{denoiser if ours else 'diffusion_model'}.{name}": tensor for name, tensor in named.items()}
 
 
-def _check_layers(pipe: Any, tensors: Mapping[str, torch.Tensor], slot: str) -> None:
+def _check_layers(pipe: Any, tensors: Mapping[str, torch.Tensor], target: str) -> None:
     """Raise `ValueError` for layers that the model lacks: diffusers would leave them out, with a line in the log alone."""
     more = {"unet_config": pipe.unet.config} if getattr(pipe, "unet", None) is not None else {}
     converted = type(pipe).lora_state_dict(dict(tensors), **more)
@@ -322,7 +322,7 @@ def _check_layers(pipe: Any, tensors: Mapping[str, torch.Tensor], slot: str) -> 
         layer = re.split(r"\.lora(?:_|\.)", rest)[0]
         if component in modules and layer != rest and ".processor" not in layer:
             layers.add(layer)
-            where = modules[slot] if slot == "transformer_2" else modules[component]
+            where = modules[target] if target == "transformer_2" else modules[component]
             # A LoRA that is loaded already stands around the layer.
             if layer not in where:
                 lacking.append(layer)

@@ -164,12 +164,12 @@ def _checked(
             "high" if lora.high else "low",
         )
     given = {denoiser: lora.file or lora.high, "transformer_2": lora.low}
-    files = {slot: str(Path(file).expanduser().absolute()) for slot, file in given.items() if file}
+    files = {target: str(Path(file).expanduser().absolute()) for target, file in given.items() if file}
     changed: list[str] = []
-    for slot, file in files.items():
+    for target, file in files.items():
         header = read_header(Path(file), denoiser)
-        _check_fits(file, header, slot, bases.get(slot, {}), denoiser)
-        changed += [slot if one in (denoiser, "transformer_2") else one for one in header.components]
+        _check_fits(file, header, target, bases.get(target, {}), denoiser)
+        changed += [target if one in (denoiser, "transformer_2") else one for one in header.components]
     lacking = [one for one in changed if one not in components(index)]
     if lacking:
         raise _Fault(f"{next(iter(files.values()))} is for a model with a {lacking[0]}, and this one has none")
@@ -217,9 +217,9 @@ def _component(layer: str, denoiser: str) -> str:
     return denoiser
 
 
-def _check_fits(file: str, header: LoraHeader, slot: str, base: Mapping[str, Tensor], denoiser: str) -> None:
+def _check_fits(file: str, header: LoraHeader, target: str, base: Mapping[str, Tensor], denoiser: str) -> None:
     """Compare the layers and their widths with those of the model's own, where its headers are there. Raises `_Fault`."""
-    _check_layers(file, header, slot, base, denoiser)
+    _check_layers(file, header, target, base, denoiser)
     known = {tensor.shape[1] for tensor in base.values() if len(tensor.shape) >= 2}
     if not known or not header.widths:
         return
@@ -234,28 +234,32 @@ def _check_fits(file: str, header: LoraHeader, slot: str, base: Mapping[str, Ten
     if usual not in known:
         has = ", ".join(str(width) for width in sorted(known, reverse=True)[:4])
         raise _Fault(
-            f"{file} was made for another model: its layers take {usual} numbers, and those of this {slot} take {has}"
+            f"{file} was made for another model: its layers take {usual} numbers, and those of this {target} take {has}"
         )
 
 
-def _check_layers(file: str, header: LoraHeader, slot: str, base: Mapping[str, Tensor], denoiser: str) -> None:
+def _check_layers(file: str, header: LoraHeader, target: str, base: Mapping[str, Tensor], denoiser: str) -> None:
     """Raise `_Fault` for layers that the model lacks. In the names of its authors or of kohya, only the numbers of blocks are compared."""
     own = {name.removesuffix(".weight") for name in base}
-    of_slot = [layer for layer in header.widths if ".processor" not in layer and _slot(layer, slot, denoiser) == slot]
-    if not own or not of_slot:
+    of_target = [
+        layer
+        for layer in header.widths
+        if ".processor" not in layer and _component_of(layer, target, denoiser) == target
+    ]
+    if not own or not of_target:
         return
-    lacking = [layer for layer in of_slot if _bare(layer) not in own]
+    lacking = [layer for layer in of_target if _bare(layer) not in own]
     # Some files have a prefix of diffusers before the authors' names.
-    ours = len(lacking) < len(of_slot) or all(map(_OUR_NAMES.search, of_slot))
-    if lacking and ours and header.form != "kohya" and not any(layer.startswith(PREFIXES) for layer in of_slot):
-        count = f"{len(lacking)} of its {len(of_slot)} layers are none"
-        raise _Fault(f"{file} was made for another model: {count} of this {slot}, as {lacking[0]}")
-    if slot.startswith("transformer"):
+    ours = len(lacking) < len(of_target) or all(map(_OUR_NAMES.search, of_target))
+    if lacking and ours and header.form != "kohya" and not any(layer.startswith(PREFIXES) for layer in of_target):
+        count = f"{len(lacking)} of its {len(of_target)} layers are none"
+        raise _Fault(f"{file} was made for another model: {count} of this {target}, as {lacking[0]}")
+    if target.startswith("transformer"):
         blocks = max((number for name in own for number in _block_numbers(name)), default=-1)
-        for layer in of_slot:
+        for layer in of_target:
             if blocks >= 0 and max(_block_numbers(layer), default=-1) > blocks:
                 raise _Fault(
-                    f"{file} was made for another model: {layer} is none of this {slot}, whose last block is {blocks}"
+                    f"{file} was made for another model: {layer} is none of this {target}, whose last block is {blocks}"
                 )
 
 
@@ -269,9 +273,9 @@ def _block_numbers(layer: str) -> list[int]:
     return [int(number) for number in _BLOCK.findall(layer)]
 
 
-def _slot(layer: str, slot: str, denoiser: str) -> str:
-    """The component that a layer of the file for `slot` is loaded into."""
-    return slot if slot != denoiser else _component(layer, denoiser)
+def _component_of(layer: str, target: str, denoiser: str) -> str:
+    """The component that a layer of the file for `target` is loaded into."""
+    return target if target != denoiser else _component(layer, denoiser)
 
 
 def _bare(layer: str) -> str:

@@ -1,6 +1,6 @@
 """Forecast of a job's start: the queue ahead of it, simulated on the workers as they are.
 
-Pure: workers become seats that are free in so many seconds, and what is ahead is given out in the order of the queue, each job to the seat
+Pure: each worker is free in so many seconds, and what is ahead is given out in the order of the queue, each job to the worker
 that is free first among those that can run it. Expected times and their variances are carried along, so that the end can be said with a
 confidence. At most `LOOK` jobs are played through; of the rest the sums are taken.
 """
@@ -20,8 +20,8 @@ from broker.core.scheduling.queue import Lane
 LOOK = 256
 
 
-class Seat(Struct):
-    """A place at a worker: when it is free, seconds from now."""
+class Availability(Struct):
+    """When a worker is free, seconds from now."""
 
     worker: str
     free_s: float = 0.0
@@ -50,29 +50,29 @@ class Start(Struct, frozen=True):
 
 
 class Line:
-    """The seats, and what is given out to them."""
+    """The workers, and what is given out to them."""
 
     def __init__(
         self,
-        seats: Sequence[Seat],
+        workers: Sequence[Availability],
         able: Callable[[Lane], frozenset[str]],
         load_s: Callable[[str], float],
         limits: Mapping[str, int],
         running: Mapping[str, Sequence[float]],
     ) -> None:
         """`limits`: jobs that a tenant may have running at once; `running`: when those that run now end, by tenant, seconds from now."""
-        self._seats = [(seat.free_s, number, seat) for number, seat in enumerate(seats)]
-        heapq.heapify(self._seats)
+        self._free = [(worker.free_s, number, worker) for number, worker in enumerate(workers)]
+        heapq.heapify(self._free)
         self._able = able
         self._load_s = load_s
         self._limits = limits
         self._ends = {tenant: sorted(running.get(tenant, ())) for tenant in limits}
 
     def give(self, work: Work) -> Start | None:
-        """Give out the next job: its start; None: no seat can run it."""
+        """Give out the next job: its start; None: no worker can run it."""
         able, passed, found = self._able(work.lane), [], None
-        while self._seats:
-            entry = heapq.heappop(self._seats)
+        while self._free:
+            entry = heapq.heappop(self._free)
             if entry[2].worker not in able:
                 passed.append(entry)
                 continue
@@ -90,31 +90,31 @@ class Line:
             if found[2].model == work.lane.model:
                 break
         for entry in passed:
-            heapq.heappush(self._seats, entry)
+            heapq.heappush(self._free, entry)
         if found is None:
             return None
-        _, number, seat = found
+        _, number, worker = found
         start = Start(
-            at_s=max(seat.free_s, self._turn_s(work.tenant)),
-            variance=seat.variance,
-            load_s=0.0 if seat.model == work.lane.model else self._load_s(work.lane.model),
+            at_s=max(worker.free_s, self._turn_s(work.tenant)),
+            variance=worker.variance,
+            load_s=0.0 if worker.model == work.lane.model else self._load_s(work.lane.model),
         )
-        seat.free_s = start.at_s + start.load_s + work.takes_s
-        seat.variance += work.sd_s * work.sd_s
-        seat.model = work.lane.model
-        heapq.heappush(self._seats, (seat.free_s, number, seat))
+        worker.free_s = start.at_s + start.load_s + work.takes_s
+        worker.variance += work.sd_s * work.sd_s
+        worker.model = work.lane.model
+        heapq.heappush(self._free, (worker.free_s, number, worker))
         if work.tenant in self._ends:
-            heapq.heappush(self._ends[work.tenant], seat.free_s)
+            heapq.heappush(self._ends[work.tenant], worker.free_s)
         return start
 
     def fill(self, seconds: float, spread: float) -> None:
         """Give out so much work of jobs that are not looked at, evenly; its standard deviation is this share of it."""
-        each = seconds / len(self._seats) if self._seats else 0.0
-        for _, _, seat in self._seats:
-            seat.free_s += each
-            seat.variance += (spread * each) ** 2
-        self._seats = [(seat.free_s, number, seat) for _, number, seat in self._seats]
-        heapq.heapify(self._seats)
+        each = seconds / len(self._free) if self._free else 0.0
+        for _, _, worker in self._free:
+            worker.free_s += each
+            worker.variance += (spread * each) ** 2
+        self._free = [(worker.free_s, number, worker) for _, number, worker in self._free]
+        heapq.heapify(self._free)
 
     def _turn_s(self, tenant: str) -> float:
         """From when on the tenant's limit lets one more run."""
