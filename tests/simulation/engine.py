@@ -130,7 +130,7 @@ class Engine:
         self.model = world.plan.models[0]
         #: LoRAs beside its weights, the most recently used first.
         self.loras: tuple[str, ...] = ()
-        #: The words of each seat.
+        #: The counters of each slot.
         self.shown: list[Progress | None] = [None] * SLOTS
         self.cancel = [0] * SLOTS
         self.park = [0] * SLOTS
@@ -155,7 +155,7 @@ class Engine:
             f"job {job.fence:#x} for an engine that draws one of {there}"
         )
         assert len(self.works) < SLOTS, f"job {job.fence:#x} for an engine that has {there}"
-        assert all(work.job.slot != job.slot for work in self.works), f"a seat for two: {job.fence:#x}, {there}"
+        assert all(work.job.slot != job.slot for work in self.works), f"a slot for two: {job.fence:#x}, {there}"
         work = Work(job, script, self.random, made)
         self._find(work)
         self.works.append(work)
@@ -217,7 +217,7 @@ class Engine:
             self._say(word)
 
     def cancelled(self, work: Work) -> bool:
-        """Whether the cancel word of its seat is for this job."""
+        """Whether the cancel word of its slot is for this job."""
         return self.cancel[work.job.slot] == work.fence
 
     def hears(self, patience_s: float) -> bool:

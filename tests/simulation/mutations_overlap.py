@@ -45,7 +45,7 @@ def _blame(*, replaced: bool) -> Callable[[Any], Callable[..., Any]]:
     return build
 
 
-def _other_seat(original: Callable[..., Any]) -> Callable[..., Any]:
+def _other_slot(original: Callable[..., Any]) -> Callable[..., Any]:
     def cancel(control: Any, order: Any, now: float) -> Any:
         def elsewhere(effect: fx.Effect) -> None:
             emit(
@@ -87,7 +87,7 @@ OVERLAP: tuple[Mutation, ...] = (
         "an attempt that crashed has failed",
         ((EngineSlot, "_end_all_killed", _blame(replaced=True)),),
     ),
-    Mutation("other-seat", "a cancel is for the seat of its job", ((AttemptControl, "cancel", _other_seat),)),
+    Mutation("other-slot", "a cancel is for the slot of its job", ((AttemptControl, "cancel", _other_slot),)),
     Mutation("wrong-end", "a result ends its own attempt", ((Attempts, "of", _last_of_all),)),
     Mutation(
         "tail-end-frees",

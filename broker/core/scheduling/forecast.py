@@ -21,7 +21,7 @@ LOOK = 256
 
 
 class Availability(Struct):
-    """When a worker is free, seconds from now."""
+    """Time from which a worker is free, seconds from now."""
 
     worker: str
     free_s: float = 0.0
