@@ -16,6 +16,8 @@ if importlib.util.find_spec("ray") is not None:
         "RAY_enable_metrics_collection": "0",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "3",
         "RAY_memory_monitor_refresh_ms": "0",
+        # Else each command of the launcher has a process started in which nothing ever runs.
+        "RAY_prestart_worker_first_driver": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
 

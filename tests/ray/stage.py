@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
@@ -22,6 +24,9 @@ from ray.cluster_utils import Cluster
 from bench.harness.process import ROOT, Process, clean_environ, end_all, free_port
 from tests.support.waiting import wait_until
 from workers.launchers.child import Report
+from workers.launchers.keeper import PoolStatus
+
+T = TypeVar("T")
 
 _HEALTH = {
     "health_check_initial_delay_ms": 1000,
@@ -32,6 +37,9 @@ _STORE_BYTES = 80 * 2**20
 
 #: Seconds of silence after which the broker gives a worker up.
 LOST_AFTER_S = 4.0
+
+#: Seconds that a job of a load takes.
+JOB_S = 2.0
 
 _FINAL = ("succeeded", "failed", "cancelled")
 
@@ -47,6 +55,24 @@ _PREEMPTION = 2
 
 def _pid(actor: object) -> int:
     return os.getpid()
+
+
+def _born_at(process: psutil.Process) -> float:
+    return float(process.info["create_time"])
+
+
+def _helpers(node: Any) -> list[psutil.Process]:
+    """The processes that Ray keeps beside a raylet. They notice its death after minutes, and a machine that is gone has none."""
+    children = psutil.Process(node.all_processes["raylet"][0].process.pid).children()
+    return [
+        child for child in children if "Agent" in " ".join(child.cmdline()) or "agent.py" in " ".join(child.cmdline())
+    ]
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 class Stage:
@@ -68,6 +94,7 @@ class Stage:
             },
         )
         self.address = self.cluster.address
+        self._helpers = {"head": _helpers(self.cluster.head_node)}
         self._service = [
             self._process(
                 "broker", "--back-tcp", self.back, "--lost-after-s", str(LOST_AFTER_S), "--suspect-after-s", "2"
@@ -75,6 +102,8 @@ class Stage:
             self._process("http_edge", "--port", str(self.port), "--host", "127.0.0.1"),
         ]
         self.nodes: list[Any] = []
+        #: Jobs of a load that goes on over several tests.
+        self.load: list[str] = []
 
     def _make_keys(self) -> None:
         base = [sys.executable, "-m", "broker", "keys"]
@@ -101,12 +130,14 @@ class Stage:
             num_cpus=2, num_gpus=gpus, object_store_memory=_STORE_BYTES, labels=labels or None, wait=True
         )
         self.nodes.append(node)
+        self._helpers[node.node_id] = _helpers(node)
         return node
 
     def remove_node(self, node: Any) -> None:
         """Kill all of a machine's processes."""
         self.nodes.remove(node)
         self.cluster.remove_node(node, allow_graceful=False)
+        _kill(self._helpers.pop(node.node_id))
 
     def kill_raylet(self, node: Any) -> None:
         """Kill the process by which Ray knows of a machine, and no other."""
@@ -131,11 +162,35 @@ class Stage:
         if not ray.is_initialized():
             ray.init(address=self.address, namespace="zoetrope", log_to_driver=False, logging_level="error")
 
+    def actors(self) -> list[str]:
+        """Names of the actors that own a worker, or shall."""
+        self._connect()
+        return [name for name in ray.util.list_named_actors() if not name.endswith(".launcher")]
+
     def report(self, actor: str) -> Report | None:
         """What the owner of a worker says, or None while it does not."""
+        return self._reports([actor]).get(actor)
+
+    def _reports(self, actors: list[str]) -> dict[str, Report]:
+        self._connect()
+        asked = {}
+        for name in actors:
+            with contextlib.suppress(ValueError):
+                asked[ray.get_actor(name).report.remote()] = name
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=2) if asked else ([], [])
+        found = {}
+        for ref in ready:
+            with contextlib.suppress(ray.exceptions.RayError):
+                found[asked[ref]] = msgspec.json.decode(ray.get(ref), type=Report)
+        return found
+
+    def status(self, pool: str = "pool") -> PoolStatus | None:
+        """What the launcher of a pool says, or None while it does not."""
         self._connect()
         try:
-            return msgspec.json.decode(ray.get(ray.get_actor(actor).report.remote(), timeout=5), type=Report)
+            return msgspec.json.decode(
+                ray.get(ray.get_actor(f"{pool}.launcher").status.remote(), timeout=5), type=PoolStatus
+            )
         except (ValueError, ray.exceptions.RayError):
             return None
 
@@ -146,9 +201,7 @@ class Stage:
 
     def names_on(self, node: Any) -> list[str]:
         """The workers on a machine."""
-        self._connect()
-        names = [name for name in ray.util.list_named_actors() if not name.endswith(".launcher")]
-        return [name for name in names if (report := self.report(name)) and report.node == node.node_id]
+        return [name for name, report in self._reports(self.actors()).items() if report.node == node.node_id]
 
     def kill_actor(self, actor: str) -> None:
         """SIGKILL to an actor's process."""
@@ -158,8 +211,8 @@ class Stage:
 
     # the launcher
 
-    def launch(self, *flags: str, pool: str = "pool") -> subprocess.CompletedProcess[str]:
-        """Run `python -m workers --launcher ray`."""
+    def launch(self, *flags: str, pool: str = "pool", token: str = "") -> subprocess.CompletedProcess[str]:
+        """Run `python -m workers --launcher ray`, with another token than the cluster's if there is one."""
         return subprocess.run(
             [
                 sys.executable,
@@ -179,6 +232,8 @@ class Stage:
             capture_output=True,
             text=True,
             cwd=ROOT,
+            # Ray tries a token that is wrong for twenty seconds.
+            env=os.environ | ({"RAY_AUTH_TOKEN": token, "RAY_NUM_REDIS_GET_RETRIES": "1"} if token else {}),
             timeout=120,
             check=False,
         )
@@ -208,6 +263,16 @@ class Stage:
 
         wait_until(there, LIMIT_S, f"{count} workers {states}; {self.tail()}")
 
+    def under_load(self, condition: Callable[[], T | None], what: str) -> T:
+        """Wait, and have two jobs wait meanwhile for each worker that the pool may have."""
+
+        def look() -> T | None:
+            if self.http.get("/v1/workers").json()["queue"]["counts"].get("queued", 0) < 16:
+                self.load += [self.post(JOB_S) for _ in range(8)]
+            return condition()
+
+        return wait_until(look, LIMIT_S, f"{what}; {self.tail()}")
+
     def post(self, seconds: float) -> str:
         """Submit a job that takes so long; its id."""
         reply = self.http.post(
@@ -223,17 +288,6 @@ class Stage:
 
     def job(self, job_id: str) -> dict[str, Any]:
         return self.http.get(f"/v1/jobs/{job_id}").json()
-
-    def without_waiting(self, ids: list[str]) -> list[str]:
-        """Cancel those of the jobs that wait; the others."""
-        return [one for one in ids if self.job(one)["state"] != "queued" or not self._cancelled(one)]
-
-    def _cancelled(self, job_id: str) -> bool:
-        self.http.post(f"/v1/jobs/{job_id}/cancel")
-        return (
-            wait_until(lambda: self.job(job_id)["state"] in _FINAL and self.job(job_id)["state"], LIMIT_S)
-            == "cancelled"
-        )
 
     def succeeded(self, *ids: str) -> list[dict[str, Any]]:
         """The jobs, once all have ended; all must have succeeded."""
@@ -254,17 +308,19 @@ class Stage:
 
     def worker_processes(self) -> list[psutil.Process]:
         """Every process that a worker of this test is, its agent and engine among them."""
-        found = []
-        for process in psutil.process_iter(["cmdline"]):
+        found: dict[int, psutil.Process] = {}
+        # In the order of their start: parents come before their children.
+        for process in sorted(psutil.process_iter(["cmdline", "ppid", "create_time"]), key=_born_at):
             line = " ".join(process.info["cmdline"] or [])
-            if str(self.home / "w") in line and "--launcher" not in line:
-                found.append(process)
-                found += process.children(recursive=True)
-        return found
+            if process.info["ppid"] in found or (str(self.home / "w") in line and "--launcher" not in line):
+                found[process.pid] = process
+        return list(found.values())
 
     def close(self) -> None:
         ray.shutdown()
         self.cluster.shutdown()
+        for helpers in self._helpers.values():
+            _kill(helpers)
         self.http.close()
         alive = end_all(self._service, 60)
         assert not alive

@@ -43,8 +43,8 @@ logger = logging.getLogger(__name__)
 
 _NAMESPACE = "zoetrope"
 
-#: Seconds between two steps of a pool, and between two looks at a worker process.
-STEP_S, _LOOK_S = 2.0, 0.25
+#: Seconds between two steps of a pool, of one that stops, and between two looks at a worker process.
+_STEP_S, _STOP_STEP_S, _LOOK_S = 2.0, 0.5, 0.25
 
 #: A worker that lived for less is started again only after this pause, both in seconds.
 _SHORT_LIFE_S, _PAUSE_S = 60.0, 10.0
@@ -134,7 +134,7 @@ class PoolKeeper:
         log = RunLog(Path(self._order.home) / "launcher" / f"{self._order.pool}.jsonl")
         cluster = RayCluster(self._order)
         self._keeper = Keeper(self._order, cluster, EdgeService(self._order), log, time.monotonic())
-        self._looked = threading.Event()
+        self._looked, self._stopping = threading.Event(), threading.Event()
         threading.Thread(target=self._keep, daemon=True).start()
 
     async def status(self) -> bytes:
@@ -145,6 +145,7 @@ class PoolKeeper:
     async def stop(self, hand_back: bool) -> None:
         """Let all workers leave."""
         self._keeper.stop(hand_back=hand_back)
+        self._stopping.set()
 
     def _keep(self) -> None:
         while not self._keeper.finished:
@@ -154,7 +155,10 @@ class PoolKeeper:
                 # A step that fails leaves the pool as it is; the next one sees it afresh.
                 logger.exception("a step of the pool failed", extra={"action": Action.POOL})
             self._looked.set()
-            time.sleep(STEP_S)
+            if self._stopping.is_set():
+                time.sleep(_STOP_STEP_S)
+            else:
+                self._stopping.wait(_STEP_S)
         ray.kill(ray.get_actor(_keeper_name(self._order), _NAMESPACE), no_restart=True)
 
 
@@ -315,8 +319,14 @@ def _connected(order: Order) -> Iterator[None]:
     try:
         ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        where = "of which this machine is part" if address == "auto" else f"that answers at {address}"
-        raise LauncherError(f"ray_address: there is no Ray cluster {where}: {_first_line(error)}") from None
+        if address == "auto":
+            why = f"there is no Ray cluster of which this machine is part: {_first_line(error)}"
+        else:
+            why = (
+                f"{address} answers, but not as a Ray cluster of this Ray ({ray.__version__}) and token (RAY_AUTH_TOKEN, or"
+                f" ~/.ray/auth_token): {_first_line(error)}"
+            )
+        raise LauncherError(f"ray_address: {why}") from None
     try:
         yield
     except (ray.exceptions.RayError, TimeoutError) as error:
