@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from broker.runtime.settings import SettingsError
+from tests.support.waiting import wait_until
 from workers.launchers import child, cli
 from workers.launchers.keeper import MemberStatus, PoolStatus
 from workers.launchers.plan import Limits
@@ -104,6 +105,18 @@ def test_a_process_that_cannot_be_started_has_ended_and_says_why(tmp_path):
     assert "/nowhere/python" in process.why()
 
 
+def test_a_process_that_is_told_to_end_before_it_heeds_signals_has_left(tmp_path):
+    """Taken for a crash, it would be started again."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho begun; exec sleep 600\n")
+    python.chmod(0o755)
+    process = child.WorkerProcess(order("--home", str(tmp_path), "--worker-python", str(python)), "w0", {})
+    wait_until(process.log.read_text)
+    assert process.poll() is None
+    process.terminate()
+    assert wait_until(lambda: process.poll() is not None and [process.poll()]) == [0]
+
+
 def test_a_process_keeps_its_output_in_a_file(tmp_path):
     made = order("--home", str(tmp_path), "--model", "/nowhere/model")
     process = child.WorkerProcess(made, "w0", {"PATH": "/bin"})
@@ -121,16 +134,18 @@ def test_a_pool_in_words():
         waiting=3,
         members=(
             MemberStatus(name="w0", phase="busy", host="gpu1", pid=71, log="/z/launcher/wan.w0.log"),
-            MemberStatus(name="w1", phase="placing"),
+            MemberStatus(name="w1", phase="placing", lacking="of 2 machines, 4 GPUs in all, none has one free"),
+            MemberStatus(name="w2", phase="placing"),
         ),
-        fault="w2 ended",
+        fault="w3 ended",
         log="/z/launcher/wan.jsonl",
     )
     assert cli.lines(status) == [
-        "pool wan: 2 workers, 2 wanted (1 to 4); 3 jobs wait, 90 GPU-seconds",
+        "pool wan: 3 workers, 2 wanted (1 to 4); 3 jobs wait, 90 GPU-seconds",
         "  w0    busy       gpu1 process 71, log /z/launcher/wan.w0.log",
-        "  w1    placing    no machine has room yet",
-        "fault: w2 ended",
+        "  w1    placing    of 2 machines, 4 GPUs in all, none has one free",
+        "  w2    placing    not started yet",
+        "fault: w3 ended",
         "log of the run, on the head: /z/launcher/wan.jsonl",
     ]
 

@@ -91,6 +91,7 @@ class WorkerProcess:
         self.started_at = time.monotonic()
         self.pid = 0
         self._fault = ""
+        self._terminated = False
         self._process: subprocess.Popen[bytes] | None = None
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -110,12 +111,16 @@ class WorkerProcess:
             self._fault = f"the worker cannot be started: {error}"
 
     def poll(self) -> int | None:
-        """Return the exit code; None while it runs."""
-        return self._process.poll() if self._process is not None else EXIT_SETTINGS
+        """Return the exit code; None while it runs. One that SIGTERM ended before it heeded signals has left, as it was asked to."""
+        if self._process is None:
+            return EXIT_SETTINGS
+        code = self._process.poll()
+        return EXIT_LEFT if self._terminated and code == -signal.SIGTERM else code
 
     def terminate(self) -> None:
         """SIGTERM: it hands its jobs back, within its grace, and ends with 0."""
         if self._process is not None:
+            self._terminated = True
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
 
