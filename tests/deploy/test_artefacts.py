@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +26,8 @@ from broker.depot.object_store import store_of
 from broker.runtime.environment import unknown
 from broker.runtime.settings import CommonSettings, load
 from http_edge.base.settings import EdgeSettings
+from tests.support.formula import value
+from workers.launchers.plan import Demand, Limits, needed
 from workers.launchers.settings import read
 from workers.settings import WorkerSettings
 
@@ -171,6 +175,21 @@ def test_a_pool_that_is_scaled_is_not_given_a_size_and_asks_for_its_own_backlog(
     services = {one["metadata"]["name"]: one for one in of_kind(found, "Service")}
     assert trigger["metadata"]["url"] == "http://studio-zoetrope.video.svc:8000/v1/workers"
     assert "studio-zoetrope" in services
+
+
+def test_keda_wants_as_many_workers_as_the_ray_launcher():
+    (scaled,) = of_kind(manifests(VALUES["pools"]), "ScaledObject")
+    spec = scaled["spec"]
+    modifiers = spec["advanced"]["scalingModifiers"]
+    limits = Limits(
+        min_workers=spec["minReplicaCount"], max_workers=spec["maxReplicaCount"], target_wait_s=90.0, idle_s=600.0
+    )
+    for busy, backlog, waiting in product(range(10), (0.0, 0.5, 89.0, 90.0, 91.0, 900.0), (0, 1, 30)):
+        metric = value(modifiers["formula"], busy=busy, backlog=backlog, waiting=waiting)
+        # An average over the pods that is to be the target: as many of them as the metric has targets, rounded up.
+        pods = math.ceil(metric / float(modifiers["target"]))
+        clamped = min(max(pods, spec["minReplicaCount"]), spec["maxReplicaCount"])
+        assert clamped == needed(limits, Demand(backlog, waiting), busy)
 
 
 def test_pools_of_one_model_on_two_cards_ask_for_the_backlog_of_their_class():

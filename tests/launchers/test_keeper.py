@@ -48,6 +48,9 @@ class FakeCluster:
     def notices(self):
         return self.going
 
+    def lacking(self):
+        return "none has one free"
+
     def end(self, name, code, why=""):
         self.reports[name] = msgspec.structs.replace(self.reports[name], code=code, why=why)
 
@@ -190,6 +193,14 @@ def test_a_machine_that_dies_is_told_of_in_the_log(world):
     world.step()
     world.step()
     assert world.events() == ["start w0", "lost w0"]
+
+
+def test_of_one_without_a_machine_the_status_tells_what_is_lacking(world):
+    world.service.show(15.0, 2)
+    world.step()
+    world.cluster.reports["w1"] = None
+    world.step()
+    assert [member.lacking for member in world.keeper.status.members] == ["", "none has one free"]
 
 
 def test_nothing_is_decided_without_the_service(world):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+import re
 
 import pytest
 
+from bench.harness.process import ROOT
+from tests.support.formula import value
+from workers.launchers import plan as launcher_plan
 from workers.launchers.plan import Demand, Hold, Limits, Memory, held, needed, plan
 
 LIMITS = Limits(min_workers=0, max_workers=8, target_wait_s=60, idle_s=300)
@@ -37,6 +41,25 @@ def pool(**phases):
 def test_wanted(limits, demand, busy, wanted):
     base = {name: getattr(LIMITS, name) for name in LIMITS.__struct_fields__}
     assert needed(Limits(**{**base, **limits}), demand, busy) == wanted
+
+
+def test_the_formula_that_is_documented_is_the_one_that_counts():
+    (documented,) = re.findall(r"^wanted = (.+)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    assert f"    wanted = {documented}\n" in launcher_plan.__doc__
+    rng = random.Random(0)
+    for _ in range(1000):
+        least = rng.randint(0, 4)
+        limits = Limits(
+            min_workers=least,
+            max_workers=rng.randint(max(least, 1), 12),
+            target_wait_s=rng.choice((1.0, 60.0)),
+            idle_s=0,
+        )
+        demand = Demand(rng.choice((0.0, rng.uniform(0, 900), 60.0 * rng.randint(0, 9))), rng.randint(0, 3))
+        busy = rng.randint(0, 12)
+        numbers = {name: getattr(limits, name) for name in limits.__struct_fields__}
+        wanted = value(documented, busy=busy, backlog_s=demand.backlog_s, waiting=demand.waiting, **numbers)
+        assert wanted == needed(limits, demand, busy)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from ray.cluster_utils import Cluster
 
 from bench.harness.process import ROOT, Process, clean_environ, end_all, free_port
 from tests.support.waiting import wait_until
+from workers.launchers import cli
 from workers.launchers.child import Report
 from workers.launchers.keeper import PoolStatus
 
@@ -194,6 +196,11 @@ class Stage:
         except (ValueError, ray.exceptions.RayError):
             return None
 
+    def lacking(self, pool: str = "pool") -> list[str]:
+        """What the launcher says that the cluster lacks, for each worker that has no machine."""
+        status = self.status(pool)
+        return [member.lacking for member in status.members if member.phase == "placing"] if status else []
+
     def boot(self, actor: str) -> str:
         """Which start of the owner it is; "": it does not answer."""
         report = self.report(actor)
@@ -213,22 +220,9 @@ class Stage:
 
     def launch(self, *flags: str, pool: str = "pool", token: str = "") -> subprocess.CompletedProcess[str]:
         """Run `python -m workers --launcher ray`, with another token than the cluster's if there is one."""
+        command = [sys.executable, "-m", "workers", *self._options(flags, pool)]
         return subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "workers",
-                "--launcher",
-                "ray",
-                "--ray-address",
-                self.address,
-                "--pool",
-                pool,
-            ]
-            + ["--home", str(self.home / "w"), "--back", self.back, "--curve-dir", str(self.home / "workers-curve")]
-            + ["--depot", f"http://127.0.0.1:{self.port}", "--gpus", "cpu", "--model", "fake"]
-            + (["--worker-python", str(_PYTHON)] if _PYTHON.exists() else [])
-            + list(flags),
+            command,
             capture_output=True,
             text=True,
             cwd=ROOT,
@@ -237,6 +231,23 @@ class Stage:
             timeout=120,
             check=False,
         )
+
+    def ask(self, *flags: str, pool: str = "pool") -> tuple[int, str, str]:
+        """Do what that command does, in this process, which has imported Ray; the exit code, and what it would print."""
+        ray.shutdown()
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = cli.main(self._options(flags, pool))
+        return code, out.getvalue(), err.getvalue()
+
+    def _options(self, flags: Sequence[str], pool: str) -> list[str]:
+        return [
+            *("--launcher", "ray", "--ray-address", self.address, "--pool", pool, "--home", str(self.home / "w")),
+            *("--back", self.back, "--curve-dir", str(self.home / "workers-curve")),
+            *("--depot", f"http://127.0.0.1:{self.port}", "--gpus", "cpu", "--model", "fake"),
+            *(("--worker-python", str(_PYTHON)) if _PYTHON.exists() else ()),
+            *flags,
+        ]
 
     def log(self, pool: str = "pool") -> list[dict[str, Any]]:
         """The run's log."""

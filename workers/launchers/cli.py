@@ -44,10 +44,8 @@ def lines(status: PoolStatus) -> list[str]:
         + ("; it stops" if status.stopping else "")
     ]
     for member in status.members:
-        where = (
-            f"  {member.host} process {member.pid}, log {member.log}" if member.host else "  no machine has room yet"
-        )
-        told.append(f"  {member.name:<6}{member.phase:<9}{where}")
+        where = f"{member.host} process {member.pid}, log {member.log}" if member.host else member.lacking
+        told.append(f"  {member.name:<6}{member.phase:<9}  {where or 'not started yet'}")
     if status.fault:
         told.append(f"fault: {status.fault}")
     return [*told, f"log of the run, on the head: {status.log}"]

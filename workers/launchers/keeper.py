@@ -68,6 +68,9 @@ class Cluster(Protocol):
     def notices(self) -> dict[str, float]:
         """Machines that go away -> the Unix time at which; 0: not known."""
 
+    def lacking(self) -> str:
+        """What the cluster lacks for one more worker; "": nothing."""
+
 
 class Service(Protocol):
     """Interface to the service that has the jobs. Its methods raise `ZoetropeError`."""
@@ -83,10 +86,11 @@ class Service(Protocol):
 
 
 class MemberStatus(Struct, frozen=True, kw_only=True):
-    """A worker of the pool, as `--status` shows it."""
+    """A worker of the pool, as `--status` shows it. `lacking`: what the cluster lacks for one that has no machine."""
 
     name: str
     phase: str
+    lacking: str = ""
     host: str = ""
     pid: int = 0
     log: str = ""
@@ -309,10 +313,11 @@ class Keeper:
         wanted: int,
         fault: str,
     ) -> None:
+        lacking = self._cluster.lacking() if None in members.values() else ""
         shown = (
             MemberStatus(name=name, phase=phases[name], host=report.host, pid=report.pid, log=report.log)
             if report is not None
-            else MemberStatus(name=name, phase=phases[name])
+            else MemberStatus(name=name, phase=phases[name], lacking=lacking)
             for name, report in sorted(members.items(), key=lambda item: int(item[0][1:]))
         )
         self._status = PoolStatus(

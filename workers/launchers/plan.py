@@ -1,6 +1,6 @@
 """Plan of a pool: how many workers it wants, and which of them start and leave: pure.
 
-    wanted = busy + ceil(backlog_s / target_wait_s), at least one more than busy while a job waits; within min_workers and max_workers
+    wanted = min(max(busy + ceil(max(backlog_s / target_wait_s, min(waiting, 1))), min_workers), max_workers)
 
 A pool grows to that at once: workers that drain are kept first, then new ones start. It shrinks to the most that was wanted over the last
 `idle_s` seconds, so that a pause in the load ends no worker, and only by workers without a job: those without a place, those that load,

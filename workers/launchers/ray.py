@@ -36,6 +36,7 @@ from workers.launchers.child import FINAL_CODES, LastReports, Report, WorkerProc
 from workers.launchers.edge_service import EdgeService
 from workers.launchers.keeper import Keeper, PoolStatus
 from workers.launchers.registry import LauncherError
+from workers.launchers.room import Machine, lacking
 from workers.launchers.run_log import RunLog
 from workers.launchers.settings import Order
 
@@ -235,8 +236,28 @@ class RayCluster:
         """Nodes that Ray drains, and the Unix time at which they are gone; 0: no time was given."""
         return {node: deadline_ms / 1000 for node, deadline_ms in draining_nodes().items()}
 
+    def lacking(self) -> str:
+        """What the cluster lacks for one more worker; "": nothing."""
+        return lacking(machines(), self._order.gpus_per_worker, self._order.labels)
+
     def _full(self, name: str) -> str:
         return f"{self._order.pool}.{name}"
+
+
+def machines() -> list[Machine]:
+    """The machines of the cluster. What is free on each, Ray's libraries ask for in this way; in public it tells the sum alone."""
+    free = ray._private.state.available_resources_per_node()
+    going = draining_nodes()
+    return [
+        Machine(
+            gpus=node["Resources"].get("GPU", 0.0),
+            free=free.get(node["NodeID"], {}).get("GPU", 0.0),
+            labels=node["Labels"],
+            going=node["NodeID"] in going,
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
 def draining_nodes() -> dict[str, int]:

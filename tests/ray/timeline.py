@@ -1,0 +1,74 @@
+"""The run of a pool that docs/images/pool.svg shows: `python -m tests.ray.timeline OUT.jsonl`, for `scripts/draw_pool.py`.
+
+A burst of jobs, machines that come for it, one that dies, one that is taken with notice, others in their place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.ray import conftest  # noqa: F401  (Ray's variables, before Ray)
+from tests.ray.stage import LIMIT_S, Stage
+from tests.support.waiting import wait_until
+
+FLAGS = ("--min-workers", "2", "--max-workers", "8", "--target-wait-s", "15", "--idle-s", "15")
+JOBS, JOB_S, NOTICE_S = 100, 4.0, 30.0
+
+
+def main() -> None:
+    """Run it, keep its log, say what became of the jobs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    out = parser.parse_args().out
+    with tempfile.TemporaryDirectory() as home:
+        stage = Stage(Path(home))
+        try:
+            jobs = _run(stage)
+            shutil.copyfile(Path(home) / "w" / "launcher" / "pool.jsonl", out)
+        finally:
+            stage.close()
+    for attempts, count in sorted(collections.Counter(job["attempts"] for job in jobs).items()):
+        sys.stdout.write(f"{count} of {len(jobs)} jobs took {attempts} attempts\n")
+
+
+def _run(stage: Stage) -> list[dict[str, object]]:
+    for _ in range(2):
+        stage.add_node()
+    assert stage.launch(*FLAGS).returncode == 0
+    stage.until_workers(2, "idle")
+    # What jobs take is learned from those that have ended.
+    stage.succeeded(*[stage.post(JOB_S) for _ in range(2)])
+    jobs = [stage.post(JOB_S) for _ in range(JOBS)]
+    _without_place(stage, 4)
+    for _ in range(2):
+        stage.add_node()
+    _serving(stage, 8)
+    stage.remove_node(stage.nodes[-1])
+    _without_place(stage, 2)
+    stage.add_node()
+    _serving(stage, 8)
+    going = stage.nodes[0]
+    stage.give_notice(going, within_s=NOTICE_S)
+    wait_until(lambda: not stage.names_on(going), LIMIT_S, "the machine without workers")
+    stage.remove_node(going)
+    stage.add_node()
+    ended = stage.succeeded(*jobs)
+    stage.until_workers(2, "idle")
+    return ended
+
+
+def _without_place(stage: Stage, count: int) -> None:
+    wait_until(lambda: len(stage.lacking()) == count, LIMIT_S, f"{count} workers without a machine")
+
+
+def _serving(stage: Stage, count: int) -> None:
+    wait_until(lambda: len(stage.workers("busy", "idle")) == count, LIMIT_S, f"{count} workers")
+
+
+if __name__ == "__main__":
+    main()
