@@ -10,7 +10,7 @@ H100 = {"gpu": "h100"}
 
 
 def machine(gpus, free, going=False, **labels):
-    return Machine(gpus=gpus, free=free, labels=labels, going=going)
+    return Machine(total=gpus, free=free, labels=labels, going=going)
 
 
 @pytest.mark.parametrize(

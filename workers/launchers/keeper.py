@@ -69,7 +69,7 @@ class Cluster(Protocol):
         """Machines that go away -> the Unix time at which; 0: not known."""
 
     def lacking(self) -> str:
-        """What the cluster lacks for one more worker; "": nothing."""
+        """Return what the cluster lacks for one more worker; "": nothing."""
 
 
 class Service(Protocol):

@@ -237,7 +237,7 @@ class RayCluster:
         return {node: deadline_ms / 1000 for node, deadline_ms in draining_nodes().items()}
 
     def lacking(self) -> str:
-        """What the cluster lacks for one more worker; "": nothing."""
+        """Return what the cluster lacks for one more worker; "": nothing."""
         return lacking(machines(), self._order.gpus_per_worker, self._order.labels)
 
     def _full(self, name: str) -> str:
@@ -250,7 +250,7 @@ def machines() -> list[Machine]:
     going = draining_nodes()
     return [
         Machine(
-            gpus=node["Resources"].get("GPU", 0.0),
+            total=node["Resources"].get("GPU", 0.0),
             free=free.get(node["NodeID"], {}).get("GPU", 0.0),
             labels=node["Labels"],
             going=node["NodeID"] in going,
