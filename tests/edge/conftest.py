@@ -79,3 +79,9 @@ def open_edge(start: Path) -> Iterator[Callable[..., World]]:
 @pytest.fixture
 def world(open_edge: Callable[..., World]) -> World:
     return open_edge()
+
+
+@pytest.fixture
+def document(world: World) -> dict[str, Any]:
+    """The OpenAPI document."""
+    return world.http.get("/openapi.json").json()

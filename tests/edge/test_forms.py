@@ -2,57 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import errno
 import json
-import math
-import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlencode
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from http_edge.app import FAMILIES
-from http_edge.base import errors
 from http_edge.base.errors import EdgeError, ErrorResponses
 from http_edge.base.limits import Limits
-from http_edge.body import forms, multipart, spool, upload_places
-from http_edge.body.forms import Fields, read_fields
+from http_edge.body import forms, multipart
+from http_edge.body.forms import read_fields
 from http_edge.body.spool import Spool
-
-MIB = 1024 * 1024
+from tests.edge.form_bodies import BOUNDARY, MIB, build, field, file, left, post, read, seen
 
 
 @pytest.fixture
 def temporary(tmp_path: Path) -> Path:
     return tmp_path / "tmp"
-
-
-def left(temporary: Path) -> list[str]:
-    return sorted(os.listdir(temporary)) if temporary.exists() else []
-
-
-def seen(fields: Fields) -> dict[str, Any]:
-    """Everything in the fields, files by their bytes."""
-    return {
-        "values": fields.values,
-        "uploads": {
-            name: [[one.field, one.file_name, one.media_type, one.size, one.path.read_bytes().hex()] for one in group]
-            for name, group in fields.uploads.items()
-        },
-        "is_form": fields.is_form,
-    }
 
 
 async def show(request: Request) -> Response:
@@ -107,27 +83,6 @@ def test_forms_mean_the_same_in_both_encodings(
         kind, body = f"multipart/form-data; boundary={BOUNDARY}", build([field(name, value) for name, value in pairs])
     response = http.post("/", content=body, headers={"content-type": kind})
     assert response.json() == {"values": values, "uploads": {}, "is_form": True}
-
-
-BOUNDARY = "x-Boundary-7"
-
-
-def field(name: str, value: str) -> bytes:
-    return f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}'.encode()
-
-
-def file(name: str, file_name: str, data: bytes, kind: str = "image/png") -> bytes:
-    head = f'Content-Disposition: form-data; name="{name}"; filename="{file_name}"\r\nContent-Type: {kind}\r\n\r\n'
-    return head.encode() + data
-
-
-def build(parts: list[bytes], boundary: str = BOUNDARY, end: bytes = b"--\r\n") -> bytes:
-    lead = f"--{boundary}".encode()
-    return b"".join(lead + b"\r\n" + part + b"\r\n" for part in parts) + lead + end
-
-
-def post(http: TestClient, body: bytes, boundary: str = BOUNDARY) -> Any:
-    return http.post("/", content=body, headers={"content-type": f"multipart/form-data; boundary={boundary}"})
 
 
 @pytest.mark.parametrize(
@@ -356,233 +311,3 @@ def test_a_compressed_body_is_refused_by_name(http: TestClient) -> None:
 )
 def test_percent_escapes_are_those_of_the_standard_library(raw: bytes) -> None:
     assert forms._unescaped(raw) == unquote_to_bytes(raw.replace(b"+", b" "))
-
-
-# ---------------------------------------------------------------- clients and disks that misbehave
-
-
-def receiver(chunks: list[bytes | str]) -> Callable[[], Awaitable[dict[str, Any]]]:
-    """ASGI's receive: bytes come, "gone" is a client that left, "stall" one that says nothing more."""
-    queue = list(chunks)
-
-    async def receive() -> dict[str, Any]:
-        chunk = queue.pop(0)
-        if chunk == "stall":
-            await asyncio.get_running_loop().create_future()
-        if chunk == "gone":
-            return {"type": "http.disconnect"}
-        return {"type": "http.request", "body": chunk, "more_body": bool(queue)}
-
-    return receive
-
-
-def read(
-    temporary: Path,
-    chunks: list[bytes | str],
-    kind: str = f"multipart/form-data; boundary={BOUNDARY}",
-    where: Spool | None = None,
-) -> Fields:
-    async def reading() -> Fields:
-        async with asyncio.timeout(60):
-            app = SimpleNamespace(state=SimpleNamespace(spool=where or Spool(temporary)))
-            scope = {"type": "http", "method": "POST", "headers": [(b"content-type", kind.encode())], "app": app}
-            return await read_fields(Request(scope, receiver(chunks)))  # type: ignore[arg-type]
-
-    return asyncio.run(reading())
-
-
-HALF = build([field("a", "1"), file("f", "n", bytes(3 * MIB))])[: 2 * MIB]
-#: The beginnings of two bodies: one on disk already, one not.
-BEGINNINGS = [
-    ([HALF], f"multipart/form-data; boundary={BOUNDARY}"),
-    ([b'{"a": "', bytes(3 * MIB)], "application/json"),
-    ([b'{"a": "'], "application/json"),
-    ([b"a=", b"x" * (3 * MIB)], "application/x-www-form-urlencoded"),
-]
-
-
-@pytest.mark.parametrize(("chunks", "kind"), BEGINNINGS, ids=range(len(BEGINNINGS)))
-def test_a_client_gone_in_the_middle_leaves_no_file(temporary: Path, chunks: list[bytes | str], kind: str) -> None:
-    with pytest.raises(ClientDisconnect):
-        read(temporary, [*chunks, "gone"], kind)
-    assert left(temporary) == []
-
-
-@pytest.mark.parametrize(("chunks", "kind"), BEGINNINGS, ids=range(len(BEGINNINGS)))
-def test_a_silent_client_is_timed_out_and_leaves_no_file(temporary: Path, chunks: list[bytes | str], kind: str) -> None:
-    with pytest.raises(EdgeError, match=r"nothing came for 0.05 s") as caught:
-        read(temporary, [*chunks, "stall"], kind, Spool(temporary, Limits(idle_s=0.05)))
-    assert (caught.value.kind, errors.TABLE[caught.value.kind].status) == ("request_timeout", 408)
-    assert left(temporary) == []
-
-
-def test_a_trickle_is_timed_out_although_it_never_stops(temporary: Path) -> None:
-    with pytest.raises(EdgeError, match="it did not arrive within") as caught:
-        read(temporary, [HALF, *[b"x"] * 1000, "stall"], where=Spool(temporary, Limits(total_s=0.2)))
-    assert caught.value.kind == "request_timeout"
-    assert left(temporary) == []
-
-
-def test_a_cancelled_request_leaves_no_file(temporary: Path) -> None:
-    async def scenario() -> None:
-        app = SimpleNamespace(state=SimpleNamespace(spool=Spool(temporary)))
-        kind = f"multipart/form-data; boundary={BOUNDARY}".encode()
-        scope = {"type": "http", "method": "POST", "headers": [(b"content-type", kind)], "app": app}
-        arrived = asyncio.Event()
-        inner = receiver([HALF, "stall"])
-
-        async def receive() -> dict[str, Any]:
-            if left(temporary):
-                arrived.set()
-            return await inner()
-
-        reading = asyncio.create_task(read_fields(Request(scope, receive)))  # type: ignore[arg-type]
-        async with asyncio.timeout(60):
-            await arrived.wait()
-            reading.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await reading
-
-    asyncio.run(scenario())
-    assert left(temporary) == []
-
-
-def test_a_full_disk_is_507_before_and_while_writing(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = Spool(temporary, free_bytes=lambda path: 100 * MIB)
-    with pytest.raises(EdgeError, match="disk is full") as caught:
-        read(temporary, [HALF, "stall"], where=full)
-    assert (caught.value.kind, errors.TABLE["disk_full"].status) == ("disk_full", 507)
-
-    def refuse(descriptor: int, data: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "write", refuse)
-    with pytest.raises(EdgeError, match="disk is full"):
-        read(temporary, [HALF, "stall"])
-    assert left(temporary) == []
-
-
-def test_uploads_at_once_are_bounded(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload_places, "AT_ONCE", 0)
-    with pytest.raises(EdgeError, match="too many uploads") as caught:
-        read(temporary, [HALF, "stall"])
-    assert (caught.value.kind, caught.value.retry_after_s > 0) == ("busy", True)
-
-
-def test_a_slow_upload_is_told_that_its_place_was_needed(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload_places, "AT_ONCE", 1)
-    monkeypatch.setattr(upload_places, "_NEW_S", 0.0)
-    monkeypatch.setattr(upload_places, "_QUICK_BYTES_PER_S", math.inf)
-
-    async def scenario() -> None:
-        app = SimpleNamespace(state=SimpleNamespace(spool=Spool(temporary)))
-        kind = f"multipart/form-data; boundary={BOUNDARY}".encode()
-        scope = {"type": "http", "method": "POST", "headers": [(b"content-type", kind)], "app": app}
-        held = asyncio.Event()
-        inner = receiver([HALF, "stall"])
-
-        async def receive() -> dict[str, Any]:
-            if left(temporary):
-                held.set()
-            return await inner()
-
-        slow = asyncio.create_task(read_fields(Request(scope, receive)))  # type: ignore[arg-type]
-        async with asyncio.timeout(60):
-            await held.wait()
-            async with await read_fields(Request(scope, receiver([build([field("a", "1")])]))) as fields:  # type: ignore[arg-type]
-                assert fields.values["a"] == "1"
-            with pytest.raises(EdgeError, match="its place was given to another") as caught:
-                await slow
-        assert caught.value.kind == "request_timeout"
-
-    asyncio.run(scenario())
-    assert left(temporary) == []
-
-
-def test_large_bodies_in_memory_wait_for_each_other(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "_LARGE_WAIT_S", 0.05)
-    body = [b'{"a": "', b"x" * (3 * MIB), b'"}']
-
-    async def scenario() -> None:
-        where = Spool(temporary)
-        app = SimpleNamespace(state=SimpleNamespace(spool=where))
-        scope = {"type": "http", "method": "POST", "headers": [], "app": app}
-
-        async def one() -> Fields:
-            return await read_fields(Request(scope, receiver(list(body))))  # type: ignore[arg-type]
-
-        async with asyncio.timeout(60):
-            held = [await one() for _ in range(spool.LARGE_AT_ONCE)]
-            with pytest.raises(EdgeError, match="too many large requests"):
-                await one()
-            held[0].close()
-            held[0] = await one()
-        for fields in held:
-            fields.close()
-
-    asyncio.run(scenario())
-    assert left(temporary) == []
-
-
-def test_what_a_killed_process_left_is_removed_by_age(temporary: Path) -> None:
-    where = Spool(temporary)
-    assert where.sweep(0.0) == 0
-    old, new = where.create(), where.create()
-    os.utime(old.path, (1000, 1000))
-    assert where.sweep(os.stat(new.path).st_mtime) == 1
-    assert left(temporary) == [new.path.name]
-    old.discard()
-    new.discard()
-
-
-# ---------------------------------------------------------------- anything at all
-
-
-PIECES = st.sampled_from(
-    [
-        b"--x-Boundary-7",
-        b"\r\n",
-        b"--",
-        b'Content-Disposition: form-data; name="a"',
-        b'Content-Disposition: form-data; name="f"; filename="n"',
-        b"Content-Type: image/png",
-        b": ",
-        b"\r",
-        b"\n",
-        b"\0",
-        b"\xff",
-        b"x" * 100,
-    ]
-)
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.lists(st.one_of(PIECES, st.binary(max_size=20)), max_size=25).map(b"".join), cut=st.integers(1, 50))
-def test_any_multipart_body_is_read_or_refused_and_leaves_nothing(tmp_path: Path, data: bytes, cut: int) -> None:
-    chunks: list[bytes | str] = [data[at : at + cut] for at in range(0, len(data), cut)] or [b""]
-    with contextlib.suppress(EdgeError):
-        read(tmp_path, chunks).close()
-    assert left(tmp_path) == []
-
-
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
-NAMES = st.text("abcde_", min_size=1, max_size=5)
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    values=st.dictionaries(NAMES, TEXT, max_size=5),
-    files=st.dictionaries(NAMES, st.binary(max_size=300), max_size=3),
-    cut=st.integers(1, 400),
-)
-def test_any_fields_and_files_come_back_as_they_were(
-    tmp_path: Path, values: dict[str, str], files: dict[str, bytes], cut: int
-) -> None:
-    if any(f"--{BOUNDARY}".encode() in data for data in files.values()):
-        return
-    body = build([*(field(*item) for item in values.items()), *(file(name, "n", data) for name, data in files.items())])
-    fields = read(tmp_path, [body[at : at + cut] for at in range(0, len(body), cut)])
-    assert fields.values == values
-    assert {name: one.path.read_bytes() for name, (one,) in fields.uploads.items()} == files
-    fields.close()
-    assert left(tmp_path) == []

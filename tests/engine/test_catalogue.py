@@ -13,21 +13,12 @@ import pytest
 
 from broker.wire.inputs import ROLES
 from broker.wire.jobspec import Defaults, Limits
+from tests.engine.model_dirs import model_dir
 from workers.models.abilities import draws_clips, what_is_missing
 from workers.models.catalogue import card_for, default_model
 from workers.models.families import FAMILIES, family_of
 from workers.models.pipeline_classes import GUIDANCE, pipeline_class, pipeline_names
 from workers.models.sources import CatalogueError
-
-
-def _model(directory: Path, pipeline: str, index: Any = None, **configs: Any) -> str:
-    """A model's directory with configs and no weights."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "model_index.json").write_text(json.dumps({"_class_name": pipeline, **(index or {})}))
-    for part, config in configs.items():
-        (directory / part).mkdir()
-        (directory / part / "config.json").write_text(json.dumps(config))
-    return str(directory)
 
 
 def test_demo_model_gives_the_best_it_can() -> None:
@@ -109,7 +100,7 @@ LTX_VAE = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
     ],
 )  # fmt: skip
 def test_families(tmp_path: Path, pipeline: str, index: Any, configs: Any, expected: tuple[object, ...]) -> None:
-    card = card_for(_model(tmp_path / "m", pipeline, index, **configs))
+    card = card_for(model_dir(tmp_path / "m", pipeline, index, **configs))
 
     defaults, limits = card.defaults, card.limits
     assert expected == (
@@ -155,7 +146,7 @@ def test_a_class_draws_in_as_many_steps_as_its_signature_says() -> None:
 def test_every_class_of_the_library_gives_a_card_or_one_sentence(tmp_path: Path) -> None:
     refused: dict[str, str] = {}
     for name in pipeline_names():
-        source = _model(tmp_path / name, name)
+        source = model_dir(tmp_path / name, name)
         try:
             card_for(source)
         except CatalogueError as error:
@@ -183,16 +174,16 @@ def test_every_class_of_the_library_gives_a_card_or_one_sentence(tmp_path: Path)
 def test_frame_counts_of_families_with_rules_of_their_own(
     tmp_path: Path, pipeline: str, configs: Any, allowed: tuple[int, ...], refused: tuple[int, ...]
 ) -> None:
-    limits = card_for(_model(tmp_path, pipeline, **configs)).limits
+    limits = card_for(model_dir(tmp_path, pipeline, **configs)).limits
 
     assert [count for count in (*allowed, *refused) if limits.allows_frames(count)] == list(allowed)
 
 
 def test_length_of_the_text_is_the_models_own(tmp_path: Path) -> None:
-    small = card_for(_model(tmp_path / "a", "CogVideoXPipeline", transformer={"max_text_seq_length": 16}))
+    small = card_for(model_dir(tmp_path / "a", "CogVideoXPipeline", transformer={"max_text_seq_length": 16}))
 
     assert small.defaults.max_sequence_length == 16
-    assert card_for(_model(tmp_path / "b", "CogVideoXPipeline")).defaults.max_sequence_length == 226
+    assert card_for(model_dir(tmp_path / "b", "CogVideoXPipeline")).defaults.max_sequence_length == 226
 
 
 @pytest.mark.parametrize(
@@ -213,7 +204,7 @@ def test_length_of_the_text_is_the_models_own(tmp_path: Path) -> None:
 def test_what_has_an_effect_is_read_from_the_class(
     tmp_path: Path, pipeline: str, negative: bool, guidance: bool, second: bool, size: bool
 ) -> None:
-    card = card_for(_model(tmp_path, pipeline))
+    card = card_for(model_dir(tmp_path, pipeline))
 
     assert (card.takes_negative_prompt, card.takes_guidance, card.takes_guidance_2, card.takes_size) == (
         negative, guidance, second, size,
@@ -222,23 +213,23 @@ def test_what_has_an_effect_is_read_from_the_class(
 
 
 def test_models_whose_guidance_was_trained_away_take_none(tmp_path: Path) -> None:
-    schnell = card_for(_model(tmp_path / "a", "FluxPipeline", transformer={"guidance_embeds": False}))
-    klein = card_for(_model(tmp_path / "b", "Flux2KleinPipeline", {"is_distilled": True}))
+    schnell = card_for(model_dir(tmp_path / "a", "FluxPipeline", transformer={"guidance_embeds": False}))
+    klein = card_for(model_dir(tmp_path / "b", "Flux2KleinPipeline", {"is_distilled": True}))
 
     assert (schnell.takes_guidance, klein.takes_guidance) == (False, False)
-    assert card_for(_model(tmp_path / "c", "Flux2KleinPipeline")).takes_guidance
+    assert card_for(model_dir(tmp_path / "c", "Flux2KleinPipeline")).takes_guidance
 
 
 def test_a_second_scale_is_for_models_with_two_experts(tmp_path: Path) -> None:
-    both = card_for(_model(tmp_path, "WanPipeline", {"boundary_ratio": 0.875}))
+    both = card_for(model_dir(tmp_path, "WanPipeline", {"boundary_ratio": 0.875}))
 
     assert (both.takes_guidance_2, both.defaults.guidance_scale_2) == (True, 3.0)
 
 
 def test_extra_parameters_are_those_of_the_call_that_json_can_carry(tmp_path: Path) -> None:
     shift = {"scheduler": {}}
-    source = _model(tmp_path / "a", "StableDiffusionXLPipeline", **shift)
-    flow = _model(tmp_path / "b", "WanPipeline", **shift)
+    source = model_dir(tmp_path / "a", "StableDiffusionXLPipeline", **shift)
+    flow = model_dir(tmp_path / "b", "WanPipeline", **shift)
     (tmp_path / "b" / "scheduler" / "scheduler_config.json").write_text('{"shift": 3.0}')
 
     sdxl, wan = card_for(source).extra_parameters, card_for(flow).extra_parameters
@@ -262,7 +253,7 @@ def test_extra_parameters_are_those_of_the_call_that_json_can_carry(tmp_path: Pa
     ],
 )
 def test_strength_that_leaves_out_whole_steps(tmp_path: Path, pipeline: str, strength: float | None) -> None:
-    assert card_for(_model(tmp_path, pipeline)).default_strength == strength
+    assert card_for(model_dir(tmp_path, pipeline)).default_strength == strength
 
 
 @pytest.mark.parametrize(
@@ -278,11 +269,11 @@ def test_strength_that_leaves_out_whole_steps(tmp_path: Path, pipeline: str, str
 def test_clips_have_sound_where_the_model_has_what_makes_it(
     tmp_path: Path, pipeline: str, index: Any, sound: bool
 ) -> None:
-    assert card_for(_model(tmp_path, pipeline, index)).sound == sound
+    assert card_for(model_dir(tmp_path, pipeline, index)).sound == sound
 
 
 def test_a_text_to_video_model_with_a_time_for_each_frame_takes_an_image_too(tmp_path: Path) -> None:
-    card = card_for(_model(tmp_path, "WanPipeline", {"expand_timesteps": True}))
+    card = card_for(model_dir(tmp_path, "WanPipeline", {"expand_timesteps": True}))
 
     assert (card.takes_image, card.needs_image) == (True, False)
 
@@ -304,7 +295,7 @@ def test_a_text_to_video_model_with_a_time_for_each_frame_takes_an_image_too(tmp
     ],
 )
 def test_images_that_pipelines_take(tmp_path: Path, pipeline: str, takes: bool, needs: bool) -> None:
-    card = card_for(_model(tmp_path, pipeline))
+    card = card_for(model_dir(tmp_path, pipeline))
 
     assert (card.takes_image, card.needs_image) == (takes, needs)
 
@@ -373,7 +364,7 @@ def test_what_further_media_a_pipeline_takes(
 )
 def test_pipelines_that_need_more_than_a_job_has(tmp_path: Path, pipeline: str, missing: str) -> None:
     with pytest.raises(CatalogueError, match=f"{pipeline}, and that needs .*{missing}.*, and no job carries that"):
-        card_for(_model(tmp_path, pipeline))
+        card_for(model_dir(tmp_path, pipeline))
 
 
 @pytest.mark.parametrize(
@@ -393,176 +384,11 @@ def test_pipelines_that_the_libraries_cannot_run(tmp_path: Path, pipeline: str, 
     with pytest.raises(
         CatalogueError, match=f"is run by {pipeline}, and that needs {missing}; take a model that does without"
     ):
-        card_for(_model(tmp_path, pipeline))
-
-
-def test_name_is_the_directorys_unless_given(tmp_path: Path) -> None:
-    source = _model(tmp_path / "my-model", "WanPipeline")
-
-    assert card_for(source).name == "my-model"
-    assert card_for(source, "other").name == "other"
-
-
-def test_home_directory_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = _model(tmp_path / "m", "WanPipeline")
-    monkeypatch.setenv("HOME", str(tmp_path))
-
-    assert card_for("~/m").source == source
-
-
-def test_tables_come_before_the_models_own_settings_and_those_before_its_family(tmp_path: Path) -> None:
-    source = _model(tmp_path / "m", "WanPipeline")
-    (tmp_path / "m" / "zoetrope.toml").write_text(
-        'name = "mine"\n[defaults]\nfps = 12.0\nnum_frames = 33\n[limits]\nmax_frames = 49\n'
-    )
-
-    own = card_for(source)
-    given = card_for(source, None, {"defaults": {"num_frames": 17}, "limits": {"max_steps": 60}})
-
-    assert (own.name, own.defaults.fps, own.defaults.num_frames, own.defaults.width) == ("mine", 12, 33, 832)
-    assert (given.defaults.fps, given.defaults.num_frames) == (12, 17)
-    assert (given.limits.max_frames, given.limits.max_steps) == (49, 60)
-
-
-def test_path_of_a_table_is_the_models(tmp_path: Path) -> None:
-    source = _model(tmp_path / "m", "FluxPipeline")
-
-    card = card_for("big", "big", {"path": source})
-
-    assert (card.name, card.source, card.pipeline) == ("big", source, "FluxPipeline")
-
-
-def test_hub_id_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = tmp_path / "models--some--model"
-    _model(cache / "snapshots" / "abc", "LTXPipeline")
-    (cache / "refs").mkdir()
-    (cache / "refs" / "main").write_text("abc\n")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-
-    card = card_for("some/model")
-
-    assert (card.name, card.source, card.pipeline) == ("some/model", "some/model", "LTXPipeline")
-
-
-def test_hub_id_that_is_not_here_needs_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-
-    with pytest.raises(CatalogueError, match="neither a directory nor in the hub's cache"):
-        card_for("some/model", "m")
-    assert card_for("some/model", "m", {"pipeline": "WanPipeline"}).output == "video"
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({"colour": "red"}, r"\[models\.m\] colour: unknown key; known: also_image, config, defaults, engine"),
-        (
-            {"engine": "image"},
-            r"\[models\.m\] engine: 'image' does not draw what WanPipeline makes, video; leave the key out",
-        ),
-        ({"engine": "steam"}, r"\[models\.m\] engine: 'steam' is not one of fake, image, video"),
-        ({"output": "smell"}, "output: 'smell' is not one of image, video"),
-        ({"path": 7}, "path: 7 must be a string"),
-        ({"defaults": "big"}, "defaults: 'big' must be a table"),
-        ({"defaults": {"widht": 64}}, r"\[models\.m\] defaults\.widht: unknown key; did you mean width\? known: fps"),
-        ({"defaults": {"width": "big"}}, r"defaults\.width: 'big' must be a whole number"),
-        (
-            {"defaults": {"width": 100}},
-            "defaults.width: 100 is not a multiple of 16 from 64 to 1920; set it, or limits",
-        ),
-        ({"defaults": {"num_frames": 16}}, r"defaults\.num_frames: 16 is not 1 to 257 and 4k\+1"),
-        (
-            {"defaults": {"num_inference_steps": 500}},
-            "defaults.num_inference_steps: 500 is not 1 to 200; set it, or limits.max_steps",
-        ),
-        ({"defaults": {"fps": 0}}, "defaults.fps: 0 must be 1 to 240"),
-        (
-            {"limits": {"max_pixels": 64}},
-            "defaults.width: 832x480 are 399360 pixels, and limits.max_pixels is 64; set either",
-        ),
-    ],
-)
-def test_bad_tables_are_refused_in_one_sentence(tmp_path: Path, table: Any, message: str) -> None:
-    source = _model(tmp_path / "m", "WanPipeline")
-
-    with pytest.raises(CatalogueError, match=message) as caught:
-        card_for(source, "m", table)
-
-    assert str(caught.value).startswith("[models.m] ")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({}, "is not a diffusers pipeline: no model_index.json"),
-        (
-            {"model_index.json": '{"_class_name": "UnheardOfPipeline"}'},
-            "is run by 'UnheardOfPipeline', which is no pipeline of diffusers",
-        ),
-        (
-            {"model_index.json": '{"_class_name": ["own", "OwnPipeline"]}'},
-            "code of its own, own.OwnPipeline, which is not run",
-        ),
-        ({"modular_model_index.json": "{}"}, "is a modular pipeline"),
-        (
-            {"Wan2.1_VAE.pth": "", "config.json": '{"_class_name": "WanModel"}'},
-            "layout of their authors .Wan2.1_VAE.pth",
-        ),
-        (
-            {"flux1-dev.safetensors": "", "ae.safetensors": ""},
-            "layout of their authors .* get the model in diffusers' layout",
-        ),
-        ({"pytorch_lora_weights.safetensors": ""}, "holds a LoRA"),
-        ({"adapter_config.json": "{}", "adapter_model.safetensors": ""}, "holds a LoRA"),
-        (
-            {"config.json": '{"_class_name": "WanTransformer3DModel"}', "diffusion_pytorch_model.safetensors": ""},
-            "holds one part of a model .WanTransformer3DModel.; name the directory above",
-        ),
-        ({"transformer/config.json": "{}", "vae/config.json": "{}"}, "the download is not complete"),
-        ({"model_index.json": "{"}, "model_index.json cannot be read"),
-        ({"model_index.json": "[]"}, "holds no JSON object"),
-        ({"model_index.json": "{}"}, "no model_index.json with its class"),
-        ({"model_index.json": '{"_class_name": "WanPipeline"}', "zoetrope.toml": "="}, "zoetrope.toml"),
-        (
-            {"model_index.json": '{"_class_name": "WanPipeline"}', "zoetrope.toml": "a = 1"},
-            r"zoetrope\.toml a: unknown key",
-        ),
-    ],
-)
-def test_directories_that_are_no_models(tmp_path: Path, files: dict[str, str], message: str) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-
-    with pytest.raises(CatalogueError, match=message):
-        card_for(str(tmp_path), "m")
-
-
-def test_directory_that_is_not_there_is_named() -> None:
-    with pytest.raises(CatalogueError, match=r"^model: '/nowhere/at/all' is not there; name the directory of a model"):
-        card_for("/nowhere/at/all")
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("flux1-dev.safetensors", "is one file, which does not say how its model is built"),
-        ("v1-5.ckpt", "is one file"),
-        ("flux1-dev-Q4_0.gguf", "is a GGUF file"),
-    ],
-)
-def test_a_single_file_is_told_from_nothing(tmp_path: Path, name: str, message: str) -> None:
-    (tmp_path / name).touch()
-
-    with pytest.raises(CatalogueError, match=message):
-        card_for(str(tmp_path / name))
-    with pytest.raises(CatalogueError, match=f"^model: '/nowhere/{name}' is not there; a model is"):
-        card_for(f"/nowhere/{name}")
+        card_for(model_dir(tmp_path, pipeline))
 
 
 def test_a_mode_that_needs_what_no_job_carries_is_not_offered(tmp_path: Path) -> None:
-    card = card_for(_model(tmp_path / "m", "WanAnimatePipeline"), "m")
+    card = card_for(model_dir(tmp_path / "m", "WanAnimatePipeline"), "m")
 
     assert card.extra_parameters is not None
     assert "mode" not in card.extra_parameters
