@@ -107,3 +107,20 @@ def test_files_that_the_architecture_names_are_there():
     named = set(re.findall(r"`((?:broker|workers|http_edge|zoetrope|bench|tests|scripts)/[\w/.]*)`", text))
     assert len(named) > 60
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_what_the_architecture_says_is_in_a_file_is_there():
+    """Names of code in the table of where a change goes stand in a file of their row."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    rows = text[text.index("## Where a change goes") : text.index("## Words")].splitlines()
+    missing, seen = [], 0
+    for row in rows:
+        quoted = re.findall(r"`([\w./]+)`", row)
+        files = [ROOT / word for word in quoted if "/" in word and (ROOT / word).is_file()]
+        code = "\n".join(file.read_text() for file in files)
+        for word in quoted:
+            if re.search("[A-Z]", word) and "/" not in word:
+                seen += 1
+                missing += [word for part in word.split(".") if not re.search(rf"\b{part}\b", code)]
+    assert missing == []
+    assert seen > 12
