@@ -125,7 +125,7 @@ def _workers(state: State) -> list[str]:
             broken.append(f"{worker.name} has room {worker.room} of {worker.free}")
         if (worker.room > 0) != (state.pool.free.get(worker.name) is worker):
             broken.append(f"{worker.name} with room {worker.room} is wrongly listed")
-        if state.pool.at(worker.peer) not in (worker, None):
+        if state.pool.by_peer.get(worker.peer) not in (worker, None):
             broken.append(f"the address of {worker.name} leads to another worker")
         for job_id, fence in worker.held.items():
             job = state.jobs.get(job_id)

@@ -161,7 +161,7 @@ def _set_aside(state: State, _: bytes, message: m.SettleSetAside) -> Lookup | No
 
 def _result(state: State, peer: bytes, message: m.AgentResult) -> Lookup | None:
     """A result of a job that is over and no longer in memory: whether it is the one that was published."""
-    if message.job_id in state.jobs or state.pool.at(peer) is None:
+    if message.job_id in state.jobs or state.pool.by_peer.get(peer) is None:
         return None
     return FindJob(message.job_id)
 

@@ -108,12 +108,19 @@ class Pool:
         #: Workers with room, and names of those in service.
         self.free: FreeWorkers[Worker] = FreeWorkers()
         self._serving: set[str] = set()
+        #: All names in order; None: they have changed since that was asked for.
+        self._names: list[str] | None = None
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self.workers.values())
 
-    def at(self, peer: bytes) -> Worker | None:
-        return self.by_peer.get(peer)
+    def behind(self, name: str, limit: int) -> tuple[list[Worker], bool]:
+        """The next workers by name, at most `limit` (0: all), and whether there are more."""
+        if self._names is None:
+            self._names = sorted(self.workers)
+        first = bisect_right(self._names, name) if name else 0
+        end = first + limit if limit else len(self._names)
+        return [self.workers[one] for one in self._names[first:end]], end < len(self._names)
 
     def usable(self) -> int:
         """Number of workers that run jobs or soon will."""
@@ -123,6 +130,7 @@ class Pool:
 
     def add(self, worker: Worker) -> None:
         """Register a worker of a new name."""
+        self._names = None
         self.workers[worker.name] = worker
         self.by_peer[worker.peer] = worker
         self._index(worker)
@@ -150,6 +158,7 @@ class Pool:
     def remove(self, worker: Worker) -> None:
         if self.workers.get(worker.name) is worker:
             del self.workers[worker.name]
+            self._names = None
             if worker.name in self.free.by_name:
                 self.free.take(worker.name)
             self._serving.discard(worker.name)

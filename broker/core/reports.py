@@ -41,7 +41,7 @@ def check_fence(state: State, fence: int) -> None:
 def hello(state: State, peer: bytes, message: m.Hello, now: float) -> None:
     """Register a worker, or take it back; reconcile the attempts it holds. Raises `DecodeError` before anything changes."""
     info: m.WorkerInfo = codec.worker_info(message.body)
-    speaker = state.pool.at(peer)
+    speaker = state.pool.by_peer.get(peer)
     if speaker is not None and speaker.name != message.name:
         state.send(peer, bye(f"this connection is that of worker {speaker.name!r}"))
         return

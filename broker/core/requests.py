@@ -317,7 +317,8 @@ def estimate(state: State, peer: bytes, message: m.Estimate, now: float) -> None
 
 def get_pool(state: State, peer: bytes, message: m.GetPool, found: Found, now: float) -> None:
     """Answer with workers and totals."""
-    state.send(peer, m.Pool(req=message.req, body=codec.encode_body(views.pool_view(state, found.counts, now))))
+    view = views.pool_view(state, found.counts, now, message.after, message.limit)
+    state.send(peer, m.Pool(req=message.req, body=codec.encode_body(view)))
 
 
 def get_load_history(state: State, peer: bytes, message: m.GetLoadHistory, now: float) -> None:

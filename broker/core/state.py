@@ -364,7 +364,7 @@ class State:
     def lose_peer(self, peer: bytes) -> None:
         """Send no more events to an address that cannot be reached, and grant nothing to its worker."""
         self.end_watch(peer)
-        worker = self.pool.at(peer)
+        worker = self.pool.by_peer.get(peer)
         if worker is not None:
             self.pool.unreachable(worker)
 

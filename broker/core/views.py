@@ -343,15 +343,20 @@ def pool_totals(state: State) -> PoolTotals:
     )
 
 
-def pool_view(state: State, counts: RecordCounts, now: float) -> m.PoolView:
-    """Every worker, and the queue in numbers."""
-    workers = sorted(state.pool, key=lambda worker: worker.name)
+def pool_view(state: State, counts: RecordCounts, now: float, after: str = "", limit: int = 0) -> m.PoolView:
+    """Workers behind a name, at most `limit` (0: all); with the first of them, the queue in numbers."""
+    page, more = state.pool.behind(after, limit)
+    shown = tuple(worker_view(worker, state.jobs, now) for worker in page)
+    if after:
+        return m.PoolView(epoch=state.epoch, workers=shown, more=more)
+    workers = [*state.pool]
     calendar = state.calendar
     lanes = state.queue.by_lane()
     by_model = backlog.by_model(lanes)
     return m.PoolView(
         epoch=state.epoch,
-        workers=tuple(worker_view(worker, state.jobs, now) for worker in workers),
+        workers=shown,
+        more=more,
         counts={job_state.value: count for job_state, count in state.counts.items()},
         backlog_s=bounds.wait_s(state.queue.backlog_s),
         wait_s=wait_s(state, now),

@@ -358,3 +358,5 @@ class PoolView(Struct, frozen=True, kw_only=True):
     backlog_by_class: tuple[ClassBacklog, ...] = ()
     #: Models of which jobs are taken while no worker has them.
     on_demand: tuple[OnDemandModel, ...] = ()
+    #: Whether there are workers behind these, by name.
+    more: bool = False

@@ -136,9 +136,16 @@ class Follow(Message, frozen=True, kw_only=True, tag="follow"):
 
 
 class GetPool(Message, frozen=True, kw_only=True, tag="get_pool"):
-    """All workers and the queue's totals. Answered by `Pool`."""
+    """Workers by name, and the queue's totals. Answered by `Pool`.
+
+    Thousands are asked for page by page, as the broker does nothing else while it writes an answer.
+    """
 
     req: int
+    #: Those behind this name; "": the first, and the totals, which come with them alone.
+    after: Short = ""
+    #: So many; 0: all.
+    limit: Count = 0
 
 
 class GetLoadHistory(Message, frozen=True, kw_only=True, tag="get_load_history"):

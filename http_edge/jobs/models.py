@@ -14,6 +14,9 @@ from http_edge.base.errors import EdgeError, shown
 #: How old a view of the pool may be for choosing a model; an unknown model's name is looked up anew before it is refused.
 _FRESH_S = 1.0
 
+#: Looks at thousands of workers may take this share of the time, unless the view would be older than this.
+_MOST_LOOKING, _OLDEST_S = 0.05, 5.0
+
 #: In place of a worker: the name of none.
 _ON_DEMAND = ""
 
@@ -40,9 +43,18 @@ class Catalogue:
         #: Worker -> its cards, the last time any worker had some. A pool that is restarting still has its models. "": those of which jobs
         #: are taken without a worker.
         self._known: dict[str, tuple[ModelCard, ...]] = {}
+        #: Seconds that the last look took.
+        self._took_s = 0.0
+        #: What `cards` has answered since: there may be thousands of workers, and it is asked for every job.
+        self._cards: dict[str, list[ModelCard]] = {}
 
     async def pool(self, max_age_s: float = 0.0) -> PoolView:
-        """The pool as it was at most `max_age_s` ago. Raises `EdgeError` when the broker does not answer."""
+        """The pool as it was at most `max_age_s` ago, or, unless that is 0, so long that looks take a small share of the time.
+
+        Raises `EdgeError` when the broker does not answer.
+        """
+        if max_age_s:
+            max_age_s = max(max_age_s, min(_OLDEST_S, self._took_s / _MOST_LOOKING))
         if self._pool is not None and self._clock() - self._pool_at <= max_age_s:
             return self._pool
         asked_at = self._clock()
@@ -52,6 +64,8 @@ class Catalogue:
                 started_at = self._clock()
                 self._pool = await self._fetch()
                 self._pool_at = started_at
+                self._took_s = self._clock() - started_at
+                self._cards.clear()
                 current = {worker.name: worker.models for worker in self._pool.workers if worker.models}
                 if self._pool.on_demand:
                     current[_ON_DEMAND] = tuple(model.card for model in self._pool.on_demand)
@@ -62,12 +76,15 @@ class Catalogue:
         """Return one card a model name, in the order of workers and of their own lists, those without a worker last; only this worker's
         if it is named."""
         await self.pool(max_age_s)
+        if (found := self._cards.get(worker)) is not None:
+            return [*found]
         cards: dict[str, ModelCard] = {}
         for name in sorted(self._known, key=lambda name: (name == _ON_DEMAND, name)):
             if worker in ("", name):
                 for card in self._known[name]:
                     cards.setdefault(card.name, card)
-        return list(cards.values())
+        self._cards[worker] = list(cards.values())
+        return [*self._cards[worker]]
 
     async def choose(
         self,

@@ -335,7 +335,7 @@ class Checker:
 
     def _to_agent(self, peer: bytes, frame: bytes) -> None:
         message = codec.to_agent(frame)
-        record = self.world.broker.core.state.pool.at(peer)
+        record = self.world.broker.core.state.pool.by_peer.get(peer)
         if record is not None:
             self.names[peer] = record.name
         match message:

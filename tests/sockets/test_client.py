@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -45,6 +45,17 @@ async def test_submit_get_list_cancel(tmp_path, run_dir):
         assert (await client.cancel("job-1"))[0] == "already_final"
         assert await client.cancel("nobody") == ("not_found", None)
         assert (await client.pool()).counts["queued"] == 1
+
+
+@in_loop
+async def test_a_pool_that_comes_in_pages_is_whole(tmp_path, run_dir, monkeypatch):
+    monkeypatch.setattr("broker.client.client._POOL_PAGE", 2)
+    async with serving(tmp_path, run_dir) as service, connected(service) as client, AsyncExitStack() as stack:
+        for number in range(5):
+            worker = await stack.enter_async_context(agent(service, f"w{number}"))
+            await worker.join()
+        pool = await client.pool()
+        assert ([worker.name for worker in pool.workers], pool.more) == (["w0", "w1", "w2", "w3", "w4"], False)
 
 
 @in_loop

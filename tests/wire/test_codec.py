@@ -136,8 +136,8 @@ def test_a_probe_is_no_message():
             "body of 524289 bytes, at most 524288",
         ),
         (
-            msgspec.msgpack.encode(["get_pool", m.PROTOCOL, 1, b"x" * 4096]),
-            "GetPool of 4111 bytes beside its body, at most 4096",
+            msgspec.msgpack.encode(["get_pool", m.PROTOCOL, 1, "", 0, b"x" * 4096]),
+            "GetPool of 4113 bytes beside its body, at most 4096",
         ),
         (
             msgspec.msgpack.encode([*msgspec.msgpack.decode(codec.encode(SAMPLES[0])), b"x" * 4096]),
