@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from diffusers.guiders import AdaptiveProjectedMixGuidance
 from msgspec import structs
 from safetensors import safe_open
 
-from tests.engine.families import build_more_images, build_stable_diffusion, build_wan
+from tests.engine.families import build_more_images
 from tests.engine.resumed import STEPS, Rig, same
 from tests.engine.scripted import CancelAt
 from workers.engine.checkpoints import Checkpoints
@@ -24,27 +24,6 @@ from workers.engine.device import Device
 from workers.engine.progress import Cancelled
 from workers.models.content import content_of, model_content
 from workers.models.model import ModelSetup
-
-
-@pytest.fixture(scope="module")
-def wan(tmp_path_factory: pytest.TempPathFactory) -> Rig:
-    torch.manual_seed(0)
-    return Rig(tmp_path_factory.mktemp("wan"), build_wan.BUILDERS["WanPipeline"]())
-
-
-@pytest.fixture(scope="module")
-def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Rig:
-    torch.manual_seed(0)
-    table = {"presets": {"noisy": {"kind": "euler_ancestral"}}}
-    return Rig(tmp_path_factory.mktemp("sd"), build_stable_diffusion.BUILDERS["StableDiffusionPipeline"](), table)
-
-
-@pytest.fixture(autouse=True)
-def emptied(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    for name in ("wan", "stable_diffusion"):
-        if name in request.fixturenames:
-            request.getfixturevalue(name).forget()
 
 
 @pytest.fixture

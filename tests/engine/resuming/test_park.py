@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from broker.wire.job_files import preview_name
-from tests.engine.families import build_stable_diffusion, build_wan
 from tests.engine.resumed import STEPS, Rig, same
 from tests.engine.scripted import ParkAt
 from workers.engine.checkpoints import Checkpoints
-
-
-@pytest.fixture(scope="module")
-def wan(tmp_path_factory: pytest.TempPathFactory) -> Rig:
-    torch.manual_seed(0)
-    return Rig(tmp_path_factory.mktemp("wan"), build_wan.BUILDERS["WanPipeline"]())
-
-
-@pytest.fixture(scope="module")
-def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Rig:
-    torch.manual_seed(0)
-    return Rig(tmp_path_factory.mktemp("sd"), build_stable_diffusion.BUILDERS["StableDiffusionPipeline"]())
-
-
-@pytest.fixture(autouse=True)
-def emptied(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    for name in ("wan", "stable_diffusion"):
-        if name in request.fixturenames:
-            request.getfixturevalue(name).forget()
 
 
 def test_a_parked_job_goes_on_to_what_it_would_have_been(wan: Rig) -> None:
