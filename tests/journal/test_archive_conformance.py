@@ -372,6 +372,7 @@ def test_a_job_that_ended_in_the_same_pass_can_be_deleted(archive):
     archive.forget("a")
     archive.commit()
     assert archive.find("a") is None
+    assert ids(archive) == []
 
 
 def test_a_later_job_of_a_deleted_id_is_another_one(archive):

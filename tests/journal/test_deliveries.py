@@ -9,21 +9,9 @@ import pytest
 
 from broker.core.deliveries import Delivery
 from broker.runtime.errors import JournalConflict
+from tests.journal.first_schema import SCHEMA_1
+from tests.journal.full_disk import Reserve, large
 from tests.journal.jobs import finish, give, new_job, put
-from tests.journal.test_disk import Reserve, large
-
-#: The tables of the first schema, as files of it have them.
-SCHEMA_1 = """
-CREATE TABLE job (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, state TEXT NOT NULL, fence INTEGER NOT NULL, worker TEXT NOT NULL,
-    origin TEXT NOT NULL, alias TEXT NOT NULL, model TEXT NOT NULL, pinned TEXT NOT NULL, submitted_at REAL NOT NULL, tail BLOB NOT NULL);
-CREATE TABLE spec (n INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL);
-CREATE INDEX job_state ON job (state) WHERE state <> 'succeeded';
-CREATE INDEX job_alias ON job (origin, alias) WHERE alias <> '';
-CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO meta (key, value) VALUES ('epoch', 4);
-PRAGMA application_id = 1517249908;
-PRAGMA user_version = 1;
-"""
 
 
 def delivery(number: int, job_id: str = "a", event: str = "completed", **fields) -> Delivery:

@@ -12,41 +12,12 @@ import pytest
 
 from broker.runtime.errors import HomeInUse, JournalBroken, JournalFull
 from broker.shell.journal.disk import Disk
-from broker.shell.journal.journal import Journal
 from broker.shell.journal.lock import Lock
+from tests.journal.full_disk import Reserve, large
 from tests.journal.jobs import finish, give, new_job, put
 
 RESERVE = 1024 * 1024
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class Reserve:
-    """Stands for a disk: the journal may grow to so many pages, and `release` adds some."""
-
-    def __init__(self, more_pages: int) -> None:
-        self.more_pages = more_pages
-        self.released = 0
-        self.journal: Journal | None = None
-
-    def fill(self, journal: Journal) -> None:
-        """From now on there is no free page."""
-        self.journal = journal
-        self._limit(journal.store.connection.execute("PRAGMA page_count").fetchone()[0])
-
-    def _limit(self, pages: int) -> None:
-        assert self.journal is not None
-        self.journal.store.connection.execute(f"PRAGMA max_page_count = {pages}")
-
-    def release(self) -> bool:
-        self.released += 1
-        if self.released > 1 or self.journal is None:
-            return False
-        self._limit(self.journal.store.connection.execute("PRAGMA page_count").fetchone()[0] + self.more_pages)
-        return True
-
-
-def large(n: int):
-    return new_job(f"large-{n}", body=bytes(20_000))
 
 
 def test_a_full_disk_uses_the_reserve_and_loses_nothing(open_journal):

@@ -6,8 +6,8 @@ import pytest
 
 from broker.runtime.errors import JournalConflict
 from broker.wire import messages as m
+from tests.journal.full_disk import Reserve, large
 from tests.journal.jobs import fail, finish, give, new_job, put
-from tests.journal.test_disk import Reserve, large
 
 
 def ids(journal) -> list[str]:
@@ -41,16 +41,6 @@ def test_without_a_commit_the_row_comes_back(journal, open_journal):
     journal.forget("a")
     journal.close()
     assert open_journal().find("a").state == "succeeded"
-
-
-def test_a_job_that_ended_in_the_same_pass_can_be_deleted(journal):
-    job = new_job("a")
-    journal.stage(job)
-    journal.stage(finish(give(job, 5)))
-    journal.forget("a")
-    journal.commit()
-    assert journal.find("a") is None
-    assert ids(journal) == []
 
 
 def test_a_later_job_of_the_same_id_is_another_one(journal, open_journal):

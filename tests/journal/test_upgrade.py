@@ -18,29 +18,15 @@ from broker.runtime.errors import JournalConflict, JournalRefused
 from broker.shell.journal import schema
 from broker.shell.journal.sqlite_store import sqlite_journal
 from broker.wire import messages as m
+from tests.journal.first_schema import SCHEMA_1
 from tests.journal.jobs import fail, finish, new_job, put
 
 DATA = Path(__file__).with_name("data")
 
-#: The tables of schema 1, before jobs were found by their tenant.
-SCHEMA_1 = """
-CREATE TABLE job (
-    n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, state TEXT NOT NULL, fence INTEGER NOT NULL, worker TEXT NOT NULL,
-    origin TEXT NOT NULL, alias TEXT NOT NULL, model TEXT NOT NULL, pinned TEXT NOT NULL, submitted_at REAL NOT NULL,
-    tail BLOB NOT NULL
-);
-CREATE TABLE spec (n INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL);
-CREATE INDEX job_state ON job (state) WHERE state <> 'succeeded';
-CREATE INDEX job_alias ON job (origin, alias) WHERE alias <> '';
-CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO meta (key, value) VALUES ('epoch', 4);
-PRAGMA user_version = 1;
-"""
-
 
 def test_a_journal_without_tenants_is_read_and_its_jobs_are_the_default_tenants(tmp_path, open_journal):
     connection = sqlite3.connect(tmp_path / "jobs.sqlite")
-    connection.executescript(SCHEMA_1 + f"PRAGMA application_id = {schema.APPLICATION_ID};")
+    connection.executescript(SCHEMA_1)
     job = new_job("job-1", origin="native", alias="mine")
     connection.execute(
         "INSERT INTO job VALUES (1, ?, 'queued', 0, '', 'native', 'mine', 'demo', '', 100.0, ?)",
