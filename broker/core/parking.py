@@ -5,6 +5,11 @@ Three reasons (`Job.parked`). Its client paused it: it is `parked` until the cli
 waits at the front of its tenant's queue, as the job did for which it made room. While a worker has it, a wish (`Job.park`) is sent to the
 worker and repeated with every heartbeat; the job moves when it comes back, however that happens, or ends where it is past its last step.
 Deadlines count on, and a cancel ends what is parked at once.
+
+`Job.kept` is the word of the current attempt. One that hands its job back when its worker was taken for lost, or when the job was granted
+again, is not heard, and no work is lost by that: agents look for the newest checkpoint of a job themselves, on their disk and, from the
+second attempt on, in the depot, where it lies before the word is sent. What the next attempt began without was drawn while nothing was
+heard of its worker, and is being drawn again by then.
 """
 
 from __future__ import annotations

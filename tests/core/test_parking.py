@@ -558,3 +558,32 @@ def test_a_checkpoint_is_where_it_was_written_last():
     desk.finish("w2", "b")
     desk.control("a", "resume")
     assert (desk.job("a").worker, desk.job("a").kept) == ("w1", 5)
+
+
+# ---------------------------------------------------------------- a hand-back that comes late
+
+
+def silent_with_a_checkpoint() -> tuple[CoreHarness, m.Refused]:
+    """A job whose worker was taken for lost, and the word with which that worker had handed it back, which is still under way."""
+    desk = CoreHarness()
+    desk.hello("w1", body=on("x"))
+    desk.submit("a", steps=STEPS)
+    desk.start("w1", "a")
+    word = m.Refused(job_id="a", fence=desk.job("a").fence, free=1, age_s=1.0, kept=12)
+    desk.tick(7.0)
+    assert (desk.state("a"), desk.job("a").losses) == ("queued", 1)
+    return desk, word
+
+
+def test_a_late_hand_back_is_not_heard_and_the_next_attempt_is_one_that_looks_for_checkpoints_itself():
+    desk, word = silent_with_a_checkpoint()
+    effects = desk.feed(peer_of("w1"), word)
+    assert sent(effects, m.Identify)
+    assert (desk.state("a"), desk.job("a").kept) == ("queued", 0)
+    effects = desk.hello("w2", body=on("y"))
+    # An agent asks the depot about every attempt but the first, and an engine looks on its disk, whatever is said to be kept.
+    assert [(run.attempt, run.kept) for run in sent(effects, m.Run)] == [(2, 0)]
+    desk.hello("w1", body=on("x"))
+    desk.feed(peer_of("w1"), word)
+    job = desk.job("a")
+    assert (job.state, job.worker, job.kept, job.losses) == ("assigned", "w2", 0, 1)

@@ -18,8 +18,9 @@ from broker.shell.net.sockets import BACK, FRONT
 from broker.shell.recovery import Recovery, subject
 from broker.shell.router import Router
 from broker.shell.server import BEAT_S, STOP_GRACE_S
+from broker.wire import codec
 from broker.wire import messages as m
-from tests.simulation.checker import require
+from tests.simulation.checker import Checker, require
 from tests.simulation.disk import Fuse, Killed, Room, WatchedJournal
 from tests.simulation.network import Connection
 from tests.simulation.planted import Planted
@@ -35,8 +36,9 @@ HIGH_WATER = 200
 class Listener:
     """One ROUTER: reads its connections in turn, in any order between them and in order within each."""
 
-    def __init__(self, prefix: bytes, fuse: Fuse, random: Random) -> None:
+    def __init__(self, prefix: bytes, fuse: Fuse, random: Random, checker: Checker) -> None:
         self.prefix = prefix
+        self._checker = checker
         self._fuse = fuse
         self._random = random
         self._queues: dict[bytes, deque[bytes]] = {}
@@ -63,6 +65,8 @@ class Listener:
         frame = queue.popleft()
         if not queue:
             del self._queues[peer]
+        if b"refused" in frame and peer[:1] == BACK:
+            self._checker.hears(codec.from_agent(frame))
         return peer[1:], frame, False
 
     def readable(self) -> bool:
@@ -75,8 +79,8 @@ class Sockets:
     peers = None
 
     def __init__(self, world: World, fuse: Fuse, random: Random) -> None:
-        self.front = Listener(FRONT, fuse, random)
-        self.back = Listener(BACK, fuse, random)
+        self.front = Listener(FRONT, fuse, random, world.checker)
+        self.back = Listener(BACK, fuse, random, world.checker)
         self.routes: dict[bytes, Connection] = {}
         #: Every connection of this life: what comes over another one was sent to a process that is dead.
         self.known: set[bytes] = set()

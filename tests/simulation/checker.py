@@ -229,7 +229,7 @@ class Checker:
         self.deleted_ids.add(job_id)
         self.deleted_fences[job_id] = job.fence
         self.starts.pop(job_id, None)
-        self.world.checkpoints.pop(job_id, None)
+        self.world.forget_checkpoints(job_id)
         self.last_seen.pop(job_id, None)
         self.cancels.pop(job_id, None)
         self.deliveries = {
@@ -514,11 +514,15 @@ class Checker:
 
     # ------------------------------------------------------------ what runs
 
+    def fetches(self, fence: int) -> None:
+        """An agent has this attempt, and fetches what it needs before its engine is given it."""
+        self.given_at[fence] = self.world.timeline.now
+
     def begun(self, worker: str, job_id: str, fence: int) -> None:
         """An engine is given this attempt."""
         require(fence not in self.attempts, "a fence runs once", job_id, short(fence))
         self.attempts[fence] = job_id
-        self.given_at[fence] = self.world.timeline.now
+        self.given_at.setdefault(fence, self.world.timeline.now)
         if self.vain(job_id, fence):
             self.world.count("begun in vain: its job was not accepted")
             return
@@ -587,6 +591,14 @@ class Checker:
         asked = job is None or job.fence != work.fence or bool(job.park) or 0 < work.job.park_at <= kept
         leaves = self.world.disturbances
         require(asked or bool(leaves), "only what is asked for is parked", work.job.job_id, short(work.fence))
+
+    def hears(self, message: m.Message) -> None:
+        """The broker is about to hear this."""
+        if not isinstance(message, m.Refused):
+            return
+        job = self.world.broker.core.state.jobs.get(message.job_id)
+        if job is not None and not job.final and job.fence > message.fence and message.kept > job.kept:
+            self.world.count("parked: handed back after its job was granted again")
 
     def hangs(self, work: Work) -> None:
         """This one will not move any more."""

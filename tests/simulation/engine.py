@@ -122,9 +122,22 @@ class Work:
 class Engine:
     """One process, from its start to its end: at most three jobs: in its tail, drawn, and prepared."""
 
-    def __init__(self, world: World, random: Random, say: Callable[[Word], None], show: Callable[[], None]) -> None:
-        """`say` puts a word into the agent's end of the socketpair, `show` lets it look at the shared words."""
+    def __init__(
+        self,
+        world: World,
+        random: Random,
+        say: Callable[[Word], None],
+        show: Callable[[], None],
+        checkpoints: dict[str, int],
+        kept: Callable[[str, int], None],
+    ) -> None:
+        """`say` puts a word into the agent's end of the socketpair, `show` lets it look at the shared words.
+
+        `checkpoints`: those on this machine's disk; `kept` is told of another one.
+        """
         self.world = world
+        self._checkpoints = checkpoints
+        self._kept = kept
         self.timeline = world.timeline
         self.random = random
         self.model = world.plan.models[0]
@@ -259,18 +272,21 @@ class Engine:
 
     def _find(self, work: Work) -> None:
         """Go on from the newest checkpoint of the job that is whole, whichever attempt wrote it."""
-        kept = self.world.checkpoints.get(work.job.job_id, 0)
+        kept = self._checkpoints.get(work.job.job_id, 0)
         if kept and self.random.random() < self.world.plan.torn:
             self.world.count("checkpoint: lost or torn")
-            kept = self.world.checkpoints[work.job.job_id] = self.random.randint(0, kept - 1)
+            kept = self._checkpoints[work.job.job_id] = self.random.randint(0, kept - 1)
         if kept:
             self.world.count("checkpoint: gone on from")
+            if kept > work.job.kept:
+                self.world.count("checkpoint: gone on from a newer one than the broker knew of")
         work.kept, work.step = kept, kept - 1 if kept else -1
 
     def _keep(self, work: Work, steps: int) -> None:
         """So many steps of the job are on disk."""
-        self.world.checkpoints[work.job.job_id] = max(steps, self.world.checkpoints.get(work.job.job_id, 0))
+        self._checkpoints[work.job.job_id] = max(steps, self._checkpoints.get(work.job.job_id, 0))
         work.kept, work.writing = steps, 0
+        self._kept(work.job.job_id, work.fence)
 
     def _work(self, work: Work) -> None:
         """The end of a step, where the cancel word is looked at; or the beginning."""

@@ -10,6 +10,7 @@ from broker.core.jobs import Cause, Job
 from broker.core.scheduling import preemption
 from broker.core.state import State
 from tests.simulation.hunting import Mutation, constant, nothing
+from workers.agent.parked import ParkedAttempts
 
 
 def _queued_all_the_same(_: Any) -> Callable[..., Any]:
@@ -61,6 +62,14 @@ def _any_attempt_keeps(original: Any) -> Callable[..., Any]:
     return reconcile_held
 
 
+def _at_once(_: Any) -> Callable[..., Any]:
+    def add(parked: Any, attempt: Any, kept: int, now: float) -> None:
+        attempt.kept = kept
+        parked._attempts.hand_back(attempt, "parked", now)
+
+    return add
+
+
 def _as_it_comes(_: Any) -> Callable[..., Any]:
     return lambda core_state, choice, now: choice
 
@@ -72,6 +81,12 @@ PARKING: tuple[Mutation, ...] = (
         ((reports, "reconcile_held", _any_attempt_keeps),),
         first=130,
     ),
+    Mutation(
+        "handed-back-early",
+        "a parked job is handed back when its checkpoint is in the depot",
+        ((ParkedAttempts, "add", _at_once),),
+    ),
+    Mutation("parked-for-ever", "a parked job is handed back", ((ParkedAttempts, "put", nothing),)),
     Mutation("parked-time-counted", "time parked is no run time", ((Job, "begin_attempt", _since_the_first),)),
     Mutation(
         "ping-pong",

@@ -234,7 +234,7 @@ class WorkerProcess:
             and not self.engine.doomed
             and not core.engine_slot.attempts.fetching
         )
-        if may and len(core.unacked_results) < POLICY.max_unacknowledged:
+        if may and len(core.unacked_results) + len(core.engine_slot.parked) < POLICY.max_unacknowledged:
             beats = [effect.message for effect in effects if isinstance(effect, fx.SendBroker)]
             told = any(isinstance(beat, m.Heartbeat) and beat.free == 1 for beat in beats)
             require(told, "room beside a tail or last steps is told at once", self.name)
@@ -246,6 +246,7 @@ class WorkerProcess:
             match effect:
                 case fx.SendBroker(message):
                     self.world.checker.said(self.name, message)
+                    self._handed_back_well(message)
                     self.world.trace(self.name, "says", message)
                     self.cable.send(codec.encode(message))
                 case fx.StartEngine():
@@ -275,11 +276,14 @@ class WorkerProcess:
                         effect, self._then(lambda core, at=(job_id, fence): core.files_put(*at, "", self.clock.now()))
                     )
                 case fx.PutParked(job_id, fence):
-                    self.spool.put_checkpoints(
-                        fence, self._then(lambda core, at=(job_id, fence): core.files_put(*at, "", self.clock.now()))
+                    self.spool.put_parked(
+                        effect, self._then(lambda core, at=(job_id, fence): core.files_put(*at, "", self.clock.now()))
                     )
                 case fx.FetchInputs(fence):
-                    self.spool.fetch(self._then(lambda core, at=fence: core.inputs_fetched(at, "", self.clock.now())))
+                    self.world.checker.fetches(fence)
+                    self.spool.fetch(
+                        effect, self._then(lambda core, at=fence: core.inputs_fetched(at, "", self.clock.now()))
+                    )
                 case fx.Revoke(fence):
                     self.spool.revoke(fence)
                 case fx.Exit():
@@ -300,6 +304,16 @@ class WorkerProcess:
 
         return tell
 
+    def _handed_back_well(self, message: m.Message) -> None:
+        """A parked job is handed back when whoever is granted it finds what it goes on from, unless there is no time for that."""
+        if not isinstance(message, m.Refused) or not message.kept or message.fence not in self.world.checker.parks:
+            return
+        if self.spool.remote and self.core is not None and self.core.leaving is None:
+            waits = self.spool.waits(message.fence)
+            require(
+                not waits, "a parked job is handed back when its checkpoint is in the depot", message.job_id, self.name
+            )
+
     def _start_engine(self) -> None:
         assert self.engine is None or not self.engine.alive, "two engines on one GPU"
         engine = Engine(
@@ -307,6 +321,8 @@ class WorkerProcess:
             self.random,
             lambda word: self._say(engine, word),
             lambda: self.timeline.after(0.02, self._poke),
+            self.spool.checkpoints,
+            self.spool.kept,
         )
         self.engine = engine
 

@@ -43,7 +43,8 @@ class World:
         #: Who was disturbed, from when until when.
         self.disturbances: list[tuple[str, float, float]] = []
         self.calm = False
-        #: Steps of each job that lie in its newest checkpoint, whichever attempt wrote it.
+        #: Steps of each job that lie in its newest checkpoint, whichever attempt wrote it, on the edge's disk, which is the depot: workers
+        #: of other machines have disks of their own.
         self.checkpoints: dict[str, int] = {}
         self._steps: dict[str, int] = {}
         self._random = Random(f"world {seed}")
@@ -83,6 +84,11 @@ class World:
 
     def count(self, what: str) -> None:
         self.counts[what] += 1
+
+    def forget_checkpoints(self, job_id: str) -> None:
+        """A job is deleted: one of its id is another one."""
+        for disk in (self.checkpoints, *(worker.spool.checkpoints for worker in self.workers)):
+            disk.pop(job_id, None)
 
     def cables(self) -> Iterator[Cable]:
         for client in (*self.workers, *self.edges):
