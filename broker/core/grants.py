@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.core import parking, preempting, promised
-from broker.core.jobs import Cause, Job
+from broker.core.jobs import DISPATCHED, Job
 from broker.core.pool import Worker
 from broker.core.scheduling import dispatch
 from broker.core.state import State
@@ -29,7 +29,7 @@ def grant(state: State, job: Job, worker: Worker, now: float) -> None:
     give(state, job, worker)
     job.resends = 0
     job.yields_to = ""
-    state.move(job, Cause.DISPATCHED, now, parking.kept_text(job) if job.kept else "")
+    state.move(job, DISPATCHED, now, parking.kept_text(job) if job.kept else "")
     send_grant(state, job, worker, now)
 
 

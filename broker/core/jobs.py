@@ -93,6 +93,10 @@ class Cause(StrEnum):
     PROMISE_BROKEN = "promise_broken"
 
 
+#: Those of every job, as `terms.QUEUED`.
+SUBMITTED, DISPATCHED = Cause.SUBMITTED, Cause.DISPATCHED
+STARTED, FINISHED = Cause.STARTED, Cause.FINISHED
+
 _S, _C = JobState, Cause
 
 #: Moves that every state but the final ones allows, waiting ones too: the result of a worker that was thought lost may still come.

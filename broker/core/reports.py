@@ -16,7 +16,7 @@ from zlib import crc32
 from broker.core import parking, promised, retry, worker_breaker
 from broker.core.effects import Send, WorkerNoted
 from broker.core.grants import send_grant
-from broker.core.jobs import Cause, Job
+from broker.core.jobs import FINISHED, STARTED, Cause, Job
 from broker.core.lookups import Found
 from broker.core.pool import Worker
 from broker.core.scheduling import bounds
@@ -145,7 +145,7 @@ def _adopt(state: State, worker: Worker, job: Job, fence: int, age_s: float, now
         job.begin_attempt(begun_at)
         last_at = job.history[-1].at
         # In the history nothing is earlier than what came before: it may be asked to stop before its start is reported.
-        state.move(job, Cause.STARTED, begun_at if begun_at > last_at else last_at)
+        state.move(job, STARTED, begun_at if begun_at > last_at else last_at)
         return
     state.unhold(job, now)
     job.renew_fence("adopted", fence)
@@ -274,7 +274,7 @@ def finished(state: State, worker: Worker, message: m.Finished, found: Found, no
     if unheard:
         state.finish_unheard(job, _begun_at(job, message.age_s, now), now)
     else:
-        state.move(job, Cause.FINISHED, now)
+        state.move(job, FINISHED, now)
     worker.succeeded += 1
     if worker.recent_failures or worker.trips:
         worker_breaker.succeeded(worker)

@@ -8,7 +8,7 @@ from operator import attrgetter
 from broker.core import parking, promised, set_aside, views, worker_breaker
 from broker.core.effects import WorkerNoted
 from broker.core.grants import give, grant, send_grant
-from broker.core.jobs import Cause, DamagedRecord, Job
+from broker.core.jobs import SUBMITTED, Cause, DamagedRecord, Job
 from broker.core.lookups import Found
 from broker.core.pool import Worker
 from broker.core.scheduling.dispatch import at_once, would_start
@@ -77,7 +77,7 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
             state.expect(job)
     else:
         state.queue.pass_by(now)
-    state.move(job, Cause.SUBMITTED, now)
+    state.move(job, SUBMITTED, now)
     if job.deadline_at or promise is not None:
         state.set_deadline(job)
     admission = views.admission(state, job, job.revision, known, now)

@@ -13,7 +13,7 @@ from broker.core.calendar import Calendar
 from broker.core.deadlines import Deadlines
 from broker.core.deliveries import Delivery
 from broker.core.effects import DeliveryChanged, Effect, RecordDeleted, Send, SendRun, Transition
-from broker.core.jobs import LAZY, Cause, Job
+from broker.core.jobs import DISPATCHED, FINISHED, LAZY, STARTED, SUBMITTED, Cause, Job
 from broker.core.load_history import LoadHistory
 from broker.core.on_demand import OnDemand
 from broker.core.orphans import Orphans
@@ -29,10 +29,6 @@ from broker.core.spec_cache import SpecCache
 from broker.core.step_streams import StepStreams
 from broker.wire import messages as m
 from broker.wire.terms import DELAYED, FINAL, HELD, PARKED, QUEUED, SUCCEEDED, WAITING, JobState
-
-#: As `terms.QUEUED`.
-_SUBMITTED, _DISPATCHED = Cause.SUBMITTED, Cause.DISPATCHED
-_STARTED, _FINISHED = Cause.STARTED, Cause.FINISHED
 
 #: Messages to a worker that a `Run` must not overtake; acknowledgements it may.
 _IN_ORDER = frozenset((m.Welcome, m.Identify, m.WorkerRejected, m.Cancel, m.Park, m.Drain, m.Undrain))
@@ -51,7 +47,7 @@ def _event_of(job: Job, cause: Cause) -> m.WebhookEvent | None:
         event = _FINAL_EVENTS[job.state]
     elif cause is Cause.PROMISE_BROKEN:
         event = "promise_broken"
-    elif cause in (_STARTED, Cause.ADOPTED) and job.attempts <= 1:
+    elif cause in (STARTED, Cause.ADOPTED) and job.attempts <= 1:
         event = "started"
     elif cause is Cause.DRAFTED:
         event = "draft_ready"
@@ -173,9 +169,9 @@ class State:
             counts = self.counts
             counts[source] -= 1
             counts[target] += 1
-            if cause is not _STARTED:  # it was held before
+            if cause is not STARTED:  # it was held before
                 self.tenants.moved(job, source)
-            if source in WAITING and cause is not _DISPATCHED:  # which has taken it out of the queue
+            if source in WAITING and cause is not DISPATCHED:  # which has taken it out of the queue
                 self._end_wait(job, source)
             if target in FINAL:
                 self._finish(job)
@@ -202,10 +198,10 @@ class State:
 
     def grant_new(self, job: Job, now: float) -> None:
         """Take a new job into memory that its worker has been granted to: as `adopt_record` and two moves, in one."""
-        source, between = job.move_through(_SUBMITTED, now, _DISPATCHED, now)
+        source, between = job.move_through(SUBMITTED, now, DISPATCHED, now)
         self.adopt_record(job)
-        via = between, _SUBMITTED
-        self.effects.append(Transition(job, job.attempts, source, job.state, _DISPATCHED, True, job.worker, via=via))
+        via = between, SUBMITTED
+        self.effects.append(Transition(job, job.attempts, source, job.state, DISPATCHED, True, job.worker, via=via))
         # The first of them is the one that its edge is answered.
         self._revisions = job.revision = self._revisions + 2
         if self.watchers:
@@ -215,14 +211,14 @@ class State:
         """End a job, which has a result, whose start is reported with it: as two moves, in one. It has no promise and no webhook."""
         job.begin_attempt(begun_at)
         last_at = job.history[-1].at
-        source, between = job.move_through(_STARTED, begun_at if begun_at > last_at else last_at, _FINISHED, now)
+        source, between = job.move_through(STARTED, begun_at if begun_at > last_at else last_at, FINISHED, now)
         if source is not None:
             self.counts[source] -= 1
             self.tenants.moved(job, source)
         self.counts[job.state] += 1
         self._finish(job)
-        via = between, _STARTED
-        self.effects.append(Transition(job, job.attempts, source, job.state, _FINISHED, True, job.worker, via=via))
+        via = between, STARTED
+        self.effects.append(Transition(job, job.attempts, source, job.state, FINISHED, True, job.worker, via=via))
         self._revisions = job.revision = self._revisions + 1
         if self.watchers:
             self.changed[job.id] = job
