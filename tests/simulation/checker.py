@@ -284,7 +284,7 @@ class Checker:
 
     def forgotten(self, job_id: str) -> None:
         """A customer was told that the record is deleted."""
-        require(job_id in self.deleted_ids, "a deletion is told when it is on disk", job_id)
+        require(job_id in self.deleted_ids, "a deletion is reported when it is on disk", job_id)
 
     def _require_cancelled(self, job: Job) -> None:
         if job.id in self.cancels:
@@ -320,7 +320,7 @@ class Checker:
         if not self.world.disturbed((job.worker, "broker"), at):
             late_s = job.started_at - self.world.broker.clock_offset - at
             exact = -1e-3 <= late_s <= self.world.network.longest_s + 0.1
-            require(exact, "a start is told as it was", job.id, short(job.fence), f"{late_s:.3f} s late")
+            require(exact, "a start is reported as it was", job.id, short(job.fence), f"{late_s:.3f} s late")
 
     # ------------------------------------------------------------ what the broker says
 
@@ -404,7 +404,7 @@ class Checker:
             )
             # The id of a deleted job may be another's by now.
             another = job is not None and view.id in self.deleted_ids and job.revision > view.revision
-            require(same or another, "an end is told when it is on disk", view.id, view.state)
+            require(same or another, "an end is reported when it is on disk", view.id, view.state)
 
     def _to_edge(self, frame: bytes) -> None:
         message = codec.to_edge(frame)
@@ -507,7 +507,7 @@ class Checker:
         if outcome == "not_found":
             require(job_id not in self.accepted_ids, "what was accepted can be cancelled", job_id)
         elif outcome == "already_final":
-            require(self.disk[job_id].final, "an end is told when it is on disk", job_id)
+            require(self.disk[job_id].final, "an end is reported when it is on disk", job_id)
         else:
             require(self.disk[job_id].state is not JobState.SUCCEEDED, "a cancelled job publishes nothing", job_id)
             self.cancels.setdefault(job_id, self.world.timeline.now)

@@ -271,7 +271,7 @@ ALL: tuple[Mutation, ...] = (
     ),
     Mutation(
         "strangers-left",
-        "an attempt at a job that nobody knows is told to stop",
+        "an attempt at a job that nobody knows is stopped",
         ((reports, "reconcile_held", _strangers_left),),
         first=330,
     ),
@@ -288,9 +288,7 @@ ALL: tuple[Mutation, ...] = (
     ),
     Mutation("no-stall-rule", "the broker's own sleep is not the workers' silence", ((Core, "stalled", nothing),)),
     Mutation("no-adoption", "a worker that comes back keeps its job", ((reports, "reconcile_held", _no_adoption),)),
-    Mutation(
-        "zombies-left", "an old attempt is told to stop", ((reports, "reconcile_held", _mute_to_zombies),), first=100
-    ),
+    Mutation("zombies-left", "an old attempt is stopped", ((reports, "reconcile_held", _mute_to_zombies),), first=100),
     Mutation(
         "handed-back-for-ever", "what was begun and handed back is a loss", ((reports, "refused", _refused_for_free),)
     ),
@@ -300,7 +298,7 @@ ALL: tuple[Mutation, ...] = (
         ((reports, "refused", _never_taken),),
     ),
     Mutation("start-untold", "what ends has started", ((reports, "_current", _start_untold),), first=60),
-    Mutation("start-as-heard", "a start is told as it was", ((reports, "_begun_at", _as_heard),)),
+    Mutation("start-as-heard", "a start is reported as it was", ((reports, "_begun_at", _as_heard),)),
     Mutation("hello-takes-back", "a grant that a hello crosses stands", ((reports, "hello", _takes_back),)),
     Mutation("submit-forgets", "a job's id is its dedup key for ever", ((requests, "submit", _forgets_stored),)),
     Mutation(
@@ -331,7 +329,7 @@ ALL: tuple[Mutation, ...] = (
     Mutation("no-tenant-limit", "a tenant has its share of workers", ((Tenants, "may_start", constant(True)),)),
     Mutation("wrong-worker", "a pinned job runs where it was pinned", ((placement, "fits", constant(True)),)),
     Mutation("silent-steps", "who follows a job is told of its steps", ((StepStreams, "note", nothing),)),
-    Mutation("silent-watch", "every change is told to watchers", ((Core, "tell_watchers", constant([])),)),
+    Mutation("silent-watch", "every change is sent to watchers", ((Core, "tell_watchers", constant([])),)),
     Mutation(
         "result-said-once",
         "a result is said until it is acknowledged",

@@ -216,6 +216,8 @@ TIMERS: tuple[Mutation, ...] = (
     Mutation("claimed-early", "a delivery is tried when it is due", ((DeliveryStore, "due", _early),)),
     Mutation("lazy-claim", "a claim is durable", ((Executor, "_carry_out_rare", _hook_not_durable),)),
     Mutation("forget-the-living", "only what is final is deleted", ((requests, "forget_jobs", _forgets_the_living),)),
-    Mutation("forget-nothing", "a deletion is told when it is on disk", ((requests, "forget_jobs", _not_forgotten),)),
+    Mutation(
+        "forget-nothing", "a deletion is reported when it is on disk", ((requests, "forget_jobs", _not_forgotten),)
+    ),
     Mutation("unsynced", "a commit is synced", ((schema, "_configure", _unsynced),)),
 )

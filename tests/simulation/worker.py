@@ -237,7 +237,7 @@ class WorkerProcess:
         if may and len(core.unacked_results) + len(core.engine_slot.parked) < POLICY.max_unacknowledged:
             beats = [effect.message for effect in effects if isinstance(effect, fx.SendBroker)]
             told = any(isinstance(beat, m.Heartbeat) and beat.free == 1 for beat in beats)
-            require(told, "room beside a tail or last steps is told at once", self.name)
+            require(told, "room beside a tail or last steps is reported at once", self.name)
 
     # ------------------------------------------------------------ effects
 

@@ -242,7 +242,7 @@ class World:
             told = view is not None and view.state == job.state
             hears = edge.gaps == gaps and edge.deaf_until <= at and not self.disturbed((edge.name, "broker"), at - 6.0)
             hears = hears and job.id not in self.checker.deleted_ids
-            require(told or not hears, "who watches is told", edge.name, job.id, view and view.state)
+            require(told or not hears, "who watches is sent it", edge.name, job.id, view and view.state)
 
     def watch_steps(self, edge: Edge, job_ids: Iterable[str]) -> None:
         """What has moved by now in jobs that an edge follows it must be told soon, if its stream goes on."""
