@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import selectors
 import socket
@@ -12,6 +13,7 @@ import pytest
 import zmq
 
 from broker.runtime.curve_keys import PeerKey, read_peer_key
+from broker.shell.net import half_open
 from broker.shell.net.half_open import PER_ADDRESS, reserve, surplus
 from broker.shell.net.zap import Peers
 from tests.security.conftest import KeyDesk
@@ -166,3 +168,22 @@ def test_the_list_of_keys_holds_while_it_cannot_be_read(desk: KeyDesk) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     peers.refresh()
     assert peers.admits("node-3")
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["by the kernel", "by listing them"])
+def test_descriptors_are_counted_whether_the_kernel_says_how_many_there_are_or_not(
+    told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = half_open.HalfOpen(frozenset())
+    try:
+        if not told:
+            monkeypatch.setattr(half_open, "_told", lambda: 0)
+        before = watch._in_use()
+        opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(50)]
+        try:
+            assert 48 <= watch._in_use() - before <= 52, "but for those of other threads"
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+    finally:
+        watch.close()
