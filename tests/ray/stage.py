@@ -254,6 +254,10 @@ class Stage:
         path = self.home / "w" / "launcher" / f"{pool}.jsonl"
         return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
+    def phases(self, pool: str = "pool") -> dict[str, int]:
+        """Workers by what they do, as the log's last sample has it."""
+        return next((line["phases"] for line in reversed(self.log(pool)) if "phases" in line), {})
+
     def events(self, event: str, pool: str = "pool") -> list[dict[str, Any]]:
         """Those entries of the log that tell of this."""
         return [line for line in self.log(pool) if line.get("event") == event]
@@ -278,11 +282,16 @@ class Stage:
         """Wait, and have two jobs wait meanwhile for each worker that the pool may have."""
 
         def look() -> T | None:
-            if self.http.get("/v1/workers").json()["queue"]["counts"].get("queued", 0) < 16:
+            if self.queued() < 16:
                 self.load += [self.post(JOB_S) for _ in range(8)]
             return condition()
 
         return wait_until(look, LIMIT_S, f"{what}; {self.tail()}")
+
+    def queued(self) -> int:
+        """How many jobs wait."""
+        counts: dict[str, int] = self.http.get("/v1/workers").json()["queue"]["counts"]
+        return counts.get("queued", 0)
 
     def post(self, seconds: float) -> str:
         """Submit a job that takes so long; its id."""

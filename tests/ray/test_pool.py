@@ -43,7 +43,7 @@ def test_a_cluster_with_a_token_takes_no_order_without_it(stage):
 
 def test_a_label_keeps_workers_to_its_machines(stage):
     assert stage.ask("--node-label", "gpu=h100", pool="labelled")[0] == 0
-    wait_until(lambda: _phases(stage, "labelled") == {"placing": 1}, LIMIT_S, "a worker without a place")
+    wait_until(lambda: stage.phases("labelled") == {"placing": 1}, LIMIT_S, "a worker without a place")
     assert wait_until(lambda: stage.lacking("labelled"), LIMIT_S) == ["no machine has gpu=h100 (3 are there)"]
     node = stage.add_node(gpu="h100")
     wait_until(lambda: stage.names_on(node) == ["labelled.w0"], LIMIT_S, "the worker on the machine with the label")
@@ -69,7 +69,7 @@ def test_a_node_that_dies_under_load_takes_no_job_with_it(stage):
     held = _jobs_on(stage, victim)
     killed_at = time.time()
     stage.remove_node(victim)
-    stage.under_load(lambda: _phases(stage).get("placing") == 2, "two workers without a place")
+    stage.under_load(lambda: stage.phases().get("placing") == 2, "two workers without a place")
     added_at = time.time()
     stage.add_node()
     stage.under_load(lambda: _serving(stage) == 8, "eight workers again")
@@ -151,11 +151,10 @@ def test_an_option_that_is_wrong_on_the_machine_starts_no_worker_twice(stage):
     flags = ("--min-workers", "1", "--models", "/nowhere/model")
     assert stage.ask(*flags, pool="wrong")[0] == 0
     wait_until(lambda: stage.events("failed", "wrong"), LIMIT_S, "the end of the worker")
-    status = wait_until(
-        lambda: (told := stage.status("wrong")) and not told.members and told, LIMIT_S, "its owner's end"
-    )
+    status = wait_until(lambda: (told := stage.status("wrong")) and told.fault and told, LIMIT_S, "a word of it")
     assert "exit code 2: workers: model: '/nowhere/model' is not there" in status.fault
     assert status.wanted == 1
+    wait_until(lambda: not stage.status("wrong").members, LIMIT_S, "its owner's end")
     assert len(stage.events("start", "wrong")) == 1
     assert "agent_started" not in (stage.home / "w" / "launcher" / "wrong.w0.log").read_text()
     assert stage.ask("--stop", pool="wrong")[0] == 0
@@ -193,10 +192,6 @@ def test_without_its_head_a_cluster_loses_no_job(stage):
     assert told.returncode == 1
     assert "ray_address: no Ray cluster answers at" in told.stderr
     assert "their jobs go back to the queue" in told.stderr
-
-
-def _phases(stage, pool: str = "pool") -> dict[str, int]:
-    return next((line["phases"] for line in reversed(stage.log(pool)) if "phases" in line), {})
 
 
 def _serving(stage) -> int:

@@ -33,7 +33,7 @@ def main() -> None:
         finally:
             stage.close()
     for attempts, count in sorted(collections.Counter(job["attempts"] for job in jobs).items()):
-        sys.stdout.write(f"{count} of {len(jobs)} jobs took {attempts} attempts\n")
+        sys.stdout.write(f"attempts {attempts}: {count} of {len(jobs)} jobs\n")
 
 
 def _run(stage: Stage) -> list[dict[str, object]]:
@@ -52,13 +52,15 @@ def _run(stage: Stage) -> list[dict[str, object]]:
     _without_place(stage, 2)
     stage.add_node()
     _serving(stage, 8)
+    # Some time later, so that the two can be told apart in the picture.
+    wait_until(lambda: stage.queued() <= JOBS // 2, LIMIT_S, "half of the jobs to have begun")
     going = stage.nodes[0]
     stage.give_notice(going, within_s=NOTICE_S)
     wait_until(lambda: not stage.names_on(going), LIMIT_S, "the machine without workers")
     stage.remove_node(going)
     stage.add_node()
     ended = stage.succeeded(*jobs)
-    stage.until_workers(2, "idle")
+    wait_until(lambda: stage.phases() == {"idle": 2}, LIMIT_S, "two workers at the end")
     return ended
 
 
