@@ -1,4 +1,8 @@
-"""The one thread that drives a broker under test: a client that submits, and simulated workers that finish at once."""
+"""The one thread that drives a broker under test: a client that submits, and simulated workers that finish at once.
+
+The client sends as an edge's does: the first submit of a turn at once, and those that follow it in the same turn in one frame, up to the
+caps of a batch. A worker sends each message in a frame of its own, as an agent does: one with credit 16 stands for 16.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +114,7 @@ class Driver:
 
     def watch(self) -> None:
         """Ask for the events of all jobs."""
-        self._send(m.Watch(req=0))
+        self._send([m.Watch(req=0)])
         self.pump(lambda: self._watching)
 
     def run(self, jobs: int, window: int) -> None:
@@ -123,18 +127,17 @@ class Driver:
             return len(own.done) > before
 
         while own.live or own.submitted < last:
-            while len(own.live) < window and own.submitted < last:
-                self._submit()
+            self._submit(min(window - len(own.live), last - own.submitted))
             before = len(own.done)
             self.pump(moved)
         self.pump(lambda: not own.unanswered)
 
     def queue(self, jobs: int, window: int = 256) -> None:
         """Submit `jobs` jobs that nobody takes, at most `window` unanswered; return when all are accepted."""
-        for number in range(jobs):
-            self._submit()
-            if number % window == window - 1:
-                self.pump(lambda: len(self.jobs.unanswered) < window)
+        last = self.jobs.submitted + jobs
+        while self.jobs.submitted < last:
+            self._submit(min(window - len(self.jobs.unanswered), last - self.jobs.submitted))
+            self.pump(lambda: len(self.jobs.unanswered) < window)
         self.pump(lambda: not self.jobs.unanswered)
         self.jobs.live.clear()
 
@@ -163,23 +166,29 @@ class Driver:
         self._front.close(linger=0)
         self._context.term()
 
-    def _submit(self) -> None:
-        # The clock starts before the frames are built, as it would for a caller.
+    def _submit(self, count: int) -> None:
+        """Submit so many jobs in one turn."""
+        if count > 0:
+            self._send([self._new_submit()])
+        if count > 1:
+            self._send([self._new_submit() for _ in range(count - 1)])
+
+    def _new_submit(self) -> m.Submit:
+        # The clock starts before the frame is built, as it would for a caller.
         req, job_id = self.jobs.submit()
-        self._send(
-            m.Submit(
-                req=req,
-                job_id=job_id,
-                submission=m.Submission(model=MODEL, units=1.0),
-                fresh=True,
-                body=self._body,
-            )
+        return m.Submit(
+            req=req,
+            job_id=job_id,
+            submission=m.Submission(model=MODEL, units=1.0),
+            fresh=True,
+            body=self._body,
         )
 
-    def _send(self, message: m.Message) -> None:
-        self._front_messages += 1
+    def _send(self, messages: list[m.Message]) -> None:
+        self._front_messages += len(messages)
         try:
-            self._front.send(codec.encode(message))
+            for frame in codec.join(map(codec.encode, messages)):
+                self._front.send(frame)
         except zmq.Again:
             self._process.check()
             raise BenchError(f"the broker has taken no message for {STALL_S:.0f} s") from None
@@ -190,16 +199,20 @@ class Driver:
                 frame = self._front.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._front_messages += 1
-            match codec.to_edge(frame):
-                case m.Accepted(req=req):
-                    self.jobs.accept(req)
-                case m.Rejected(code=code, message=message):
-                    raise BenchError(f"the broker refused a job: {code}: {message}")
-                case m.Watching():
-                    self._watching = True
-                case _:
-                    pass
+            for message in codec.to_edge(frame):
+                self._front_messages += 1
+                self._hear(message)
+
+    def _hear(self, message: m.Message | None) -> None:
+        match message:
+            case m.Accepted(req=req):
+                self.jobs.accept(req)
+            case m.Rejected(code=code, message=reason):
+                raise BenchError(f"the broker refused a job: {code}: {reason}")
+            case m.Watching():
+                self._watching = True
+            case _:
+                pass
 
 
 def padded_spec(size: int) -> bytes:

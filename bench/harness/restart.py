@@ -164,12 +164,13 @@ class Crash:
                 frame = self._front.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            match codec.to_edge(frame):
-                case m.Accepted():
-                    self._tally.accepted += 1
-                case m.Rejected(code=code, message=message):
-                    raise BenchError(f"the broker refused a job: {code}: {message}")
-                case m.JobReply():
-                    self._tally.on_answer()
-                case _:
-                    pass
+            for message in codec.to_edge(frame):
+                match message:
+                    case m.Accepted():
+                        self._tally.accepted += 1
+                    case m.Rejected(code=code, message=reason):
+                        raise BenchError(f"the broker refused a job: {code}: {reason}")
+                    case m.JobReply():
+                        self._tally.on_answer()
+                    case _:
+                        pass

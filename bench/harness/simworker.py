@@ -81,7 +81,8 @@ class SimWorker:
             except zmq.Again:
                 break
             self.messages += 1
-            match codec.to_agent(frame):
+            (message,) = codec.to_agent(frame)
+            match message:
                 case m.Run() as run:
                     self._on_start(run.job_id)
                     runs.append(run)

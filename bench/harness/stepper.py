@@ -99,13 +99,14 @@ class StepFeeder:
 
     def _read_front(self) -> None:
         while self._front.poll(0):
-            match codec.to_edge(self._front.recv()):
-                case m.Accepted(req=req):
-                    self._accepted.add(req)
-                case m.Rejected(code=code, message=message):
-                    raise BenchError(f"the broker refused a job: {code}: {message}")
-                case _:
-                    pass
+            for message in codec.to_edge(self._front.recv()):
+                match message:
+                    case m.Accepted(req=req):
+                        self._accepted.add(req)
+                    case m.Rejected(code=code, message=reason):
+                        raise BenchError(f"the broker refused a job: {code}: {reason}")
+                    case _:
+                        pass
 
     def _on_end(self, job_id: str, accepted: bool) -> None:
         self._ended = True

@@ -74,15 +74,17 @@ class ZoetropeAdapter(PeerAdapter):
             self._front.send(codec.encode(submit))
             under_way += 1
             if under_way >= _WINDOW:
-                self._accepted(self._front)
-                under_way -= 1
-        for _ in range(under_way):
-            self._accepted(self._front)
+                under_way -= self._accepted(self._front)
+        while under_way > 0:
+            under_way -= self._accepted(self._front)
 
-    def _accepted(self, front: zmq.Socket[bytes]) -> None:
-        answer = codec.to_edge(front.recv())
-        if not isinstance(answer, m.Accepted):
-            raise BenchError(f"a job was not accepted: {answer}")
+    def _accepted(self, front: zmq.Socket[bytes]) -> int:
+        """Wait for the next answers; how many came. Raises `BenchError` when a job was not accepted."""
+        answers = codec.to_edge(front.recv())
+        for answer in answers:
+            if not isinstance(answer, m.Accepted):
+                raise BenchError(f"a job was not accepted: {answer}")
+        return len(answers)
 
     def kill_server(self) -> None:
         assert self._broker is not None

@@ -114,7 +114,7 @@ class Line:
         """Let one job make `_STEPS` steps, each in a heartbeat of its own, before an edge that watches so."""
         self._hear(_EDGE, codec.from_edge, codec.encode(watch))
         submit, finished = self.jobs(1)[0]
-        job_id, fence = codec.from_edge(submit).job_id, codec.from_agent(finished).fence
+        job_id, fence = codec.from_edge(submit)[0].job_id, codec.from_agent(finished)[0].fence
         self._hear(_EDGE, codec.from_edge, submit)
         beats = []
         for step in range(_STEPS + 1):
@@ -141,7 +141,7 @@ class Line:
         self._now += 0.001
         self.messages += 1
         self.wire_bytes += len(frame)
-        decoded = decode(frame)
+        (decoded,) = decode(frame)
         lookup = self._core.needs(peer, decoded)
         found = NOTHING if lookup is None else look_up(self._journal, lookup, self._now)
         work = self._executor

@@ -4,13 +4,16 @@ ZeroMQ reconnects and promises nothing else: what was sent and not yet read dies
 one that may be repeated (a job id is its own dedup key), is kept until it is answered, and is sent again when the connection is new and
 when the answer is late. A plain DEALER on its FD, not `zmq.asyncio`, which costs five times the CPU and can lose a message when a
 receive is cancelled; cancelling a caller here only drops its entry.
+
+The first request of a turn of the loop goes at once, those that follow in the same turn go together at its end: many frames cost the broker
+more than one. What is sent again goes in a frame of its own, which a broker of another version can answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -49,7 +52,8 @@ class Pending:
         self.future = future
         self.timeout_s = timeout_s
         self.deadline = now + timeout_s
-        self.resend_at = 0.0
+        #: Not before it has been sent.
+        self.resend_at = self.deadline
         self.pause_s = RESEND_S
 
 
@@ -62,6 +66,8 @@ class Exchange:
         #: Answers that were no message of the protocol.
         self.invalid_messages = 0
         self._pending: dict[int, Pending] = {}
+        #: Of these, those that go together at the end of this turn.
+        self._unsent: list[Pending] = []
         self._last_req = 0
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._writable = False
@@ -105,7 +111,10 @@ class Exchange:
         now = self._loop.time()
         pending = Pending(frame, self._loop.create_future(), now, timeout_s)
         self._pending[req] = pending
-        self._send_pending(pending, now)
+        if self._recheck is None:
+            self._send_pending(pending, now)
+        else:  # there is an end of this turn
+            self._unsent.append(pending)
         self._ensure_ticker()
         try:
             answer: m.Message = await pending.future
@@ -128,15 +137,21 @@ class Exchange:
                 return
             self._events.followed.said(message)
 
+    def _send_unsent(self) -> None:
+        """Send the requests that have waited for the end of the turn."""
+        pendings, self._unsent = self._unsent, []
+        now = self._loop.time()
+        taken = all(self._send(frame) for frame in codec.join(pending.frame for pending in pendings))
+        for pending in pendings:
+            _plan_resend(pending, now, taken)
+
     def _send_pending(self, pending: Pending, now: float) -> None:
-        if self._send(pending.frame):
-            pending.resend_at = now + pending.pause_s
-            pending.pause_s = min(RESEND_MAX_S, 2 * pending.pause_s)
-        else:
-            pending.resend_at = now + RESEND_S
+        _plan_resend(pending, now, self._send(pending.frame))
 
     def _send(self, frame: bytes) -> bool:
-        """Send a request; False when there is no connection, or its queue is full."""
+        """Send, after what waits to be; False when there is no connection, or its queue is full."""
+        if self._unsent:
+            self._send_unsent()
         try:
             self._socket.send(frame, _NOBLOCK)
         except zmq.Again:
@@ -181,6 +196,8 @@ class Exchange:
 
     def _checked(self) -> None:
         self._recheck = None
+        if self._unsent:
+            self._send_unsent()
         self._readable()
 
     def _readable(self) -> None:
@@ -200,6 +217,7 @@ class Exchange:
     def _connected(self) -> None:
         """Send again over a new connection, perhaps to a new broker: all that was under way on the old one is lost."""
         now = self._loop.time()
+        self._unsent.clear()  # they are pending, too
         for pending in [*self._pending.values()]:
             if not pending.future.done():
                 self._send_pending(pending, now)
@@ -208,21 +226,35 @@ class Exchange:
             self._confirm_watch(now)
 
     def _drain(self) -> None:
-        for _ in range(_DRAIN):
+        taken = 0
+        while taken < _DRAIN:
             try:
                 frames = self._socket.recv_multipart(_NOBLOCK)
             except zmq.Again:
                 return
             try:
-                message = codec.to_edge(codec.single(frames))
+                messages = codec.to_edge(codec.single(frames))
             except codec.DecodeError as error:
+                taken += 1
                 self.invalid_messages += 1
                 logger.warning(
                     "dropped what is no answer", extra={"action": Action.INVALID_MESSAGE, "reason": str(error)}
                 )
                 continue
-            if message is not None:
-                self._handle(message)
+            taken += len(messages)
+            self._handle_all(messages)
+
+    def _handle_all(self, messages: Sequence[Any]) -> None:
+        """Handle each. Raises what a callback raised first, at the end: they come only once."""
+        failed: Exception | None = None
+        for message in messages:
+            try:
+                if message is not None:
+                    self._handle(message)
+            except Exception as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def _handle(self, message: Any) -> None:
         if isinstance(message, m.Event | m.JobsDeleted):
@@ -235,3 +267,12 @@ class Exchange:
         pending = self._pending.get(message.req)
         if pending is not None and not pending.future.done():
             pending.future.set_result(message)
+
+
+def _plan_resend(pending: Pending, now: float, taken: bool) -> None:
+    """Note when a request that has just been sent is sent again; `taken`: a connection took it."""
+    if taken:
+        pending.resend_at = now + pending.pause_s
+        pending.pause_s = min(RESEND_MAX_S, 2 * pending.pause_s)
+    else:
+        pending.resend_at = now + RESEND_S

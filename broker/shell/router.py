@@ -28,7 +28,7 @@ from broker.shell.journal.journal import Journal
 from broker.shell.lookups import look_up
 from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import PeerLimiter
-from broker.shell.net.sockets import BACK, DECODERS, Listener, Sockets
+from broker.shell.net.sockets import BACK, DECODERS, FRONT, Listener, Sockets
 from broker.shell.recovery import Recovery
 from broker.shell.stimuli import KEPT_BYTES, Stimuli, without_body
 from broker.wire import codec
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 #: Messages a pass takes in all, and how many of them the back may use: the front is never shut out.
 PASS_MESSAGES = 256
 _BACK_SHARE = 224
+
+_FRONT_LETTER = FRONT[0]
 
 #: How long expiry waits for the back to be read dry; a peer that floods it must not stop the clock.
 _PATIENCE_S = 2.0
@@ -167,40 +169,51 @@ class Router:
     # ------------------------------------------------------------ in
 
     def _drain(self, listener: Listener, budget: int, now: float) -> tuple[int, bool]:
-        """(messages taken, whether the socket was read dry)."""
+        """(messages taken, whether the socket was read dry). The last frame taken may go `MAX_BATCH` - 1 messages over the budget."""
         prefix, keyed, receive = listener.prefix, listener.keyed, listener.receive
         decode, needs, step, keep = DECODERS[prefix], self._core.needs, self._core.receive, self._stimuli.ring.append
         shut, received, carry_out = self._shut, self._metrics.received, self._executor.carry_out
-        for taken in range(budget):
+        taken = 0
+        while taken < budget:
             arrived = receive()
             if arrived is None:
                 return taken, True
             routing_id, frame, further = arrived
             peer = prefix + routing_id
+            taken += 1
             if (shut and peer in shut) or (keyed and not self._admits(listener, peer, now)):
                 continue
             if further:
                 self._too_many_frames(listener, peer, frame, now)
                 continue
-            message = None
             try:
-                message = decode(frame)
-                if message is None:
-                    continue
-                if keyed and type(message) is m.Hello and not self._may_be(listener, peer, message.name, now):
-                    continue
-                received[type(message)] += 1
-                keep((now, peer, message if len(frame) <= KEPT_BYTES else without_body(message)))
-                lookup = needs(peer, message)
-                found = NOTHING if lookup is None else look_up(self._journal, lookup, now)
-                carry_out(step(peer, message, now, found))
+                messages = decode(frame)
             except codec.VersionError as error:
                 self._other_version(listener, peer, error, now)
+                continue
             except codec.DecodeError as error:
                 self._note_invalid(listener, peer, "decode", str(error), now)
-            except Exception as error:  # as in `_attempt`, which would cost a call a message
-                self._recover(error, now, peer, message)
-        return budget, False
+                continue
+            taken += len(messages) - 1
+            whole = len(frame) <= KEPT_BYTES * len(messages)
+            for message in messages:
+                if message is None:
+                    continue
+                if shut and peer in shut:  # by what it has just said
+                    break
+                try:
+                    if keyed and type(message) is m.Hello and not self._may_be(listener, peer, message.name, now):
+                        continue
+                    received[type(message)] += 1
+                    keep((now, peer, message if whole else without_body(message)))
+                    lookup = needs(peer, message)
+                    found = NOTHING if lookup is None else look_up(self._journal, lookup, now)
+                    carry_out(step(peer, message, now, found))
+                except codec.DecodeError as error:
+                    self._note_invalid(listener, peer, "decode", str(error), now)
+                except Exception as error:  # as in `_attempt`, which would cost a call a message
+                    self._recover(error, now, peer, message)
+        return taken, False
 
     # ------------------------------------------------------------ who may speak
 
@@ -258,8 +271,9 @@ class Router:
         self._note_invalid(listener, peer, "version", str(error), now)
         if peer.startswith(BACK):
             self._executor.sends.append(Send(peer, m.WorkerRejected(v=error.version, reason=str(error))))
-        elif error.req is not None:
-            refusal = m.Rejected(v=error.version, req=error.req, code="invalid", message=str(error))
+            return
+        for req in error.reqs:
+            refusal = m.Rejected(v=error.version, req=req, code="invalid", message=str(error))
             self._executor.sends.append(Send(peer, refusal))
 
     # ------------------------------------------------------------ out
@@ -287,16 +301,35 @@ class Router:
                 self._gone(peer, now)
 
     def _send(self, sends: list[Send], gone: dict[bytes, None]) -> None:
-        """Send; who cannot be reached is put into `gone`, and gets nothing more in this pass: what it missed is sent anew."""
-        counts = self._metrics.sent
+        """Send; who cannot be reached is put into `gone`, and gets nothing more in this pass: what it missed is sent anew.
+
+        What one edge is told goes in one frame. A worker is rarely told two things at once, and keeps a frame for each.
+        """
+        counts, send_frame, encode = self._metrics.sent, self._wires.send, codec.encode
+        to_edges: dict[bytes, list[m.Message]] = {}
         for send in sends:
-            if send.peer in gone:
+            peer, message = send.peer, send.message
+            if peer[0] == _FRONT_LETTER and message.v == m.PROTOCOL:
+                if peer in to_edges:
+                    to_edges[peer].append(message)
+                else:
+                    to_edges[peer] = [message]
+            elif peer in gone:
                 self._metrics.unsent += 1
-                continue
-            message = send.message
-            if self._wires.send(send.peer, codec.encode(message)):
+            elif send_frame(peer, encode(message)):
                 counts[type(message)] += 1
             else:
-                self._metrics.unsent += 1
-                gone[send.peer] = None
-                logger.info("peer gone", extra={"action": Action.PEER_GONE, "peer": send.peer.hex()})
+                self._note_gone(peer, 1, gone)
+        for peer, messages in to_edges.items():
+            if peer in gone:
+                self._metrics.unsent += len(messages)
+            elif all(send_frame(peer, frame) for frame in codec.join(map(encode, messages))):
+                for message in messages:
+                    counts[type(message)] += 1
+            else:
+                self._note_gone(peer, len(messages), gone)
+
+    def _note_gone(self, peer: bytes, unsent: int, gone: dict[bytes, None]) -> None:
+        self._metrics.unsent += unsent
+        gone[peer] = None
+        logger.info("peer gone", extra={"action": Action.PEER_GONE, "peer": peer.hex()})

@@ -48,11 +48,11 @@ class FakeAgent:
     def listen(self) -> None:
         """Take what has come by now."""
         while self._socket.poll(0):
-            message = codec.to_agent(codec.single(self._socket.recv_multipart()))
-            if message is None:
-                self.probes += 1
-            else:
-                self.heard.append(message)
+            for message in codec.to_agent(codec.single(self._socket.recv_multipart())):
+                if message is None:
+                    self.probes += 1
+                else:
+                    self.heard.append(message)
 
     def all(self, kind: type[T]) -> list[T]:
         """Every message of this kind so far."""

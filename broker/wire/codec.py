@@ -1,8 +1,11 @@
-"""Frame <-> message: one typed decoder a direction, size caps, and one error for everything that is not a message.
+"""Frame <-> messages: one typed decoder a direction, size caps, and one error for everything that is not a message.
 
-A message is one frame: a msgpack array of its tag, its protocol version and its fields. A message that carries a job spec, or a struct of
-`bodies`, has it as bytes in the field `body`, opaque to this decode. What is not body is `MAX_HEAD` bytes at most. An empty frame is the
-ROUTER's connection probe (`ZMQ_PROBE_ROUTER`) and decodes to None.
+A message is a msgpack array of its tag, its protocol version and its fields. One that carries a job spec, or a struct of `bodies`, has it
+as bytes in the field `body`, opaque to this decode. What is not body is `MAX_HEAD` bytes at most.
+
+A frame is one message, or a batch: `["batch", version, [message, ...]]`, 2 to `MAX_BATCH` messages of one direction in `MAX_BATCH_BYTES`,
+each under its own caps. A batch is decoded as a whole or refused as a whole. An empty frame is the ROUTER's connection probe
+(`ZMQ_PROBE_ROUTER`) and decodes to None.
 
 A peer can send any bytes at all. Decoding is typed (never `Any`) and turns every way to be wrong into `DecodeError`, so that a socket
 loop has one thing to catch.
@@ -10,8 +13,8 @@ loop has one thing to catch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
@@ -24,6 +27,12 @@ MAX_HEAD = 4 * 1024
 MAX_BODY = 512 * 1024
 MAX_REPLY_BODY = 64 * 1024 * 1024
 MAX_REPLY_FRAME = MAX_HEAD + MAX_REPLY_BODY
+#: Messages of a batch: few enough that one peer's frame holds up no other, and that the front gets its share of a pass behind the back.
+MAX_BATCH = 32
+#: A frame of several messages; a longer message goes in a frame of its own.
+MAX_BATCH_BYTES = 64 * 1024
+
+M = TypeVar("M")
 
 
 class DecodeError(ValueError):
@@ -33,15 +42,26 @@ class DecodeError(ValueError):
 class VersionError(DecodeError):
     """A message of another protocol version."""
 
-    def __init__(self, version: int, req: int | None) -> None:
+    def __init__(self, version: int, *reqs: int) -> None:
         super().__init__(f"protocol {version}, this is {PROTOCOL}")
         self.version = version
-        #: The request that its sender waits for an answer to, if it is one.
-        self.req = req
+        #: The requests in it, to which its sender waits for answers.
+        self.reqs = reqs
+
+
+class _Batch(m.Message, Generic[M], tag="batch", frozen=True, kw_only=True, array_like=True, gc=False):
+    """Several messages of one direction."""
+
+    messages: Annotated[list[M], msgspec.Meta(min_length=2, max_length=MAX_BATCH)]
+
+
+#: The beginning of a batch, by the number of its messages.
+_BATCH_HEADS = [msgspec.msgpack.encode(["batch", PROTOCOL, [None] * n])[: -n or None] for n in range(MAX_BATCH + 1)]
+_BATCH_ROOM = MAX_BATCH_BYTES - len(_BATCH_HEADS[-1])
 
 
 class _Probe(msgspec.Struct, array_like=True):
-    """Enough of any version's message to know it: the first frame of a message of protocol 1 begins like one of today."""
+    """Enough of any version's frame to know it: the first frame of a message of protocol 1 begins like one of today."""
 
     tag: str
     v: int
@@ -55,31 +75,60 @@ class _Request(msgspec.Struct, array_like=True):
     req: int
 
 
+class _Requests(msgspec.Struct, array_like=True):
+    """The beginning of an edge's batch, in every version since 4."""
+
+    tag: str
+    v: int
+    messages: Annotated[list[_Request], msgspec.Meta(max_length=MAX_BATCH)]
+
+
 #: Takes the frame's bytes, or what shows them as a buffer (a `zmq.Frame`: its bytes are not copied).
-Decoder = Callable[[bytes], Any]
+Decoder = Callable[[bytes], Sequence[Any]]
 
 
 def _decoder(union: Any, max_body: int = MAX_BODY) -> Decoder:
     """A function that decodes the messages that one kind of peer may send."""
-    decode_frame = msgspec.msgpack.Decoder(union).decode
+    batch = _Batch[union]
+    decode_frame = msgspec.msgpack.Decoder(union | batch).decode
 
-    def decode(frame: bytes) -> Any:
-        """The message in the frame, None for a probe. Raises `DecodeError`."""
+    def decode(frame: bytes) -> Sequence[Any]:
+        """The messages in the frame; one None for a probe. Raises `DecodeError`."""
         size = len(frame)
         if not size:
-            return None
+            return _PROBE
         try:
             message = decode_frame(frame)
         # UnicodeDecodeError is no msgspec error: bad UTF-8 inside a str raises it.
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise other_version(frame) or DecodeError(str(error)[:200]) from None
         if message.v != PROTOCOL:
-            raise VersionError(message.v, getattr(message, "req", None))
+            raise other_version(frame) or DecodeError(f"protocol {message.v}")
+        if type(message) is _Batch:
+            messages: list[Any] = message.messages
+            _check_batch(messages, frame, size, max_body)
+            return messages
         if size > MAX_HEAD:
             _check_size(message, size, max_body)
-        return message
+        return (message,)
 
     return decode
+
+
+_PROBE = (None,)
+_split = msgspec.msgpack.Decoder(_Batch[msgspec.Raw]).decode
+
+
+def _check_batch(messages: list[m.Message], frame: bytes, size: int, max_body: int) -> None:
+    if size > MAX_BATCH_BYTES:
+        raise DecodeError(f"batch of {size} bytes, at most {MAX_BATCH_BYTES}")
+    for message in messages:
+        if message.v != PROTOCOL:
+            raise DecodeError(f"protocol {message.v} in a batch of {PROTOCOL}")
+    if size > MAX_HEAD:
+        for message, raw in zip(messages, _split(frame).messages, strict=True):
+            if len(raw) > MAX_HEAD:
+                _check_size(message, len(raw), max_body)
 
 
 def _check_size(message: m.Message, size: int, max_body: int) -> None:
@@ -91,17 +140,21 @@ def _check_size(message: m.Message, size: int, max_body: int) -> None:
 
 
 def other_version(frame: bytes) -> VersionError | None:
-    """The error for the first frame of a message of another version; None when it is not one."""
+    """The error for the first frame of a message, or a batch, of another version; None when it is not one."""
+    probe = _begins(frame, _Probe)
+    if probe is None or probe.v == PROTOCOL:
+        return None
+    if request := _begins(frame, _Request):
+        return VersionError(probe.v, request.req)
+    requests = _begins(frame, _Requests)
+    return VersionError(probe.v, *(request.req for request in requests.messages) if requests else ())
+
+
+def _begins(frame: bytes, kind: type[M]) -> M | None:
     try:
-        probe = msgspec.msgpack.decode(frame, type=_Probe)
+        return msgspec.msgpack.decode(frame, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    if probe.v == PROTOCOL:
-        return None
-    try:
-        return VersionError(probe.v, msgspec.msgpack.decode(frame, type=_Request).req)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return VersionError(probe.v, None)
 
 
 def single(frames: Sequence[bytes]) -> bytes:
@@ -128,6 +181,24 @@ def encode(message: m.Message) -> bytes:
         if head > MAX_HEAD:
             raise ValueError(f"{type(message).__name__} of {head} bytes beside its body, at most {MAX_HEAD}")
     return frame
+
+
+def join(frames: Iterable[bytes]) -> Iterator[bytes]:
+    """The messages of these frames, one in each, in their order and in as few frames as the caps of a batch allow."""
+    part: list[bytes] = []
+    room = _BATCH_ROOM
+    for frame in frames:
+        if part and (len(part) == MAX_BATCH or len(frame) > room):
+            yield _joined(part)
+            part, room = [], _BATCH_ROOM
+        part.append(frame)
+        room -= len(frame)
+    if part:
+        yield _joined(part)
+
+
+def _joined(part: list[bytes]) -> bytes:
+    return part[0] if len(part) == 1 else _BATCH_HEADS[len(part)] + b"".join(part)
 
 
 class BodyDecoder:

@@ -10,8 +10,8 @@ from msgspec import Meta, Struct
 from broker.wire.jobspec import JOB_ID_PATTERN, Phase
 
 #: Raised when a message changes in a way an older reader would misread. 1: a header and a body in two frames. 2, of no release: a message
-#: of its own for an attempt's start, and the whole view in `Accepted`.
-PROTOCOL = 3
+#: of its own for an attempt's start, and the whole view in `Accepted`. 3, of no release: one message a frame.
+PROTOCOL = 4
 
 #: A job's id where its reader makes a path of it (`Run`); where it enters (`Submit`), `jobspec.is_job_id` says the same for less. `\Z`, not
 #: `$`, which would let a line break pass behind the id.

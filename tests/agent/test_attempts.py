@@ -195,7 +195,7 @@ def test_a_long_message_is_cut_to_fit_a_header() -> None:
     stage = Stage().busy()
     stage.fail(message="显存不足" * 2000)
     [failed] = stage.sent(m.Failed)
-    message = codec.from_agent(codec.encode(failed))
+    (message,) = codec.from_agent(codec.encode(failed))
     assert message.message.startswith("显存不足")
     assert message.message.endswith("…")
 

@@ -22,7 +22,7 @@ class FakeSocket:
     def send(self, frame, flags):
         if self.full:
             raise zmq.Again
-        self.sent.append(codec.from_agent(frame))
+        self.sent += codec.from_agent(frame)
 
     def take(self):
         taken, self.sent = self.sent, []

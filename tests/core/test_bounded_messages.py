@@ -62,7 +62,7 @@ def check(desk: CoreHarness) -> None:
         if not isinstance(effect, Send):
             continue
         frame = codec.encode(effect.message)
-        message = codec.to_edge(frame) if effect.peer == EDGE else codec.to_agent(frame)
+        (message,) = codec.to_edge(frame) if effect.peer == EDGE else codec.to_agent(frame)
         assert_finite(msgspec.to_builtins(message))
         if type(message) in BODIES and message.body:
             assert_finite(msgspec.to_builtins(BODIES[type(message)](message.body)))

@@ -54,22 +54,22 @@ def _given(message: Any) -> Feature:
 def _decoder(name: str, decode: codec.Decoder, union: Any) -> Target:
     def run(frames: Frames) -> Feature:
         try:
-            message = decode(codec.single(frames))
+            messages = decode(codec.single(frames))
         except codec.DecodeError as error:
             return _words(error)
-        if message is None:
+        if None in messages:
             return ("probe",)
         try:
-            again = codec.encode(message)
+            again = [codec.encode(message) for message in messages]
         except ValueError as error:  # a number may be longer as we write it than as it came
             return _words(error)
-        twice = decode(again)
-        if twice is None or codec.encode(twice) != again:
-            raise Wrong(f"{message} is {twice} after a round trip")
-        return _given(message)
+        twice = [message for frame in codec.join(again) for message in decode(frame)]
+        if [codec.encode(message) for message in twice] != again:
+            raise Wrong(f"{messages} is {twice} after a round trip")
+        return *_given(messages[-1]), len(messages)
 
-    mine = [message for message in SAMPLES if isinstance(message, union)]
-    return Target(name, (*([codec.encode(message)] for message in mine), [b""]), run)
+    mine = [codec.encode(message) for message in SAMPLES if isinstance(message, union)]
+    return Target(name, (*([frame] for frame in mine), [*codec.join(mine)][:1], [b""]), run)
 
 
 def _body(name: str, decode: Callable[[bytes], Any], sample: object, declared: type[Exception]) -> Target:
@@ -142,8 +142,9 @@ def _conversation(frames: Frames) -> Feature:
     for number, frame in enumerate(frames[:8]):
         for peer, decode in ((b"f-edge", codec.from_edge), (b"b-w1", codec.from_agent)):
             try:
-                message = decode(frame)
-                effects = [] if message is None else desk.feed(peer, message)
+                effects = [
+                    effect for message in decode(frame) if message is not None for effect in desk.feed(peer, message)
+                ]
             except codec.DecodeError:
                 continue
             said.append((number, *sorted({type(effect).__name__ for effect in effects})))

@@ -72,7 +72,8 @@ class BrokerProcess:
         try:
             dealer.send(codec.encode(m.GetPool(req=1)))
             assert dealer.poll(deadline_s * 1000), f"no answer; log:\n{self.logged()[-2000:]}"
-            return codec.to_edge(dealer.recv())
+            (pool,) = codec.to_edge(dealer.recv())
+            return pool
         finally:
             context.destroy(linger=0)
 

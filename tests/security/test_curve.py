@@ -83,9 +83,7 @@ class Dealer:
 
     def listen(self, decode: codec.Decoder = codec.to_agent) -> list[m.Message]:
         while self.socket.poll(0):
-            message = decode(self.socket.recv())
-            if message is not None:
-                self.heard.append(message)
+            self.heard += [message for message in decode(self.socket.recv()) if message is not None]
         return self.heard
 
     def all(self, kind: type[m.Message]) -> list[m.Message]:

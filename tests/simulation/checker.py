@@ -328,13 +328,14 @@ class Checker:
         """The broker hands a message to its socket; whether it is a new grant of a job that is not on disk."""
         known = len(self.hasty)
         if peer.startswith(b"b"):
-            self._to_agent(peer, frame)
+            for message in codec.to_agent(frame):
+                self._to_agent(peer, message)
         else:
-            self._to_edge(frame)
+            for message in codec.to_edge(frame):
+                self._to_edge(message)
         return len(self.hasty) > known
 
-    def _to_agent(self, peer: bytes, frame: bytes) -> None:
-        message = codec.to_agent(frame)
+    def _to_agent(self, peer: bytes, message: m.Message) -> None:
         record = self.world.broker.core.state.pool.by_peer.get(peer)
         if record is not None:
             self.names[peer] = record.name
@@ -406,8 +407,7 @@ class Checker:
             another = job is not None and view.id in self.deleted_ids and job.revision > view.revision
             require(same or another, "an end is reported when it is on disk", view.id, view.state)
 
-    def _to_edge(self, frame: bytes) -> None:
-        message = codec.to_edge(frame)
+    def _to_edge(self, message: Any) -> None:
         about_job = isinstance(message, m.Accepted | m.JobReply | m.CancelReply | m.ControlReply)
         view = _view(message.body) if about_job and message.body else None
         if view is not None and view.id in self.deleted_ids and view.id not in self.disk:

@@ -180,7 +180,7 @@ class WorkerProcess:
         while self._moved and self.core is core:
             self._apply(self._moved.popleft()(core))
         while self._inbox and self.core is core:
-            message = codec.to_agent(self._inbox.popleft())
+            (message,) = codec.to_agent(self._inbox.popleft())
             self.world.trace(self.name, "hears", message)
             self._apply(core.from_broker(message, self.clock.now()))
         if self.core is core:

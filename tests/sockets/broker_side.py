@@ -49,9 +49,9 @@ class BrokerSide:
                 peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            message = codec.from_agent(codec.single(frames))
-            if message is not None:
-                self._take(peer, message)
+            for message in codec.from_agent(codec.single(frames)):
+                if message is not None:
+                    self._take(peer, message)
 
     def _take(self, peer: bytes, message: m.Message) -> None:
         match message:

@@ -201,8 +201,8 @@ async def test_answers_that_are_no_messages_are_dropped(run_dir):
             call = asyncio.create_task(client.get("job-1"))
             await eventually(lambda: router.poll(0))
             peer, frame = router.recv_multipart()
-            req = codec.from_edge(frame).req
-            other, answer = (codec.encode(m.JobReply(req=number, found=False)) for number in (req + 7, req))
+            (asked,) = codec.from_edge(frame)
+            other, answer = (codec.encode(m.JobReply(req=number, found=False)) for number in (asked.req + 7, asked.req))
             for junk in ([b"junk"], [], [b""], [b"a", b"b", b"c"], [answer, b"body"], [other]):
                 router.send_multipart([peer, *junk])
             router.send_multipart([peer, answer])

@@ -32,5 +32,6 @@ def replay(path: Path) -> str:
 
 def _decoded(peer: bytes, frame: bytes) -> m.Message:
     """The message, with a result that stands for the one that was not kept. Raises `DecodeError`."""
-    message: m.Message = (codec.from_edge if peer.startswith(b"f") else codec.from_agent)(frame)
+    message: m.Message
+    (message,) = (codec.from_edge if peer.startswith(b"f") else codec.from_agent)(frame)
     return msgspec.structs.replace(message, body=RESULT) if isinstance(message, m.Finished) else message

@@ -63,6 +63,12 @@ def decoder_of(cls: type) -> codec.Decoder:
     return next(decoder for decoder, union in DECODERS.items() if cls in get_args(union))
 
 
+def decoded(cls: type, frame: bytes) -> m.Message:
+    """The one message of a frame."""
+    (message,) = decoder_of(cls)(frame)
+    return message
+
+
 # ---------------------------------------------------------------- stability
 
 
@@ -70,7 +76,7 @@ def decoder_of(cls: type) -> codec.Decoder:
 def test_bytes_on_the_wire_are_those_of_this_protocol(message):
     golden = bytes.fromhex(GOLDEN[type(message).__name__])
     assert codec.encode(message) == golden
-    assert decoder_of(type(message))(golden) == message
+    assert decoded(type(message), golden) == message
 
 
 def test_every_message_has_golden_bytes():
@@ -84,11 +90,11 @@ def test_a_peer_that_knows_fewer_or_more_fields_is_understood(message):
     fields = msgspec.structs.fields(cls)
     # Tag and version, and all up to the last field without which it is no message.
     least = 2 + max((number for number, field in enumerate(fields) if field.required), default=0)
-    short = decoder_of(cls)(msgspec.msgpack.encode(whole[:least]))
+    short = decoded(cls, msgspec.msgpack.encode(whole[:least]))
     for number, field in enumerate(fields):
         sent = number < least - 1
         assert getattr(short, field.name) == (getattr(message, field.name) if sent else field.default)
-    assert decoder_of(cls)(msgspec.msgpack.encode([*whole, "a later field"])) == message
+    assert decoded(cls, msgspec.msgpack.encode([*whole, "a later field"])) == message
 
 
 @settings(max_examples=25)
@@ -96,7 +102,7 @@ def test_a_peer_that_knows_fewer_or_more_fields_is_understood(message):
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_round_trip(cls, data):
     message = data.draw(drawn(cls))
-    assert decoder_of(cls)(codec.encode(message)) == message
+    assert decoded(cls, codec.encode(message)) == message
 
 
 @settings(max_examples=30)
@@ -122,7 +128,7 @@ def test_bodies_round_trip(job, update, pool, worker, result, claim):
 
 
 def test_a_probe_is_no_message():
-    assert codec.from_agent(b"") is None
+    assert codec.from_agent(b"") == (None,)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +172,7 @@ def test_a_message_has_one_frame(frames, rule):
 
 def test_the_largest_body_passes():
     message = structs.replace(SAMPLES[0], body=bytes(codec.MAX_BODY))
-    assert codec.from_edge(codec.encode(message)) == message
+    assert codec.from_edge(codec.encode(message)) == (message,)
 
 
 def test_messages_of_the_other_direction_are_refused():
@@ -191,7 +197,7 @@ def test_another_protocol_version_is_told_from_junk(fields, version, req):
         with pytest.raises(codec.VersionError, match=f"protocol {version}, this is {m.PROTOCOL}") as caught:
             decode(msgspec.msgpack.encode(fields))
         assert caught.value.version == version
-    assert caught.value.req == req
+    assert caught.value.reqs == (() if req is None else (req,))
 
 
 @pytest.mark.parametrize("name", OLD_GOLDEN)
@@ -224,6 +230,95 @@ def test_fields_out_of_their_range_are_refused(fields):
     whole = msgspec.msgpack.decode(codec.encode(SAMPLES[0]))
     with pytest.raises(codec.DecodeError, match=r"Expected|Invalid"):
         codec.from_edge(msgspec.msgpack.encode([*fields, *whole[len(fields) :]]))
+
+
+# ---------------------------------------------------------------- batches
+
+
+def batch(*messages: m.Message, v: int = m.PROTOCOL) -> bytes:
+    return msgspec.msgpack.encode(["batch", v, [msgspec.Raw(codec.encode(message)) for message in messages]])
+
+
+def submit_of(size: int) -> m.Submit:
+    """A job whose message is so long."""
+    empty = structs.replace(SAMPLES[0], body=b"")
+    # 257 bytes or more: two of length where an empty body has one.
+    return structs.replace(empty, body=bytes(size - len(codec.encode(empty)) - 1))
+
+
+@pytest.mark.parametrize("union", DECODERS.values(), ids=("from_edge", "to_edge", "from_agent", "to_agent"))
+def test_what_is_said_together_is_read_in_its_order(union):
+    said = [message for message in SAMPLES if isinstance(message, union)]
+    (frame,) = codec.join(map(codec.encode, said))
+    assert frame == batch(*said)
+    assert decoder_of(type(said[0]))(frame) == said
+
+
+def test_a_message_alone_is_a_frame_as_it_is():
+    assert [*codec.join([codec.encode(RUN)])] == [codec.encode(RUN)]
+    assert [*codec.join([])] == []
+
+
+@pytest.mark.parametrize(
+    ("messages", "batches"),
+    [
+        ([m.GetPool(req=number) for number in range(codec.MAX_BATCH)], [32]),
+        ([m.GetPool(req=number) for number in range(codec.MAX_BATCH * 2 + 1)], [32, 32, 1]),
+        ([submit_of(30_000)] * 5, [2, 2, 1]),
+        # Room is kept for the longest beginning, of 11 bytes.
+        ([submit_of(codec.MAX_BATCH_BYTES // 2 - 6), submit_of(codec.MAX_BATCH_BYTES // 2 - 5)], [2]),
+        ([submit_of(codec.MAX_BATCH_BYTES // 2 - 5)] * 2, [1, 1]),
+        ([m.GetPool(req=1), submit_of(codec.MAX_BATCH_BYTES * 2), m.GetPool(req=2), m.GetPool(req=3)], [1, 1, 2]),
+    ],
+)
+def test_a_batch_is_as_long_as_its_caps_allow(messages, batches):
+    read = [codec.from_edge(frame) for frame in codec.join(map(codec.encode, messages))]
+    assert [len(part) for part in read] == batches
+    assert [message for part in read for message in part] == messages
+
+
+@pytest.mark.parametrize(
+    ("frame", "rule"),
+    [
+        (batch(), "length >= 2"),
+        (batch(m.GetPool(req=1)), "length >= 2"),
+        (batch(*[m.GetPool(req=1)] * (codec.MAX_BATCH + 1)), "length <= 32"),
+        (msgspec.msgpack.encode(["batch", m.PROTOCOL]), "at least length 3"),
+        (msgspec.msgpack.encode(["batch", m.PROTOCOL, "junk"]), "Expected `array`, got `str`"),
+        (msgspec.msgpack.encode(["batch", m.PROTOCOL, [msgspec.Raw(batch(m.GetPool(req=1), RUN))] * 2]), "batch"),
+        (batch(m.GetPool(req=1), m.Identify()), "Invalid value 'who'"),
+        (batch(m.GetPool(req=1), m.GetPool(req=2))[:-1], "truncated"),
+        (batch(m.GetPool(req=1), m.GetPool(req=2)) + b"x", "trailing"),
+        (batch(m.GetPool(req=1), m.GetPool(v=LATER, req=2)), f"protocol {LATER} in a batch of {m.PROTOCOL}"),
+        (batch(submit_of(40_000), submit_of(40_000)), r"batch of 80009 bytes, at most 65536"),
+        (
+            msgspec.msgpack.encode(
+                ["batch", m.PROTOCOL, [["get_pool", m.PROTOCOL, 1, "", 0, b"x" * 4096], ["get_pool", m.PROTOCOL, 2]]]
+            ),
+            "GetPool of 4111 bytes beside its body, at most 4096",
+        ),
+    ],
+)
+def test_a_batch_is_taken_as_a_whole_or_refused_with_the_rule(frame, rule):
+    with pytest.raises(codec.DecodeError, match=rule) as caught:
+        codec.from_edge(frame)
+    assert not isinstance(caught.value, codec.VersionError)
+
+
+def test_heads_of_a_batch_may_be_longer_together_than_one_of_them():
+    long = m.Rejected(req=1, code="invalid", message="x" * 900)
+    assert codec.to_edge(batch(*[long] * 8)) == [long] * 8
+
+
+@pytest.mark.parametrize("decode", [codec.from_agent, codec.from_edge])
+def test_a_batch_of_another_version_names_the_requests_in_it(decode):
+    requests = [["a request of the future", LATER, req, {"x": 1}] for req in (7, 8)]
+    with pytest.raises(codec.VersionError, match=f"protocol {LATER}, this is {m.PROTOCOL}") as caught:
+        decode(msgspec.msgpack.encode(["batch", LATER, requests]))
+    assert (caught.value.version, caught.value.reqs) == (LATER, (7, 8))
+    with pytest.raises(codec.VersionError) as caught:
+        decode(batch(m.Goodbye(v=LATER), m.Identify(v=LATER), v=LATER))
+    assert (caught.value.version, caught.value.reqs) == (LATER, ())
 
 
 # ---------------------------------------------------------------- ids
@@ -305,10 +400,10 @@ def test_what_is_no_tagged_array_is_no_message(data):
 def test_random_bytes_are_decode_errors_or_messages(data):
     for decode, union in DECODERS.items():
         try:
-            message = decode(data)
+            messages = decode(data)
         except codec.DecodeError:
             continue
-        assert message is None or isinstance(message, union)
+        assert all(message is None or isinstance(message, union) for message in messages)
 
 
 @settings(max_examples=300)
@@ -321,10 +416,10 @@ def test_damaged_messages_are_decode_errors_or_messages(message, data):
     decode = decoder_of(type(message))
     for damaged in (bytes(frame), bytes(frame[:cut])):
         try:
-            decoded = decode(damaged)
+            messages = decode(damaged)
         except codec.DecodeError:
             continue
-        assert decoded is None or isinstance(decoded, DECODERS[decode])
+        assert all(message is None or isinstance(message, DECODERS[decode]) for message in messages)
 
 
 def test_an_artefact_cannot_name_a_path():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import zmq
 
@@ -52,14 +52,14 @@ class BrokerSocket:
             except zmq.Again:
                 return
             try:
-                message: m.ToAgent | None = codec.to_agent(codec.single(frames))
+                messages: Sequence[m.ToAgent | None] = codec.to_agent(codec.single(frames))
             except codec.VersionError:
                 raise
             except codec.DecodeError as error:
                 self.rejected += 1
                 logger.warning("message dropped", extra={"action": Action.DECODE_ERROR, "detail": str(error)})
                 continue
-            yield message
+            yield from messages
 
     def close(self) -> None:
         """Close, after giving the last message its time."""
