@@ -199,7 +199,7 @@ class Router:
             for message in messages:
                 if message is None:
                     continue
-                if shut and peer in shut:  # by what it has just said
+                if shut and peer in shut:  # for a message of this frame
                     break
                 try:
                     if keyed and type(message) is m.Hello and not self._may_be(listener, peer, message.name, now):
@@ -303,7 +303,7 @@ class Router:
     def _send(self, sends: list[Send], gone: dict[bytes, None]) -> None:
         """Send; who cannot be reached is put into `gone`, and gets nothing more in this pass: what it missed is sent anew.
 
-        What one edge is told goes in one frame. A worker is rarely told two things at once, and keeps a frame for each.
+        Messages to one edge go in one frame. A worker is rarely sent two at once, and gets a frame for each.
         """
         counts, send_frame, encode = self._metrics.sent, self._wires.send, codec.encode
         to_edges: dict[bytes, list[m.Message]] = {}

@@ -1,6 +1,6 @@
 """Every message that crosses a socket: tagged, frozen structs, one class a message, named by what its sender says.
 
-On the wire a message is one frame, a msgpack array: tag, protocol version, then the fields in the order written here. New fields go at
+On the wire a message is a msgpack array: tag, protocol version, then the fields in the order written here. New fields go at
 the end, with a default. `body` is bytes that its reader decodes: the job spec in `Submit` and `Run` (opaque to the broker), and the struct
 named at the field in the others. Times named `_at` are seconds since the Unix epoch on the broker's clock, those named `_s` are durations
 in seconds.

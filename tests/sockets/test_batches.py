@@ -1,4 +1,4 @@
-"""Several messages in one frame: what the broker does with them, what it puts into one, and what an edge's client does."""
+"""Several messages in one frame: how the broker takes and makes them, and how an edge's client does."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_jobs_of_one_frame_are_accepted_in_one_commit_and_one_frame(bench):
     assert (bench.metrics.received[m.Submit], bench.metrics.sent[m.Accepted]) == (20, 20)
 
 
-def test_what_edges_are_told_is_put_together_by_edge_and_in_order(bench):
+def test_answers_of_a_pass_are_joined_by_edge_and_in_order(bench):
     bench.edge(a_job("job-1"), peer=b"one")
     bench.edge(a_job("job-2"), peer=b"two")
     bench.edge(m.GetJob(req=3, job_id="job-2"), peer=b"one")
@@ -56,14 +56,14 @@ def test_what_edges_are_told_is_put_together_by_edge_and_in_order(bench):
     assert [type(answer) for answer in bench.sent(peer=b"ftwo")] == [m.Accepted]
 
 
-def test_a_worker_is_told_each_thing_in_a_frame_of_its_own(bench):
+def test_a_worker_is_sent_each_message_in_a_frame_of_its_own(bench):
     bench.join(free=3)
     bench.wires.deliveries.clear()
     bench.log.clear()
     for number in range(3):
         bench.edge(a_job(f"job-{number}"))
     bench.run()
-    assert bench.log == ["commit"] + ["send"] * 4
+    assert bench.log == ["send"] * 3 + ["commit", "send"]
     assert len(bench.sent(m.Run)) == 3
 
 
@@ -108,7 +108,7 @@ def test_a_result_that_cannot_be_read_costs_the_others_of_its_frame_nothing(benc
     assert bench.core.job("job-1").state == "succeeded"
 
 
-def test_a_peer_that_is_cut_off_over_a_message_is_not_heard_with_the_rest_of_its_frame(bench):
+def test_of_a_peer_that_is_cut_off_over_a_message_the_rest_of_the_frame_is_not_read(bench):
     bench.join(peer=b"evil")
     broken = m.Finished(job_id="job-1", fence=1, body=b"no result")
     for frame in frames(*[broken] * (BUDGET + 1)):
@@ -149,8 +149,8 @@ def test_requests_of_a_later_version_in_one_frame_are_refused_one_by_one(bench):
     requests = [msgspec.Raw(codec.encode(m.GetPool(v=later, req=req))) for req in (7, 8)]
     bench.wires.front.inbox.append([b"edge", msgspec.msgpack.encode(["batch", later, requests])])
     bench.run()
-    told = [msgspec.msgpack.decode(frame)[:4] for _, frame in bench.wires.foreign]
-    assert told == [["rejected", later, 7, "invalid"], ["rejected", later, 8, "invalid"]]
+    refusals = [msgspec.msgpack.decode(frame)[:4] for _, frame in bench.wires.foreign]
+    assert refusals == [["rejected", later, 7, "invalid"], ["rejected", later, 8, "invalid"]]
     assert dict(bench.limiter.by_kind) == {"version": 1}
 
 
@@ -191,15 +191,15 @@ class Front:
         self.router.bind(endpoint)
         self.peer = b""
         #: The messages of each frame.
-        self.heard: list[list[Any]] = []
+        self.received: list[list[Any]] = []
 
-    def listen(self) -> list[list[Any]]:
+    def receive(self) -> list[list[Any]]:
         while self.router.poll(0):
             self.peer, frame = self.router.recv_multipart()
-            self.heard.append([*codec.from_edge(frame)])
-        return self.heard
+            self.received.append([*codec.from_edge(frame)])
+        return self.received
 
-    def say(self, *messages: m.Message) -> None:
+    def send(self, *messages: m.Message) -> None:
         for frame in frames(*messages):
             self.router.send_multipart([self.peer, frame])
 
@@ -209,17 +209,17 @@ class Front:
 
 
 @asynccontextmanager
-async def talking(run_dir: str, **fields: Any) -> AsyncIterator[tuple[Front, BrokerClient]]:
+async def connected_to(run_dir: str, **fields: Any) -> AsyncIterator[tuple[Front, BrokerClient]]:
     """A client whose first request has been answered."""
     endpoint = f"ipc://{run_dir}/front.sock"
     front = Front(endpoint)
     try:
         async with BrokerClient(endpoint, timeout_s=60.0, **fields) as client:
             call = asyncio.create_task(client.get("first"))
-            await eventually(front.listen)
-            front.say(m.JobReply(req=1, found=False))
+            await eventually(front.receive)
+            front.send(m.JobReply(req=1, found=False))
             await call
-            front.heard.clear()
+            front.received.clear()
             yield front, client
     finally:
         front.close()
@@ -227,43 +227,43 @@ async def talking(run_dir: str, **fields: Any) -> AsyncIterator[tuple[Front, Bro
 
 @in_loop
 async def test_requests_of_one_turn_go_in_two_frames_and_their_answers_may_come_in_one(run_dir):
-    async with talking(run_dir) as (front, client):
+    async with connected_to(run_dir) as (front, client):
         calls = [asyncio.create_task(client.get(f"job-{number}")) for number in range(6)]
-        await eventually(lambda: sum(map(len, front.listen())) == 6)
-        assert [[request.job_id for request in frame] for frame in front.heard] == [
+        await eventually(lambda: sum(map(len, front.receive())) == 6)
+        assert [[request.job_id for request in frame] for frame in front.received] == [
             ["job-0"],
             [f"job-{number}" for number in range(1, 6)],
         ]
-        front.say(*[m.JobReply(req=request.req, found=False) for frame in front.heard for request in frame])
+        front.send(*[m.JobReply(req=request.req, found=False) for frame in front.received for request in frame])
         assert await asyncio.gather(*calls) == [None] * 6
 
 
 @in_loop
 async def test_what_is_asked_again_goes_in_a_frame_of_its_own(run_dir):
-    async with talking(run_dir) as (front, client):
+    async with connected_to(run_dir) as (front, client):
         calls = [asyncio.create_task(client.get(f"job-{number}")) for number in range(3)]
-        await eventually(lambda: sum(map(len, front.listen())) == 6)
-        assert [len(frame) for frame in front.heard] == [1, 2, 1, 1, 1]
-        front.say(*[m.JobReply(req=request.req, found=False) for frame in front.heard for request in frame])
+        await eventually(lambda: sum(map(len, front.receive())) == 6)
+        assert [len(frame) for frame in front.received] == [1, 2, 1, 1, 1]
+        front.send(*[m.JobReply(req=request.req, found=False) for frame in front.received for request in frame])
         await asyncio.gather(*calls)
 
 
 @in_loop
 async def test_a_job_that_is_followed_in_the_turn_of_its_submit_is_known_by_then(run_dir):
-    async with talking(run_dir) as (front, client):
+    async with connected_to(run_dir) as (front, client):
         watching = asyncio.create_task(client.watch(steps=False))
-        await eventually(front.listen)
-        front.say(m.Watching(req=front.heard[0][0].req, seq=0))
+        await eventually(front.receive)
+        front.send(m.Watching(req=front.received[0][0].req, seq=0))
         await watching
-        front.heard.clear()
+        front.received.clear()
         calls = [asyncio.create_task(client.submit(a_job(f"job-{number}"))) for number in range(3)]
         client.follow("job-2")
-        await eventually(lambda: sum(map(len, front.listen())) == 4)
-        said = [type(message) for frame in front.heard for message in frame if not isinstance(message, m.Watch)]
-        assert said == [m.Submit, m.Submit, m.Submit, m.Follow]
+        await eventually(lambda: sum(map(len, front.receive())) == 4)
+        sent = [type(message) for frame in front.received for message in frame if not isinstance(message, m.Watch)]
+        assert sent == [m.Submit, m.Submit, m.Submit, m.Follow]
         new = m.Admission(revision=1, position=1, eta_s=0.0, submitted_at=0.0, deadline_at=0.0)
-        for one in (one for frame in front.heard for one in frame if isinstance(one, m.Submit)):
-            front.say(m.Accepted(req=one.req, job_id=one.job_id, admission=new))
+        for one in (one for frame in front.received for one in frame if isinstance(one, m.Submit)):
+            front.send(m.Accepted(req=one.req, job_id=one.job_id, admission=new))
         await asyncio.gather(*calls)
 
 
@@ -272,11 +272,11 @@ async def test_a_callback_that_fails_costs_the_answers_behind_its_event_nothing(
     def fail(_: object) -> None:
         raise RuntimeError("a bug of the caller")
 
-    async with talking(run_dir, on_gone=fail) as (front, client):
+    async with connected_to(run_dir, on_gone=fail) as (front, client):
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         call = asyncio.create_task(client.get("job-1"))
-        await eventually(front.listen)
-        front.say(m.JobsDeleted(seq=1, job_ids=("x",)), m.JobReply(req=front.heard[0][0].req, found=False))
+        await eventually(front.receive)
+        front.send(m.JobsDeleted(seq=1, job_ids=("x",)), m.JobReply(req=front.received[0][0].req, found=False))
         assert await call is None
 
 
@@ -288,8 +288,8 @@ async def test_requests_of_a_turn_without_a_broker_wait_for_it(run_dir):
         await asyncio.sleep(0)
         front = Front(endpoint)
         try:
-            await eventually(lambda: {one.job_id for frame in front.listen() for one in frame} >= {"job-0", "job-2"})
-            front.say(*[m.JobReply(req=one.req, found=False) for frame in front.heard for one in frame])
+            await eventually(lambda: {one.job_id for frame in front.receive() for one in frame} >= {"job-0", "job-2"})
+            front.send(*[m.JobReply(req=one.req, found=False) for frame in front.received for one in frame])
             assert await asyncio.gather(*calls) == [None] * 3
         finally:
             front.close()

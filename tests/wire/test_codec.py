@@ -247,11 +247,11 @@ def submit_of(size: int) -> m.Submit:
 
 
 @pytest.mark.parametrize("union", DECODERS.values(), ids=("from_edge", "to_edge", "from_agent", "to_agent"))
-def test_what_is_said_together_is_read_in_its_order(union):
-    said = [message for message in SAMPLES if isinstance(message, union)]
-    (frame,) = codec.join(map(codec.encode, said))
-    assert frame == batch(*said)
-    assert decoder_of(type(said[0]))(frame) == said
+def test_messages_of_a_batch_are_read_in_their_order(union):
+    sent = [message for message in SAMPLES if isinstance(message, union)]
+    (frame,) = codec.join(map(codec.encode, sent))
+    assert frame == batch(*sent)
+    assert decoder_of(type(sent[0]))(frame) == sent
 
 
 def test_a_message_alone_is_a_frame_as_it_is():
