@@ -295,7 +295,7 @@ def test_a_batch_is_as_long_as_its_caps_allow(messages, batches):
             msgspec.msgpack.encode(
                 ["batch", m.PROTOCOL, [["get_pool", m.PROTOCOL, 1, "", 0, b"x" * 4096], ["get_pool", m.PROTOCOL, 2]]]
             ),
-            "GetPool of 4111 bytes beside its body, at most 4096",
+            "GetPool of 4113 bytes beside its body, at most 4096",
         ),
     ],
 )
