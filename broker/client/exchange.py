@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from asyncio import get_running_loop
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,17 +78,16 @@ class Exchange:
 
     def start(self) -> None:
         """Connect in the background."""
-        self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
         self._socket = self._open_socket(self._context)
-        self._loop.add_reader(int(self._socket.getsockopt(zmq.FD)), self._readable)
+        get_running_loop().add_reader(int(self._socket.getsockopt(zmq.FD)), self._readable)
         self._check_soon()
 
     def close(self) -> None:
         """Disconnect; requests still waiting raise `BrokerUnavailable`. May be called twice."""
         if self._context is None:
             return
-        self._loop.remove_reader(int(self._socket.getsockopt(zmq.FD)))
+        get_running_loop().remove_reader(int(self._socket.getsockopt(zmq.FD)))
         for handle in (self._recheck, self._ticker, self._following):
             if handle is not None:
                 handle.cancel()
@@ -108,8 +108,8 @@ class Exchange:
         frame = codec.encode(build(req))
         # The broker drops what does not fit the protocol, and its caller would wait in vain: say so at once.
         codec.from_edge(frame)
-        now = self._loop.time()
-        pending = Pending(frame, self._loop.create_future(), now, timeout_s)
+        now = get_running_loop().time()
+        pending = Pending(frame, get_running_loop().create_future(), now, timeout_s)
         self._pending[req] = pending
         if self._recheck is None:
             self._send_pending(pending, now)
@@ -125,7 +125,7 @@ class Exchange:
     def follow_soon(self) -> None:
         """Send the broker on the next turn which jobs are followed: those of one turn go together."""
         if self._following is None and self._context is not None:
-            self._following = self._loop.call_soon(self._follow)
+            self._following = get_running_loop().call_soon(self._follow)
 
     # ------------------------------------------------------------ sending
 
@@ -140,7 +140,7 @@ class Exchange:
     def _send_unsent(self) -> None:
         """Send the requests that have waited for the end of the turn."""
         pendings, self._unsent = self._unsent, []
-        now = self._loop.time()
+        now = get_running_loop().time()
         taken = all(self._send(frame) for frame in codec.join(pending.frame for pending in pendings))
         for pending in pendings:
             _plan_resend(pending, now, taken)
@@ -162,12 +162,12 @@ class Exchange:
 
     def _ensure_ticker(self) -> None:
         if self._ticker is None:
-            self._ticker = self._loop.call_later(_TICK_S, self._tick)
+            self._ticker = get_running_loop().call_later(_TICK_S, self._tick)
 
     def _tick(self) -> None:
         """Time out, send again, confirm the subscription."""
         self._ticker = None
-        now = self._loop.time()
+        now = get_running_loop().time()
         for pending in [*self._pending.values()]:
             if pending.future.done():
                 continue
@@ -192,7 +192,7 @@ class Exchange:
     def _check_soon(self) -> None:
         """Ask the socket for its events on the next turn: the FD's edge may have been swallowed by what was just done."""
         if self._recheck is None:
-            self._recheck = self._loop.call_soon(self._checked)
+            self._recheck = get_running_loop().call_soon(self._checked)
 
     def _checked(self) -> None:
         self._recheck = None
@@ -216,7 +216,7 @@ class Exchange:
 
     def _connected(self) -> None:
         """Send again over a new connection, perhaps to a new broker: all that was under way on the old one is lost."""
-        now = self._loop.time()
+        now = get_running_loop().time()
         self._unsent.clear()  # they are pending, too
         for pending in [*self._pending.values()]:
             if not pending.future.done():
