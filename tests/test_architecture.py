@@ -21,7 +21,7 @@ MAX_METHODS, MAX_ATTRIBUTES = 20, 12
 #: Classes beyond them, and why.
 LARGE = {
     "broker.client.client.BrokerClient": "one method a request",
-    "broker.core.pool.Worker": "a record of one worker, written by the messages that it sends",
+    "broker.core.pool.Worker": "a record of one worker, written by its messages; the rules about it are in Pool and worker_breaker",
     "broker.core.state.State": "the core's memory; every move of a job passes through it, so that its parts cannot disagree",
     "broker.shell.router.Router": "one pass from the sockets to the commit, in the hot path",
     "zoetrope.client.client.AsyncClient": "as Client, awaited",

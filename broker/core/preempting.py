@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, islice
 
-from broker.core import parking, promised
+from broker.core import expected, parking, promised
 from broker.core.jobs import Job
 from broker.core.pool import Worker
 from broker.core.scheduling import dispatch, placement, preemption, promises
@@ -108,7 +108,7 @@ def _may_lead(state: State, job: Job) -> bool:
 def _pressing(state: State, now: float) -> Iterator[tuple[Job, Lane, Waiting]]:
     """The jobs that must start now, with how long they will have waited if nothing makes room."""
     held = [state.jobs[job_id] for worker in state.pool for job_id in worker.held]
-    ends = sorted(promised.left(state, job, now)[0] for job in held if not job.park)
+    ends = sorted(expected.left(state, job, now)[0] for job in held if not job.park)
     line_s = state.queue.backlog_s / max(1, state.pool.usable())
     soonest = _soonest(state, now + state.policy.preempt_bounds.lead_s, now)
     for number, (_, job_id) in enumerate(islice(soonest, LOOK)):
@@ -133,7 +133,7 @@ def _running(
             above = job.submission.priority > priority and not waiting.promised
             if above or not state.costs.knows(own, units):
                 continue
-            left_s, sd_s = promised.left(state, job, now)
+            left_s, sd_s = expected.left(state, job, now)
             names = () if own == lane.model else (own, lane.model)
             yield Running(
                 job_id=job_id,

@@ -1,34 +1,27 @@
 """Promises of jobs: what can be said of a job to come, giving a promise, keeping it, and sending word at once when it breaks.
 
-The rules are pure (`scheduling.promises`, `scheduling.forecast`); this file reads the core's state for them and carries them out.
+The rules are pure (`scheduling.promises`, `scheduling.forecast`); `expected` reads the core's state for them, and this file carries
+them out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from math import sqrt
 
 from msgspec.structs import replace
 
-from broker.core import views
+from broker.core import expected, views
 from broker.core.jobs import Cause, Job
 from broker.core.pool import Worker
-from broker.core.scheduling import bounds, dispatch, forecast, placement, promises
+from broker.core.scheduling import bounds, dispatch, forecast, promises
 from broker.core.scheduling.dispatch import Choice
-from broker.core.scheduling.forecast import Availability, Start, Work
+from broker.core.scheduling.forecast import Start
 from broker.core.scheduling.queue import Lane
 from broker.core.state import State
 from broker.wire import messages as m
 from broker.wire.terms import JobState
 
 REVIEW = ("promises", "")
-
-#: A job that has run longer than predicted is taken to need this share of its prediction more.
-OVERDUE_SHARE = 0.1
-#: How many steps of a job's own the prediction weighs, in what is expected of the rest.
-STEPS_BELIEVED = 3
-#: A worker that is busy is taken to be free so many standard deviations after what is expected: as often as run times are reserved.
-BUSY_DEVIATIONS = 1.04
 
 #: A time promised after a broken promise lies at least this share of the job's age so far ahead, so that few are needed.
 LEAST_SHARE = 0.25
@@ -38,122 +31,6 @@ LEAST_S = 1.0
 PRECISION = 0.01
 
 
-# ---------------------------------------------------------------- what the core's state says
-
-
-def _able(state: State) -> Callable[[Lane], frozenset[str]]:
-    """Workers by lane, each lane looked at once."""
-    known: dict[Lane, frozenset[str]] = {}
-
-    def able(lane: Lane) -> frozenset[str]:
-        found = known.get(lane)
-        if found is None:
-            found = known[lane] = frozenset(
-                worker.name for worker in state.pool if _serves(worker) and placement.fits(lane, worker)
-            )
-        return found
-
-    return able
-
-
-def _serves(worker: Worker) -> bool:
-    """Whether it runs jobs, or is expected to: one that restarts its engine or is on trial later is, one that leaves is not."""
-    gone = worker.lost or worker.suspect or worker.draining or worker.drain_asked or worker.fault
-    return not gone and worker.engine != "stopped"
-
-
-def _load_s(state: State, model: str) -> float:
-    return state.reloads.predict(model, otherwise=state.policy.reload_s)
-
-
-def _busy(state: State, worker: Worker, now: float) -> tuple[float, float]:
-    """(seconds until the worker is free, their variance)."""
-    seconds, variance = max(0.0, worker.tripped_until - now), 0.0
-    if not worker.held and not worker.free and worker.engine in ("starting", "loading", "restarting"):
-        seconds += state.policy.reload_s
-    for job_id in worker.held:
-        job = state.jobs.get(job_id)
-        if job is not None:
-            left_s, sd = left(state, job, now)
-            seconds += left_s
-            variance += sd * sd
-    return seconds, variance
-
-
-def _makes_room(state: State, worker: Worker) -> bool:
-    """Whether it is about to hand back what it holds."""
-    return any(state.jobs[job_id].park for job_id in worker.held)
-
-
-def left(state: State, job: Job, now: float) -> tuple[float, float]:
-    """(expected seconds until a held job is done, their standard deviation)."""
-    model, units = job.submission.model, job.left(job.submission.units, job.goes_on_from)
-    predicted = state.costs.predict(model, units)
-    left_s = views.remaining_s(job, predicted, now)
-    done = job.step - job.goes_on_from
-    if job.state is JobState.RUNNING and job.phase == "denoise" and done > 0:
-        # The pace of its own steps says more than the prediction the more of them there were.
-        paced = max(0.0, now - job.started_at) / done * max(0, job.total - job.step)
-        left_s = (done * paced + STEPS_BELIEVED * left_s) / (done + STEPS_BELIEVED)
-    if job.state is not JobState.RUNNING or job.phase == "load":
-        worker = state.pool.workers.get(job.worker)
-        if worker is not None and worker.model != model:
-            left_s = max(0.0, left_s) + _load_s(state, model)
-    left_s = max(left_s, OVERDUE_SHARE * predicted)
-    share = min(1.0, left_s / predicted) if predicted > 0 else 1.0
-    return left_s, state.costs.spread(model, units) * predicted * sqrt(share)
-
-
-def _units(job: Job) -> float:
-    """The work that its current or next attempt has to do."""
-    return job.left(job.submission.units, job.goes_on_from if job.held else job.kept)
-
-
-def _takes_s(state: State, job: Job) -> float:
-    return state.costs.predict(job.submission.model, _units(job))
-
-
-def _availability(state: State, now: float, *, making_room: bool = False) -> list[Availability]:
-    """The workers that serve; `making_room`: without what they are about to hand back for others."""
-    found = []
-    for worker in state.pool:
-        if _serves(worker):
-            busy_s, variance = _busy(state, worker, now)
-            if making_room and _makes_room(state, worker):
-                busy_s, variance = min(busy_s, state.policy.preempt_bounds.overhead_s), 0.0
-            model = worker.model
-            for job_id in worker.held:
-                if (job := state.jobs.get(job_id)) is not None:
-                    model = job.submission.model
-            found.append(Availability(worker.name, busy_s, variance, model))
-    return found
-
-
-def _work(state: State, submission: m.Submission, units: float) -> Work:
-    model = submission.model
-    takes_s = state.costs.predict(model, units)
-    lane = Lane(model, submission.gpus, submission.pinned)
-    return Work(lane, submission.tenant, takes_s, takes_s * state.costs.spread(model, units))
-
-
-def _limits(state: State, submission: m.Submission) -> dict[str, int]:
-    """Limits of running jobs by tenant; the newest job says its tenant's."""
-    known = {tenant: state.tenants.share(tenant).max_running for tenant in state.tenants.names()}
-    known[submission.tenant] = submission.max_running
-    return {tenant: limit for tenant, limit in known.items() if limit}
-
-
-def _running(state: State, limits: dict[str, int], now: float) -> dict[str, list[float]]:
-    """Ends of the held jobs of limited tenants, seconds from now."""
-    ends: dict[str, list[float]] = {}
-    for worker in state.pool if limits else ():
-        for job_id in worker.held:
-            job = state.jobs.get(job_id)
-            if job is not None and job.submission.tenant in limits:
-                ends.setdefault(job.submission.tenant, []).append(left(state, job, now)[0])
-    return ends
-
-
 # ---------------------------------------------------------------- what can be said of a job to come
 
 
@@ -161,9 +38,9 @@ def forecast_of(state: State, submission: m.Submission, confidence: float, now: 
     """Forecast of such a job if it came now, or of the one that waits: by the queue as it is, and beside what is promised."""
     model, units = submission.model, submission.units
     if job_id:
-        units = _units(state.jobs[job_id])
+        units = expected.units(state.jobs[job_id])
     predicted = state.costs.estimate(model, units)
-    able = _able(state)
+    able = expected.able(state)
     lane = Lane(model, submission.gpus, submission.pinned)
     workers = able(lane)
     cost = state.costs.predict(model, units)
@@ -212,9 +89,13 @@ def _start(
             held = state.jobs.get(held_id)
             if held is not None and not costs.knows(held.submission.model, held.submission.units):
                 return None
-    limits = _limits(state, submission)
+    limits = expected.limits(state, submission)
     line = forecast.Line(
-        _availability(state, now), able, lambda model: _load_s(state, model), limits, _running(state, limits, now)
+        expected.availability(state, now),
+        able,
+        lambda model: expected.load_s(state, model),
+        limits,
+        expected.running(state, limits, now),
     )
     if len(queue):
         seconds, spread = 0.0, 0.0
@@ -227,11 +108,11 @@ def _start(
             ahead = job.submission
             if not costs.knows(ahead.model, ahead.units):
                 return None
-            work = _work(state, ahead, job.left(ahead.units, job.kept))
+            work = expected.work(state, ahead, job.left(ahead.units, job.kept))
             line.give(work)
             seconds += work.takes_s
             spread += work.sd_s / work.takes_s if work.takes_s > 0 else 0.0
-    return line.give(_work(state, submission, units))
+    return line.give(expected.work(state, submission, units))
 
 
 def _beside_others(
@@ -241,7 +122,7 @@ def _beside_others(
     others = [other for other in state.promises.waiting.values() if other.job_id != demand.job_id]
     if not others:
         return least_s
-    free_at = _free_at(state, now)
+    free_at = expected.free_at(state, now)
 
     workers = able(demand.lane)
 
@@ -259,15 +140,6 @@ def _beside_others(
     last = max([least_s, *(other.ready_by - now for other in others), *(at - now for at in free_at.values())])
     most = last + demand.takes_s + demand.margin_s + 1.0
     return promises.earliest(feasible, least_s, most, precision=PRECISION * most)
-
-
-def _free_at(state: State, now: float) -> dict[str, float]:
-    """Times at which each worker is free, with the caution of what is reserved."""
-    found = {}
-    for worker in state.pool:
-        busy_s, variance = _busy(state, worker, now)
-        found[worker.name] = now + busy_s + BUSY_DEVIATIONS * sqrt(variance)
-    return found
 
 
 # ---------------------------------------------------------------- giving one
@@ -302,8 +174,8 @@ def give(state: State, message: m.Submit, now: float) -> m.Promise | m.Rejected 
 def guarded(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job, Worker]:
     """The choice; or in its place, when that would make promises late, the promised job with the least laxity that the worker can run."""
     job, worker = choice.job, choice.worker
-    able = _able(state)
-    pool = frozenset(other.name for other in state.pool if _serves(other))
+    able = expected.able(state)
+    pool = frozenset(other.name for other in state.pool if expected.serves(other))
     free_at: dict[str, float] | None = None
     for plan in state.promises.plan(pool, able):
         if worker.name not in plan.workers:
@@ -312,7 +184,7 @@ def guarded(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job
         if not others.demands:
             continue
         if free_at is None:
-            free_at = _free_at(state, now)
+            free_at = expected.free_at(state, now)
             free_at[worker.name] += _reserved_s(state, job, worker)
         if promises.holds(others, [free_at[name] for name in others.workers]):
             continue
@@ -325,9 +197,9 @@ def guarded(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job
 
 
 def _reserved_s(state: State, job: Job, worker: Worker) -> float:
-    model, units = job.submission.model, _units(job)
+    model, units = job.submission.model, expected.units(job)
     reserved = state.costs.quantile(model, units, promises.RESERVED)
-    load_s = 0.0 if worker.model == model else _load_s(state, model)
+    load_s = 0.0 if worker.model == model else expected.load_s(state, model)
     return load_s + (job.cost if reserved is None else reserved)
 
 
@@ -353,12 +225,12 @@ def in_danger(state: State, now: float) -> Iterator[str]:
     """
     if not state.promises.waiting:
         return
-    able = _able(state)
-    pool = frozenset(worker.name for worker in state.pool if _serves(worker))
+    able = expected.able(state)
+    pool = frozenset(worker.name for worker in state.pool if expected.serves(worker))
     soon = now + state.policy.preempt_bounds.overhead_s
-    free_at = _free_at(state, now)
+    free_at = expected.free_at(state, now)
     for worker in state.pool:
-        if _makes_room(state, worker):
+        if expected.makes_room(state, worker):
             free_at[worker.name] = min(free_at[worker.name], soon)
     for plan in state.promises.plan(pool, able):
         lacking = promises.lacking(plan, [free_at[name] for name in plan.workers])
@@ -383,12 +255,12 @@ def check(state: State, job: Job, now: float) -> None:
     if promise is None or job.final:
         return
     if job.held:
-        expected_s, again_at = left(state, job, now)[0], promise.ready_by
+        expected_s, again_at = expected.left(state, job, now)[0], promise.ready_by
         if now < promise.ready_by and not job.step:
             # Nothing but time has said how far it is: it may be done before long.
-            expected_s = max(0.0, views.remaining_s(job, _takes_s(state, job), now))
+            expected_s = max(0.0, views.remaining_s(job, expected.takes_s(state, job), now))
     else:
-        expected_s = _takes_s(state, job) + max(0.0, job.not_before - now)
+        expected_s = expected.takes_s(state, job) + max(0.0, job.not_before - now)
         again_at = promise.ready_by - expected_s
     if now + expected_s > promise.ready_by or now >= promise.ready_by:
         break_promise(state, job, now)
@@ -420,12 +292,12 @@ def break_promise(state: State, job: Job, now: float) -> None:
 
 def _new_time_s(state: State, job: Job, confidence: float, now: float) -> float | None:
     """Seconds until the job is done with this confidence; None where that is not known."""
-    model, units = job.submission.model, _units(job)
+    model, units = job.submission.model, expected.units(job)
     whole_s = state.costs.quantile(model, units, confidence)
     if whole_s is None:
         return None
     if job.held:
-        left_s, _ = left(state, job, now)
+        left_s, _ = expected.left(state, job, now)
         return max(left_s, whole_s - max(0.0, now - job.started_at)) if job.state is JobState.RUNNING else whole_s
     if job.id not in state.queue:
         return max(0.0, job.not_before - now) + whole_s
@@ -435,17 +307,17 @@ def _new_time_s(state: State, job: Job, confidence: float, now: float) -> float 
 
 def review(state: State, now: float) -> None:
     """Break the promises of waiting jobs that the workers that are left, after some have gone, cannot be expected to keep."""
-    workers = _availability(state, now, making_room=True)
-    line = forecast.Line(workers, _able(state), lambda model: _load_s(state, model), {}, {})
+    workers = expected.availability(state, now, making_room=True)
+    line = forecast.Line(workers, expected.able(state), lambda model: expected.load_s(state, model), {}, {})
     for job_id in _by_laxity(state):
         job = state.jobs[job_id]
-        start = line.give(_work(state, job.submission, _units(job)))
+        start = line.give(expected.work(state, job.submission, expected.units(job)))
         if job.promise is not None and (start is None or now + _end_s(state, job, start) > job.promise.ready_by):
             break_promise(state, job, now)
 
 
 def _end_s(state: State, job: Job, start: Start) -> float:
-    return start.at_s + start.load_s + _takes_s(state, job)
+    return start.at_s + start.load_s + expected.takes_s(state, job)
 
 
 def _by_laxity(state: State) -> Iterator[str]:
