@@ -1,8 +1,7 @@
 """Results and checkpoints in an object store of S3's kind: `<prefix>/artefacts/<job>/<fence>/<name>`, as on an edge's disk, and
-`<prefix>/checkpoints/<job>/<name>`.
+`<prefix>/checkpoints/<job>/<fence>/<name>`.
 
-Keys need no conditions: a fence is granted once, so that two writers of one key write the same bytes, and a checkpoint is good by what it
-says of itself. Each object bears the SHA-256 of its
+Keys need no conditions: a fence is granted once, so that two writers of one key write the same bytes. Each object bears the SHA-256 of its
 bytes, and who fetches it checks them. Credentials, region and endpoint are found as the store's own tools find them (`AWS_ACCESS_KEY_ID`,
 `AWS_REGION`, `AWS_ENDPOINT_URL`, the machine's role …), and stand in no setting. All calls block.
 """

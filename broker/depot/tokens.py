@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 from msgspec import Struct
 
 from broker.runtime import secret_file
+from broker.wire.job_files import checkpoint_of
 
 #: What all paths of an edge's depot begin with.
 PREFIX = "/internal/depot/"
@@ -154,16 +155,18 @@ def checkpoint_key(job_id: str, fence: int, name: str) -> str:
     return f"{checkpoints_key(job_id, fence)}/{name}"
 
 
-def stored_checkpoints_key(job_id: str) -> str:
-    """Key of a job's checkpoints in an object store: they are the same whichever attempt wrote them."""
+def job_checkpoints_key(job_id: str) -> str:
+    """Key of all checkpoints of a job in an object store, by the attempts that put them."""
     return f"{CHECKPOINTS}/{job_id}"
 
 
-def stored_checkpoint_key(key: str) -> str | None:
-    """Key in an object store of what an attempt calls by this key; None: it is no checkpoint's."""
+def checkpoint_at(key: str) -> tuple[str, int, str] | None:
+    """The job, the attempt that put it, and the file whose checkpoint lies at this key; None: it is no checkpoint's."""
     match key.split("/"):
-        case [start, job_id, _, name] if start == CHECKPOINTS:
-            return f"{stored_checkpoints_key(job_id)}/{name}"
+        case [start, job_id, fence, name] if (
+            start == CHECKPOINTS and fence.isascii() and fence.isdecimal() and len(fence) < 20 and checkpoint_of(name)
+        ):
+            return job_id, int(fence), name
     return None
 
 

@@ -128,14 +128,16 @@ class ArtefactStore:
     # ------------------------------------------------------------ checkpoints
 
     def checkpoints(self, job_id: str) -> list[str]:
-        """The names of a job's newest checkpoints, one of each output. Raises `StoreError`."""
+        """The names of a job's newest checkpoints on this disk, one of each output."""
         try:
             names = os.listdir(self._artefacts / CHECKPOINTS / job_id)
         except (FileNotFoundError, NotADirectoryError):
-            names = []
-        if self._objects is not None:
-            names += self._objects.checkpoints(job_id)
+            return []
         return [checkpoint_name(output, step) for output, step in newest_checkpoints(names).items()]
+
+    def stored_checkpoints(self, job_id: str) -> list[str]:
+        """The keys of those in the object store. Raises `StoreError`."""
+        return self._objects.checkpoints(job_id) if self._objects is not None else []
 
     def checkpointed(self, after: str, count: int) -> dict[str, Checkpointed]:
         """Of `count` jobs that have checkpoints, those behind the job `after` (""; from the first). In one order, whose last is the `after`

@@ -6,7 +6,7 @@ What lies there and no record names is removed only while the store is known to 
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from broker.depot.object_store import ObjectStore, Stored, StoreError
 from broker.depot.store_check import service_id
-from broker.depot.tokens import ARTEFACTS, CHECKPOINTS, attempt_of, job_key, stored_checkpoints_key
+from broker.depot.tokens import ARTEFACTS, CHECKPOINTS, attempt_of, checkpoint_at, job_checkpoints_key, job_key
 from broker.runtime.log_actions import Action
 from broker.runtime.settings import SettingsError
 from broker.wire.job_files import checkpoint_of
@@ -87,8 +87,8 @@ class ResultObjects:
     # ------------------------------------------------------------ checkpoints
 
     def checkpoints(self, job_id: str) -> list[str]:
-        """The names of a job's checkpoints. Raises `StoreError`."""
-        return [name for name in self._store.names(stored_checkpoints_key(job_id)) if checkpoint_of(name)]
+        """The keys of a job's newest checkpoints, one of each output. Raises `StoreError`."""
+        return [keys[0] for _, keys in sorted(_by_output(self._store.below(job_checkpoints_key(job_id))).items())]
 
     def checkpointed(self, after: str, count: int) -> dict[str, Checkpointed]:
         """Up to `count` jobs that have checkpoints, those behind the job `after` ("": from the first). A request for each thousand."""
@@ -96,7 +96,7 @@ class ResultObjects:
         if not self.is_ours():
             return {}
         try:
-            for one in self._store.below(CHECKPOINTS, f"{stored_checkpoints_key(after)}0" if after else ""):
+            for one in self._store.below(CHECKPOINTS, f"{job_checkpoints_key(after)}0" if after else ""):
                 job_id = one.key.split("/")[1]
                 if job_id not in found and len(found) == count:
                     break
@@ -112,7 +112,7 @@ class ResultObjects:
     def remove_checkpoints(self, job_id: str) -> None:
         """Remove a job's checkpoints; what is not removed now is swept later."""
         try:
-            self._store.remove([one.key for one in self._store.below(stored_checkpoints_key(job_id))])
+            self._store.remove([one.key for one in self._store.below(job_checkpoints_key(job_id))])
         except StoreError as error:
             _warn("left for a later sweep", str(error))
 
@@ -146,15 +146,18 @@ class ResultObjects:
             return []
 
 
+def _by_output(objects: Iterable[Stored]) -> dict[int, list[str]]:
+    """The keys of each output's checkpoints, the newest first, before all others those of the last attempt that put any."""
+    found: defaultdict[int, list[tuple[int, int, str]]] = defaultdict(list)
+    for one in objects:
+        if (there := checkpoint_at(one.key)) is not None and (place := checkpoint_of(there[2])) is not None:
+            found[place[0]].append((there[1], place[1], one.key))
+    return {output: [key for _, _, key in sorted(places, reverse=True)] for output, places in found.items()}
+
+
 def _old(objects: Iterable[Stored]) -> tuple[str, ...]:
-    """The keys of all checkpoints but the newest of each output."""
-    by_step = {place: one.key for one in objects if (place := checkpoint_of(one.key.rpartition("/")[2])) is not None}
-    left, old = Counter[int](), []
-    for output, step in sorted(by_step, reverse=True):
-        left[output] += 1
-        if left[output] > _KEPT:
-            old.append(by_step[output, step])
-    return tuple(old)
+    """The keys of those that are of no use any more."""
+    return tuple(key for keys in _by_output(objects).values() for key in keys[_KEPT:])
 
 
 def _warn(what: str, why: str) -> None:

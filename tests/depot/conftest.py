@@ -113,7 +113,8 @@ class OwnDisk:
 
     def checkpoints(self, job_id: str, fence: int) -> list[str]:
         names = [path.name for path in (self._home / "artefacts" / CHECKPOINTS / job_id).iterdir()]
-        return [checkpoint_name(output, step) for output, step in newest_checkpoints(names).items()]
+        newest = [checkpoint_name(output, step) for output, step in newest_checkpoints(names).items()]
+        return [tokens.checkpoint_key(job_id, fence, name) for name in newest]
 
     def fetch_checkpoint(self, key: str, target: Path, revoked: Any) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +173,7 @@ class Place:
     def kept_names(self, job_id: str) -> list[str]:
         """The names of a job's checkpoints that lie there."""
         if self.store is not None:
-            return self.store.names(tokens.stored_checkpoints_key(job_id))
+            return self.store.names(tokens.job_checkpoints_key(job_id))
         directory = self.far.home / "artefacts" / CHECKPOINTS / job_id
         return sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from broker.depot import tokens
 from http_edge.background.file_cleaner import STRAY_S
 from tests.depot.conftest import CLIP, Place, never
 from tests.support.waiting import wait_until
@@ -112,10 +111,10 @@ def test_checkpoints_are_had_by_the_next_attempt_and_are_gone_after_the_end(plac
     fence = place.far.do(place.far.fake.run, job_id, "cpu-1").fence
 
     other = place.of("cpu-1")
-    names = other.checkpoints(job_id, fence)
-    assert names == ["0-5.safetensors", "1-2.safetensors"], "the newest of each output"
-    for name in names:
-        other.fetch_checkpoint(tokens.checkpoint_key(job_id, fence, name), tmp_path / name, never)
+    keys = {key.rpartition("/")[2]: key for key in other.checkpoints(job_id, fence)}
+    assert list(keys) == ["0-5.safetensors", "1-2.safetensors"], "the newest of each output"
+    for name, key in keys.items():
+        other.fetch_checkpoint(key, tmp_path / name, never)
         assert (tmp_path / name).read_bytes() == written[name.removesuffix(".safetensors")]
 
     place.far.do(place.far.fake.succeed, job_id)

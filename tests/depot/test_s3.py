@@ -16,7 +16,7 @@ from obstore.store import MemoryStore
 from PIL import Image
 
 from broker.depot import object_store
-from broker.depot.object_store import OWNER_KEY, ObjectStore, StoreError, store_of
+from broker.depot.object_store import OWNER_KEY, ObjectStore, Stored, StoreError, store_of
 from broker.depot.tokens import artefact_key, draft_key
 from broker.runtime.settings import CommonSettings, SettingsError
 from broker.wire.job_files import CHECKPOINTS, preview_name
@@ -81,9 +81,9 @@ class Bucket(ObjectStore):
         self._answer()
         return super().has(key)
 
-    def names(self, prefix: str) -> list[str]:
+    def below(self, prefix: str, after: str = "") -> Iterator[Stored]:
         self._answer()
-        return super().names(prefix)
+        return super().below(prefix, after)
 
     def claim(self, service: str) -> str:
         self._answer()
@@ -365,8 +365,9 @@ def test_workers_need_an_edge_beside_the_store() -> None:
 
 def test_checkpoints_go_to_the_store_and_drafts_to_the_edge(place: Place, bucket: Bucket) -> None:
     job_id, fence = place.far.running()
-    place.put(place.kept(job_id, fence, "0-5.safetensors", b"state"))
-    assert bucket.all_keys("checkpoints") == [f"checkpoints/{job_id}/0-5.safetensors"]
+    file = place.kept(job_id, fence, "0-5.safetensors", b"state")
+    place.put(file)
+    assert bucket.all_keys("checkpoints") == [file.key]
     draft = place.drawn(job_id, fence, b"a draft", "draft.png")
     place.put(replace(draft, key=draft_key(job_id, fence, "draft.png")))
     kept = place.far.home / "artefacts" / CHECKPOINTS / job_id
@@ -374,18 +375,23 @@ def test_checkpoints_go_to_the_store_and_drafts_to_the_edge(place: Place, bucket
     assert bucket.all_keys("drafts") == []
 
 
-def test_what_an_attempt_before_sends_late_is_taken_if_it_is_newer_and_takes_the_place_of_nothing(
-    place: Place, bucket: Bucket, tmp_path: Path
+def test_what_an_attempt_before_sends_late_takes_the_place_of_nothing_that_a_later_one_has_sent(
+    place: Place, bucket: Bucket
 ) -> None:
     job_id, early = place.far.running()
     place.put(place.kept(job_id, early, "0-5.safetensors", b"five"))
     place.far.do(place.far.fake.lose, job_id)
     fence = place.far.do(place.far.fake.run, job_id, "cpu-1").fence
-    place.put(place.kept(job_id, early, "0-3.safetensors", b"three"))
+    late = place.kept(job_id, early, "0-8.safetensors", b"eight")
+    place.put(late)
     other = place.of("cpu-1")
-    assert other.checkpoints(job_id, fence) == ["0-5.safetensors"]
-    place.put(place.kept(job_id, early, "0-8.safetensors", b"eight"))
-    assert other.checkpoints(job_id, fence) == ["0-8.safetensors"]
+    assert other.checkpoints(job_id, fence) == [late.key], "it has sent none itself"
+    # It could not use that one, and began anew.
+    own = place.kept(job_id, fence, "0-2.safetensors", b"two")
+    other.put(own, never, again=False)
+    assert other.checkpoints(job_id, fence) == [own.key]
+    place.far.do(place.far.edge.retention._cleaner.sweep_checkpoints, 0.0)
+    assert own.key in bucket.all_keys("checkpoints")
 
 
 def test_checkpoints_are_waited_for_while_the_store_is_away(place: Place, bucket: Bucket, tmp_path: Path) -> None:
@@ -406,7 +412,7 @@ def test_a_checkpoint_that_a_worker_of_before_put_at_the_edge_is_had(place: Plac
     job_id, fence = place.far.running()
     file = place.kept(job_id, fence, "0-5.safetensors", b"state")
     http_depot(place.far).put(file, never, again=False)
-    assert place.depot.checkpoints(job_id, fence) == ["0-5.safetensors"]
+    assert place.depot.checkpoints(job_id, fence) == [file.key]
     place.depot.fetch_checkpoint(file.key, tmp_path / "x", never)
     assert (tmp_path / "x").read_bytes() == b"state"
 

@@ -47,10 +47,10 @@ class Depot(Protocol):
         """Remove what was put of an attempt that does not count. Raises `NotNow`."""
 
     def checkpoints(self, job_id: str, fence: int) -> list[str]:
-        """The names of a job's newest checkpoints, one of each output, for its attempt of this fence. Raises `NotNow`, `Refused`."""
+        """The keys of a job's newest checkpoints, one of each output, for its attempt of this fence. Raises `NotNow`, `Refused`."""
 
     def fetch_checkpoint(self, key: str, target: Path, revoked: Revoked) -> None:
-        """Fetch a checkpoint (`tokens.checkpoint_key`) to the path `target`, whole or not at all. Raises `NotNow`, `Refused`."""
+        """Fetch the checkpoint of this key to the path `target`, whole or not at all. Raises `NotNow`, `Refused`."""
 
     def fetch(self, name: str, target: Path, revoked: Revoked) -> None:
         """Fetch an input to the path `target`, whole and with the SHA-256 of its name, or not at all. Raises `NotNow`, `InputGone`."""

@@ -16,7 +16,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from broker.depot import tokens
@@ -82,7 +82,7 @@ class HttpDepot:
             _keep(response, target, revoked, f"the input {name}", sha256=name.partition(".")[0])
 
     def checkpoints(self, job_id: str, fence: int) -> list[str]:
-        """The names of a job's newest checkpoints, one of each output, for its attempt of this fence. Raises `NotNow`, `Refused`."""
+        """The keys of a job's newest checkpoints, one of each output, for its attempt of this fence. Raises `NotNow`, `Refused`."""
         signed, path = self._sign(), tokens.PREFIX + tokens.checkpoints_key(job_id, fence)
         with self._connection() as connection:
             self._send(connection, "GET", path, signed)
@@ -90,12 +90,13 @@ class HttpDepot:
             if response.status != 200:
                 raise _no(response, f"the checkpoints of {job_id}")
             try:
-                names = json.loads(response.read(_MAX_LIST_BYTES))["data"]
-            except (ValueError, KeyError, TypeError):
-                names = None
-        if not isinstance(names, list) or not all(isinstance(name, str) and checkpoint_of(name) for name in names):
+                found = json.loads(response.read(_MAX_LIST_BYTES))
+                names, stored = found["data"], found.get("stored", [])
+            except (ValueError, KeyError, TypeError, AttributeError):
+                names = stored = None
+        if not _are(names, checkpoint_of) or not _are(stored, tokens.checkpoint_at):
             raise NotNow(f"what the edge answers are no checkpoints of {job_id}")
-        return names
+        return [*stored, *(tokens.checkpoint_key(job_id, fence, name) for name in names)]
 
     def fetch_checkpoint(self, key: str, target: Path, revoked: Revoked) -> None:
         """Fetch a checkpoint to the path `target`, whole or not at all. Raises `NotNow`, `Refused`."""
@@ -169,6 +170,11 @@ def _send_body(connection: http.client.HTTPConnection, body: BinaryIO, revoked: 
 def _answer(connection: http.client.HTTPConnection) -> tuple[int, str]:
     response = connection.getresponse()
     return response.status, _reason(response)
+
+
+def _are(texts: Any, read: Callable[[str], object]) -> bool:
+    """Whether these are texts that this reads."""
+    return isinstance(texts, list) and all(isinstance(text, str) and read(text) for text in texts)
 
 
 def _no(response: http.client.HTTPResponse, what: str) -> NotNow:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from broker.depot.object_store import NotThere, ObjectStore, StoreError
-from broker.depot.tokens import ARTEFACTS, stored_checkpoint_key
+from broker.depot.tokens import ARTEFACTS, checkpoint_at
 from broker.wire.job_files import preview_number
 from workers.depot.depot import Depot, DepotFile, NotNow, Revoked
 
@@ -29,15 +29,12 @@ class S3Depot:
 
     def put(self, file: DepotFile, revoked: Revoked, *, again: bool) -> None:
         """Put a file; `again`: it may be there already. Raises `NotNow`."""
-        if file.key.startswith(f"{ARTEFACTS}/") and not preview_number(Path(file.key).name):
-            key = file.key
-        elif checkpoint := stored_checkpoint_key(file.key):
-            key = checkpoint
-        else:
+        is_result = file.key.startswith(f"{ARTEFACTS}/") and not preview_number(Path(file.key).name)
+        if not is_result and checkpoint_at(file.key) is None:
             self._edge.put(file, revoked, again=again)
             return
         try:
-            self._store.put(key, file.path, file.size, file.sha256, again=again)
+            self._store.put(file.key, file.path, file.size, file.sha256, again=again)
         except StoreError as error:
             raise NotNow(str(error)) from None
 
@@ -47,15 +44,15 @@ class S3Depot:
         self._edge.discard(job_id, fence)
 
     def checkpoints(self, job_id: str, fence: int) -> list[str]:
-        """The names of a job's newest checkpoints, one of each output, for its attempt of this fence. Raises `NotNow`, `Refused`."""
+        """The keys of a job's newest checkpoints, one of each output, for its attempt of this fence. Raises `NotNow`, `Refused`."""
         return self._edge.checkpoints(job_id, fence)
 
     def fetch_checkpoint(self, key: str, target: Path, revoked: Revoked) -> None:
         """Fetch a checkpoint to the path `target`, whole or not at all. Raises `NotNow`, `Refused`."""
         try:
-            self._store.fetch(stored_checkpoint_key(key) or key, target)
+            self._store.fetch(key, target)
         except NotThere:
-            # A worker of before put it there.
+            # It lies on the edge's disk: a worker of before put it there.
             self._edge.fetch_checkpoint(key, target, revoked)
         except StoreError as error:
             raise NotNow(str(error)) from None

@@ -156,10 +156,10 @@ class _Lane:
 
         try:
             here = newest_checkpoints(os.listdir(kept.directory)) if kept.directory.is_dir() else {}
-            for name in self._depot.checkpoints(kept.job_id, kept.fence):
+            for key in self._depot.checkpoints(kept.job_id, kept.fence):
+                name = key.rpartition("/")[2]
                 output, step = checkpoint_of(name) or (0, 0)
                 if step > here.get(output, 0):
-                    key = tokens.checkpoint_key(kept.job_id, kept.fence, name)
                     self._depot.fetch_checkpoint(key, kept.directory / name, over)
         except (NotNow, OSError) as error:
             if isinstance(error, NotNow) and not isinstance(error, Refused) and not over():

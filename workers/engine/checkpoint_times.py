@@ -22,7 +22,7 @@ class CheckpointTimes:
         self._every_s = every_s
         #: Since when denoising is in no checkpoint; None: it has not begun.
         self._since: float | None = None
-        #: When the last step ended, and what it took; what the last file took.
+        #: When the last step ended, and what the next is expected to take; the same of a file.
         self._stepped_at: float | None = None
         self._step_s = self._write_s = 0.0
         #: Files are written by another thread.
@@ -38,7 +38,7 @@ class CheckpointTimes:
         """A step has ended."""
         now = self.clock()
         if self._stepped_at is not None:
-            self._step_s = now - self._stepped_at
+            self._step_s = _next(now - self._stepped_at, self._step_s)
         self._stepped_at = now
 
     def kept(self) -> None:
@@ -48,8 +48,7 @@ class CheckpointTimes:
     def wrote(self, took_s: float) -> None:
         """A file took so long."""
         with self._lock:
-            # One that waited for the disk is not forgotten with the next.
-            self._write_s = max(took_s, (self._write_s + took_s) / 2)
+            self._write_s = _next(took_s, self._write_s)
 
     def due(self) -> bool:
         """Whether a state is to be kept now: kept after one more step, it would be there later than `every_s` after the one before."""
@@ -65,3 +64,8 @@ class CheckpointTimes:
     def _unkept_s(self) -> float:
         """Seconds of denoising that are in no checkpoint; before it begins, less than none."""
         return self.clock() - self._since if self._since is not None else -1.0
+
+
+def _next(took_s: float, expected_s: float) -> float:
+    """The time that the next is expected to take: one that was slow, on a busy machine, is not forgotten with a quick one."""
+    return max(took_s, (expected_s + took_s) / 2)

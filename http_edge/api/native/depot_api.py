@@ -52,10 +52,11 @@ _PUT = {
 
 
 class DepotCheckpoints(Struct, kw_only=True):
-    """Names of a job's checkpoints, one of each output."""
+    """A job's checkpoints, one of each output: names of those here, keys of those in the object store."""
 
     object: Literal["list"]
     data: list[str]
+    stored: list[str]
 
 
 class DepotApi:
@@ -137,9 +138,10 @@ class DepotApi:
         job_id = await self._own_job(request)
         try:
             names = await run_sync(self._files.store.checkpoints, job_id)
+            stored = await run_sync(self._files.store.stored_checkpoints, job_id)
         except StoreError as error:
             raise EdgeError("unavailable", str(error), retry_after_s=5.0, headers=CLOSE) from None
-        return json_response(DepotCheckpoints(object="list", data=names))
+        return json_response(DepotCheckpoints(object="list", data=names, stored=stored))
 
     @operation(
         "getCheckpoint",
