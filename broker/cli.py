@@ -172,7 +172,8 @@ def _serve(
 ) -> None:
     # What was loaded stays: no collection need walk it again. And few of the many small objects of a pass are ever part of a circle.
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    # Every new object is walked twice whatever these are, but all messages wait for a walk: some 2 ms for the first, 9 for the second.
+    gc.set_threshold(10_000, 3, 3_000)
     gc.enable()
     limiter = PeerLimiter()
     metrics = Metrics(limiter)
