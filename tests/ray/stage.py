@@ -92,6 +92,8 @@ class Stage:
                 "num_gpus": 0,
                 "object_store_memory": _STORE_BYTES,
                 "include_dashboard": False,
+                "include_log_monitor": False,
+                "no_monitor": True,
                 "_system_config": _HEALTH,
             },
         )
@@ -336,6 +338,12 @@ class Stage:
                 found[process.pid] = process
         return list(found.values())
 
+    def until_gone(self, processes: list[psutil.Process]) -> None:
+        """Wait for the end of these processes of workers, and see that there are no others."""
+        _, alive = psutil.wait_procs(processes, LIMIT_S)
+        assert not alive
+        assert self.worker_processes() == []
+
     def close(self) -> None:
         ray.shutdown()
         self.cluster.shutdown()
@@ -344,6 +352,4 @@ class Stage:
         self.http.close()
         alive = end_all(self._service, 60)
         assert not alive
-        wait_until(
-            lambda: not self.worker_processes(), 60, f"the end of all worker processes: {self.worker_processes()}"
-        )
+        self.until_gone(self.worker_processes())
