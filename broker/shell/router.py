@@ -1,8 +1,8 @@
 """One pass of the broker: drain both sockets, ask the core, commit once, then send.
 
 Nothing is sent before what it says is on disk: the messages of a pass wait for the pass's one commit, which is also what makes
-many jobs share one fsync. Only what the core calls early goes before it: a job that was accepted before may start while the commit is under
-way, and a worker that has just finished does not wait for it.
+many jobs share one fsync. Only what the core calls early goes before it: the grant of a job, which says nothing of its row. So no worker
+waits for the disk, and a job starts while its acceptance is on its way there.
 
 The back is drained before the front, so that a flood of requests cannot make workers look silent, and no lease expires while messages
 that would renew it are still waiting to be read.
@@ -279,19 +279,20 @@ class Router:
     # ------------------------------------------------------------ out
 
     def _commit_and_send(self, now: float) -> None:
-        """Send watchers what has changed, commit, send, report to the core who could not be reached, and again for what that caused."""
+        """Send what is early, pack the events, commit, send the rest, report to the core who could not be reached, and again for what that
+        caused."""
         work = self._executor
         while True:
+            gone: dict[bytes, None] = {}
+            if work.early:
+                early, work.early = work.early, []
+                self._send(early, gone)
             state = self._core.state
             if state.changed or state.gone or state.steps.stepped:
                 self._attempt(self._core.tell_watchers, now)
-            if work.idle:
+            if work.idle and not gone:
                 return
-            early, work.early = work.early, []
             sends, work.sends = work.sends, []
-            gone: dict[bytes, None] = {}
-            if early:
-                self._send(early, gone)
             if work.durable and not self.commit(now, lazy=False):
                 continue
             if sends:

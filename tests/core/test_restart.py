@@ -199,3 +199,24 @@ def test_workers_get_their_keys_to_the_depot_also_after_a_fresh_start():
         core.reset(epoch, float(epoch))
         effects = core.receive(b"b1", hello, float(epoch), None)
         assert [one.message.depot_key for one in effects if isinstance(one, Send)] == ["key of gpu-0"]
+
+
+def test_an_attempt_at_a_job_that_was_deleted_is_none_at_a_later_one_of_its_id():
+    desk = CoreHarness()
+    fence = desk.running("a")
+    desk.tick(desk.policy.lost_after_s + 1)
+    desk.cancel("a")
+    assert desk.ask(m.ForgetJobs(req=1, job_ids=("a",)), m.Forgotten).job_ids == ("a",)
+    desk.submit("a", body=b"another spec")
+    desk.restart()
+    effects = desk.hello("w1", m.Held(job_id="a", fence=fence, phase="denoise", step=4, total=9), seen=fence, free=0)
+    assert [(cancel.job_id, cancel.fence) for cancel in sent(effects, m.Cancel)] == [("a", fence)]
+    assert desk.state("a") == "queued"
+
+
+def test_a_job_that_was_never_granted_is_shown_without_a_fence():
+    desk = CoreHarness()
+    desk.running("a")
+    desk.submit("b")
+    assert desk.job("b").fence == desk.view("a").fence
+    assert desk.view("b").fence == 0
