@@ -201,9 +201,9 @@ class Driver:
                 return
             for message in codec.to_edge(frame):
                 self._front_messages += 1
-                self._hear(message)
+                self._on_message(message)
 
-    def _hear(self, message: m.Message | None) -> None:
+    def _on_message(self, message: m.Message | None) -> None:
         match message:
             case m.Accepted(req=req):
                 self.jobs.accept(req)

@@ -98,6 +98,7 @@ class Exchange:
         for pending in self._pending.values():
             if not pending.future.done():
                 pending.future.set_exception(errors.BrokerUnavailable("the client was closed"))
+        self._unsent.clear()
 
     async def request(self, build: Callable[[int], m.Message], timeout_s: float) -> m.Message:
         """Send the message built with a new number; the answer. Raises `BrokerUnavailable`; `ValueError` naming a wrong field."""

@@ -98,7 +98,7 @@ class Listener:
         self.fd = int(self._socket.getsockopt(zmq.FD))
         # The compiled methods themselves: pyzmq's wrappers around them, for options not used here, cost as much as the send.
         self._recv = zmq.backend.Socket.recv.__get__(self._socket)
-        self._send = zmq.backend.Socket.send.__get__(self._socket)
+        self.send_frame = zmq.backend.Socket.send.__get__(self._socket)
         self._get = zmq.backend.Socket.get.__get__(self._socket)
         #: The last message: it knows where it came from.
         self._source: zmq.Frame | None = None
@@ -131,17 +131,6 @@ class Listener:
         while frame.more:
             frame = self._recv(_NOBLOCK, False)
         return routing_id, first, frame is not first
-
-    def send(self, routing_id: bytes, frame: bytes) -> bool:
-        """Hand a message to libzmq; False when the peer is gone or its queue full, which only the routing id's frame finds."""
-        try:
-            self._send(routing_id, _MORE)
-        except zmq.ZMQError as error:
-            if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
-                return False
-            raise
-        self._send(frame, _NOBLOCK)
-        return True
 
     def sender(self) -> str:
         """The name on whose key the last message came; "" when it came over ipc, from this user's own processes."""
@@ -256,8 +245,16 @@ class Sockets:
         return self._zap.refused if self._zap else 0
 
     def send(self, peer: bytes, frame: bytes) -> bool:
-        """To a peer as `Router` names them; False when it cannot be reached."""
-        return self._listeners[peer[0]].send(peer[1:], frame)
+        """To a peer as `Router` names them; False when it is gone or its queue full, which only the routing id's frame finds."""
+        send = self._listeners[peer[0]].send_frame
+        try:
+            send(peer[1:], _MORE)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                return False
+            raise
+        send(frame, _NOBLOCK)
+        return True
 
     def close(self) -> None:
         """Close both and wait until libzmq has let go of the paths."""
