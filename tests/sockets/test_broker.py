@@ -16,6 +16,7 @@ from broker.core import reports
 from broker.core.policy import Policy
 from broker.runtime.errors import BindFailed, JournalBroken
 from broker.runtime.settings import SettingsError
+from broker.shell.metrics import Metrics
 from broker.shell.net import sockets as shell_sockets
 from broker.shell.net.sockets import Sockets
 from broker.shell.recovery import BUDGET
@@ -335,13 +336,12 @@ async def test_the_numbers_are_written_to_a_file(tmp_path, run_dir):
 async def test_numbers_that_cannot_be_told_do_not_end_the_broker(tmp_path, run_dir, monkeypatch):
     asked = []
 
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         asked.append(True)
         raise RuntimeError("a bug")
 
+    monkeypatch.setattr(Metrics, "write", fail)
     async with serving(tmp_path, run_dir) as service, connected(service) as client:
-        monkeypatch.setattr(service.core, "snapshot", fail)
-        service.server._house._next_metrics = 0.0
         await eventually(lambda: len(asked) > 0)
         await client.submit(a_job("job-1"))
         assert not service.running.done()
