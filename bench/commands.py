@@ -153,6 +153,7 @@ COMMANDS = (
         promises.PromisesPlan(jobs=200),
         (
             ("", "eight workers"),
+            ("--by-jobs", "pictures among clips: 30 % of the jobs are long, and nearly all of the work"),
             ("--confidence 0.99 --long 0.6", "stronger promises, more of the work in long jobs"),
             ("--live 300", "five minutes of real jobs on two workers; quiet cores, please"),
         ),

@@ -138,6 +138,64 @@ def long_first(jobs: Sequence[Job], workers: int, long_s: float, stretch: float,
     return ends
 
 
+class _Run(Struct, eq=False):
+    """A job on a worker: since when, with how much left then; when it leaves, with how much left."""
+
+    number: int
+    since: float
+    left_s: float
+    until: float
+    left_then_s: float = 0.0
+
+
+def short_first(jobs: Sequence[Job], workers: int, long_s: float, steps: int, park_s: float = 0.0) -> list[float]:
+    """Each job's end when those shorter than `long_s` go first, in order of arrival, and long ones make room at once, but at the end of a
+    step: the long one whose step ends first is parked, which takes `park_s`. Of those that wait the one with the least left goes on.
+
+    What short ones take here they take in any order that parks no sooner, but for those that give some short ones up.
+    """
+    left = [job.length_s for job in jobs]
+    ends = [0.0] * len(jobs)
+    short: list[int] = []
+    long: list[tuple[float, int]] = []
+    runs: list[_Run] = []
+    arrived, now = 0, 0.0
+    while arrived < len(jobs) or runs:
+        at = jobs[arrived].at_s if arrived < len(jobs) else inf
+        leaving = min(runs, key=lambda run: run.until) if runs else None
+        if leaving is not None and leaving.until <= at:
+            now, number = leaving.until, leaving.number
+            runs.remove(leaving)
+            left[number] = leaving.left_then_s
+            if left[number] > 0.0:
+                heapq.heappush(long, (left[number], number))
+            else:
+                ends[number] = now
+        else:
+            now = at
+            if jobs[arrived].length_s < long_s:
+                short.append(arrived)
+            else:
+                heapq.heappush(long, (left[arrived], arrived))
+            arrived += 1
+        while len(runs) < workers and (short or long):
+            number = short.pop(0) if short else heapq.heappop(long)[1]
+            runs.append(_Run(number, now, left[number], now + left[number]))
+        for _ in range(len(short) - sum(run.left_then_s > 0.0 for run in runs)):
+            found: tuple[float, float, _Run] | None = None
+            for run in runs:
+                step_s = jobs[run.number].length_s / steps
+                done_s = (int((now - run.since) / step_s) + 1) * step_s
+                staying = (
+                    run.left_then_s == 0.0 and jobs[run.number].length_s >= long_s and run.left_s - done_s > park_s
+                )
+                if staying and (found is None or run.since + done_s < found[0]):
+                    found = run.since + done_s, run.left_s - done_s, run
+            if found is not None:
+                found[2].until, found[2].left_then_s = found[0] + park_s, found[1]
+    return ends
+
+
 def makespan(jobs: Sequence[Job], starts: Sequence[float]) -> float:
     """Return the seconds from the first arrival to the last end."""
     return max(start + job.length_s for job, start in zip(jobs, starts, strict=True)) - jobs[0].at_s

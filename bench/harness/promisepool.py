@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -25,10 +26,14 @@ UNITS_A_SECOND = 1e4
 #: Denoising steps of every job: that of a job of four minutes takes six seconds.
 STEPS = 40
 #: Seconds from the end of a step to the worker's word that the job is out, and from its next start to its next step: a checkpoint of some
-#: ten megabytes is written and read in far less, prompts are encoded again.
+#: ten megabytes is written and read in far less. An engine that has drawn the job before still has what its prompt gave
+#: (`workers.engine.prompts` keeps some sixty of them in memory); another one encodes it again.
 CHECKPOINT_S = 0.2
-RESUME_S = 0.8
-BEAT_S = 1.0
+RESUME_S = 0.2
+RESUME_ELSEWHERE_S = 0.8
+#: An agent tells of a step when it sees it, but not sooner after it last told of something.
+SEEN_S = 0.05
+BEAT_GAP_S = 0.25
 
 
 class Order(Struct, frozen=True):
@@ -114,13 +119,13 @@ class PromisePool:
         self._order = 0
         self._left = len(orders)
         self._seats: dict[bytes, _Seat] = {}
+        #: The workers that have drawn a part of each job.
+        self._drawn: list[set[bytes]] = [set() for _ in orders]
         self.outcomes = [Outcome() for _ in orders]
         for number in range(workers):
             peer = f"worker-{number}".encode()
             self._hear(peer, worker_hello(number, resumes=True), 0.0)
             self._hear(peer, m.Heartbeat(seen=0, free=1, model=MODEL, engine="ready"), 0.0)
-            if policy.preempt:
-                self._push(number * BEAT_S / workers, "beat", peer)
         for number, order in enumerate(orders):
             self._push(order.at_s, "submit", number)
 
@@ -182,18 +187,27 @@ class PromisePool:
     def _run(self, peer: bytes, run: m.Run, now: float) -> None:
         number = int(run.job_id[1:])
         begun = now + HANDOVER_S
-        draws_at = begun + (RESUME_S if run.kept else 0.0)
+        known = peer in (drawn := self._drawn[number])
+        draws_at = begun + ((RESUME_S if known else RESUME_ELSEWHERE_S) if run.kept else 0.0)
+        drawn.add(peer)
         outcome, step_s = self.outcomes[number], self._orders[number].length_s / STEPS
         if outcome.start_s < 0.0:
             outcome.start_s = begun
         self._seats[peer] = seat = _Seat(run, begun, draws_at, run.kept, step_s)
         self._beat_of(peer, now)
+        self._beat_later(peer, seat, begun)
         self._push(draws_at + step_s * (STEPS - run.kept), "end", (peer, seat))
 
-    def _beat(self, peer: bytes, now: float) -> None:
-        self._push(now + BEAT_S, "beat", peer)
-        if peer in self._seats:
+    def _beat_later(self, peer: bytes, seat: _Seat, now: float) -> None:
+        if self._preempt:
+            steps = max(1, ceil((now + BEAT_GAP_S - seat.draws_at) / seat.step_s))
+            self._push(seat.draws_at + steps * seat.step_s + SEEN_S, "beat", (peer, seat))
+
+    def _beat(self, about: tuple[bytes, _Seat], now: float) -> None:
+        peer, seat = about
+        if self._seats.get(peer) is seat:
             self._beat_of(peer, now)
+            self._beat_later(peer, seat, now)
 
     def _beat_of(self, peer: bytes, now: float) -> None:
         seat = self._seats[peer]

@@ -17,8 +17,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct, structs
 
-from bench.harness.policies import Job, first_come, long_first, shortest_left
-from bench.harness.promisepool import Order, Outcome, PromisePool
+from bench.harness.policies import Job, first_come, long_first, short_first, shortest_left
+from bench.harness.promisepool import CHECKPOINT_S, STEPS, Order, Outcome, PromisePool
 from bench.report import plot
 from bench.report.report import Grid, Metric, Report, progress
 from bench.report.stats import percentile
@@ -35,12 +35,16 @@ POOL_DRAWS = 3
 #: An order that knows every length beforehand lets short ones wait until they take so many times their length.
 LATEST = (2.0, 3.0, 5.0)
 TO_END = "to the end"
+SHORT_FIRST = "short ones first, at once but for the step"
 #: The case that the bars are about.
 BAR_NOISE, BAR_LOAD = 0.2, 0.9
 
 #: Lengths of short and of long jobs, seconds, drawn evenly between.
 SHORT = (2.0, 10.0)
+PICTURE = (2.0, 5.0)
 LONG = (60.0, 240.0)
+#: What is shorter than that is a short job, to orders that tell them apart.
+APART_S = (SHORT[1] + LONG[0]) / 2
 #: A job is asked for within so many times its length, drawn evenly, and so many seconds more.
 WITHIN = (1.5, 8.0)
 WITHIN_S = 5.0
@@ -55,6 +59,10 @@ class PromisesPlan(Struct, frozen=True, kw_only=True):
     jobs: Annotated[int, Meta(description="jobs of each run", ge=50, le=100_000)] = 2_000
     tenants: Annotated[int, Meta(description="tenants that send them", ge=1, le=100)] = 3
     long: Annotated[float, Meta(description="share of the work that is in long jobs", ge=0.0, le=0.95)] = 0.3
+    by_jobs: Annotated[
+        bool,
+        Meta(description="that share of the jobs is long, not of the work; the others are pictures of 2 to 5 seconds"),
+    ] = False
     asked: Annotated[float, Meta(description="share of the jobs that ask for a promise", ge=0.05, le=1.0)] = 0.5
     confidence: Annotated[float, Meta(description="confidence of the promises", ge=0.5, le=0.999)] = 0.95
     delay: Annotated[
@@ -102,13 +110,14 @@ class Result(Struct, frozen=True):
 def draw_orders(plan: PromisesPlan, noise: float, load: float) -> list[Order]:
     """Draw the orders of one run."""
     rng = random.Random(f"{plan.seed}-{noise}-{load}")
-    short_s, long_s = sum(SHORT) / 2, sum(LONG) / 2
+    short = PICTURE if plan.by_jobs else SHORT
+    short_s, long_s = sum(short) / 2, sum(LONG) / 2
     weight_long, weight_short = plan.long / long_s, (1.0 - plan.long) / short_s
-    share_long = weight_long / (weight_long + weight_short)
+    share_long = plan.long if plan.by_jobs else weight_long / (weight_long + weight_short)
     rate = load * plan.workers / (share_long * long_s + (1.0 - share_long) * short_s)
     orders, at = [], 0.0
     for _ in range(plan.jobs):
-        size = rng.uniform(*(LONG if rng.random() < share_long else SHORT))
+        size = rng.uniform(*(LONG if rng.random() < share_long else short))
         within = size * rng.uniform(*WITHIN) + WITHIN_S
         orders.append(
             Order(
@@ -207,6 +216,9 @@ def by_pool(plan: PromisesPlan) -> dict[str, Figures]:
             for label, delay in ((TO_END, 0.0), (f"{plan.delay * 100:.0f} % longer", plan.delay)):
                 outcomes = _outcomes(drawn, orders, BAR_NOISE, delay)
                 found.setdefault(f"{workers} workers: {label}", []).append(own_figures(orders, outcomes))
+            jobs = [Job(order.at_s, order.length_s) for order in orders]
+            ends = short_first(jobs, workers, APART_S, STEPS, CHECKPOINT_S)
+            found.setdefault(f"{workers} workers: {SHORT_FIRST}", []).append(_figures(orders, ends, outcomes))
     return _means(found)
 
 
@@ -223,8 +235,10 @@ def trade_off(plan: PromisesPlan) -> dict[str, Figures]:
         jobs = [Job(order.at_s, order.length_s) for order in orders]
         ends = shortest_left(jobs, plan.workers)
         found.setdefault("shortest left first", []).append(_figures(orders, ends, outcomes))
+        ends = short_first(jobs, plan.workers, APART_S, STEPS, CHECKPOINT_S)
+        found.setdefault(SHORT_FIRST, []).append(_figures(orders, ends, outcomes))
         for stretch in LATEST:
-            ends = long_first(jobs, plan.workers, (SHORT[1] + LONG[0]) / 2, stretch)
+            ends = long_first(jobs, plan.workers, APART_S, stretch)
             label = f"long ones first, short ones within {stretch:g} x"
             found.setdefault(label, []).append(_figures(orders, ends, outcomes))
     return _means(found)
@@ -283,6 +297,7 @@ def run(plan: PromisesPlan) -> Report:
                 seconds=plan.live,
                 load=BAR_LOAD,
                 long=plan.long,
+                by_jobs=plan.by_jobs,
                 asked=plan.asked,
                 confidence=plan.confidence,
                 tenants=plan.tenants,
@@ -336,13 +351,15 @@ def report_of(
         ],
         warnings=[
             "simulated: the real core decides, what jobs take is drawn",
-            f"{plan.long * 100:.0f} % of the work is in jobs of {LONG[0]:g} to {LONG[1]:g} s; {plan.asked * 100:.0f} % of the jobs ask"
+            f"{plan.long * 100:.0f} % of the {'jobs take' if plan.by_jobs else 'work is in jobs of'} {LONG[0]:g} to {LONG[1]:g} s, the"
+            f" others take {(PICTURE if plan.by_jobs else SHORT)[1]:g} s at most; {plan.asked * 100:.0f} % of the jobs ask"
             f" for a promise with a confidence of {plan.confidence:g}; times are over those of the job alone",
             f"first come first served / every job to its end / with preemption, which delays no job by more than"
             f" {plan.delay * 100:.0f} % of its own time",
             f"the last rows: means of {plan.draws} draws {where} (at most {POOL_DRAWS} for pools of other sizes), by how much longer a job"
             " may take for making room; shortest left first and long ones first know every length beforehand, heed no tenant and park for"
-            " nothing; in brackets: by how much longer long jobs took than with every job to its end",
+            " nothing; short ones first parks at the end of a step; in brackets: by how much longer long jobs took than with every job to"
+            " its end",
         ],
     )
 

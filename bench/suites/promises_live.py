@@ -27,6 +27,9 @@ from broker.wire.jobspec import MAX_STEPS, ModelCard, cost_units, encode_spec
 #: Lengths of short and of long jobs, seconds, drawn evenly between.
 SHORT = (1.5, 5.0)
 LONG = (30.0, 60.0)
+#: The same where so many of the jobs are long, not so much of the work.
+PICTURE = (0.7, 1.5)
+CLIP = (30.0, 60.0)
 #: A job is asked for within so many times its length, drawn evenly, and so many seconds more.
 WITHIN = (2.0, 8.0)
 WITHIN_S = 5.0
@@ -41,6 +44,8 @@ class LivePlan(Struct, frozen=True, kw_only=True):
     seconds: float
     load: float
     long: float
+    #: That share of the jobs is long, not of the work.
+    by_jobs: bool = False
     asked: float
     confidence: float
     tenants: int
@@ -79,17 +84,22 @@ def pace_of(taken: Sequence[tuple[int, float]]) -> Pace:
     return Pace(max(0.0, float(start)), max(1e-4, float(slope)))
 
 
+def _lengths(plan: LivePlan) -> tuple[tuple[float, float], tuple[float, float]]:
+    return (PICTURE, CLIP) if plan.by_jobs else (SHORT, LONG)
+
+
 def draw_orders(plan: LivePlan, pace: Pace) -> list[Order]:
     """Jobs that keep both workers busy for the share of the time that is asked for."""
     rng = random.Random(plan.seed)
-    short_s, long_s = sum(SHORT) / 2, sum(LONG) / 2
+    shorts, longs = _lengths(plan)
+    short_s, long_s = sum(shorts) / 2, sum(longs) / 2
     weight_long, weight_short = plan.long / long_s, (1.0 - plan.long) / short_s
-    share_long = weight_long / (weight_long + weight_short)
+    share_long = plan.long if plan.by_jobs else weight_long / (weight_long + weight_short)
     rate = plan.load * WORKERS / (share_long * long_s + (1.0 - share_long) * short_s)
     orders, at = [], 0.0
     while at < plan.seconds:
         long = rng.random() < share_long
-        steps = pace.steps(rng.uniform(*(LONG if long else SHORT)))
+        steps = pace.steps(rng.uniform(*(longs if long else shorts)))
         within = pace.alone_s(steps) * rng.uniform(*WITHIN) + WITHIN_S
         orders.append(
             Order(

@@ -14,6 +14,7 @@ def grant_all(state: State, now: float) -> None:
     """Grant as many jobs as possible."""
     while (choice := dispatch.choose(state, now)) is not None:
         if state.policy.preempt:
+            choice = preempting.going_on(state, choice, now)
             choice = preempting.pressed(state, choice, now)
         if state.promises.waiting:
             choice = promised.guarded(state, choice, now)

@@ -298,6 +298,8 @@ class Job(JobRecord, kw_only=True, array_like=False):
     phase: Phase = ""
     step: int = 0
     total: int = 0
+    #: When its worker last reported another step, in whichever attempt.
+    stepped_at: float = 0.0
     #: Predicted run time when it was queued, seconds; its weight in the queue.
     cost: float = 0.0
     #: Seconds of other work that model affinity has put before it.

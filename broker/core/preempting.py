@@ -19,6 +19,8 @@ from broker.wire.terms import JobState
 EVERY_S = 0.25
 #: How many of the jobs that must start soonest are looked at.
 LOOK = 8
+#: How many of them are counted as the line of short jobs.
+LINE = 256
 #: It is looked again while jobs wait, though no message came.
 ROOM = ("room", "")
 
@@ -74,14 +76,46 @@ def _in_danger(state: State, now: float) -> Iterator[tuple[Job, Lane, Waiting]]:
 def pressed(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job, Worker]:
     """The choice; or in its place the shorter one that must start soonest, sooner than the chosen one, and may have that worker at once."""
     job, worker = choice.job, choice.worker
+    bounds = state.policy.preempt_bounds
+    # One that is many times shorter goes first whenever it must start: all long ones are past their time where they have to wait at all.
+    short_s = state.costs.predict(job.submission.model, job.submission.units) / bounds.factor
     start_by = key_of(state.queue, job.id) if job.parked_at else _start_by(state, job)
-    for _, other_id in islice(_soonest(state, start_by, now), LOOK):
+    until = start_by if job.parked_at else max(start_by, now + bounds.patience * short_s)
+    found: Job | None = None
+    for other_by, other_id in islice(_soonest(state, until, now), LINE):
         other = state.jobs[other_id]
+        short = other.cost <= short_s
         if (
             other.cost <= job.cost
+            and (short or (found is None and not job.parked_at and other_by <= start_by))
             and other.submission.priority >= job.submission.priority
             and worker.model == other.submission.model
             and _may_lead(state, other)
+            and dispatch.may_run(state, other, state.queue.lane(other_id), worker)
+        ):
+            found = other
+            if short:
+                break
+    return Choice(found, worker, choice.turn) if found is not None else choice
+
+
+def going_on(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job, Worker]:
+    """The choice; or in its place, of the jobs that made room and go on before the chosen one, the one with the least left."""
+    job, worker, bounds = choice.job, choice.worker, state.policy.preempt_bounds
+    # A job that made room twice has left an entry behind that says more than is left of it now.
+    for left_s, other_id in islice(
+        state.preempted.soonest(state.queue.__contains__, 0.0, bounds.factor * job.cost), LINE
+    ):
+        other = state.jobs[other_id]
+        submission = other.submission
+        most_s = state.policy.preempt_delay * state.costs.predict(submission.model, submission.units)
+        wait_s = key_of(state.queue, other_id) - now
+        if (
+            other.cost == left_s
+            and preemption.goes_on(left_s, job.cost, wait_s, most_s, bounds)
+            and submission.priority >= job.submission.priority
+            and worker.model == submission.model
+            and state.tenants.may_start(submission.tenant)
             and dispatch.may_run(state, other, state.queue.lane(other_id), worker)
         ):
             return Choice(other, worker, choice.turn)
@@ -109,15 +143,30 @@ def _pressing(state: State, now: float) -> Iterator[tuple[Job, Lane, Waiting]]:
     """The jobs that must start now, with how long they will have waited if nothing makes room."""
     held = [state.jobs[job_id] for worker in state.pool for job_id in worker.held]
     ends = sorted(expected.left(state, job, now)[0] for job in held if not job.park)
-    line_s = state.queue.backlog_s / max(1, state.pool.usable())
-    soonest = _soonest(state, now + state.policy.preempt_bounds.lead_s, now)
-    for number, (_, job_id) in enumerate(islice(soonest, LOOK)):
+    if not ends:
+        return
+    bounds = state.policy.preempt_bounds
+    short_s = ends[-1] / bounds.factor
+    soonest = list(islice(_soonest(state, now + max(bounds.lead_s, bounds.patience * short_s), now), LINE))
+    short = [(start_by, job_id) for start_by, job_id in soonest if state.jobs[job_id].cost <= short_s]
+    line_s = sum(state.jobs[job_id].cost for _, job_id in short) / max(1, state.pool.usable())
+    for number, (start_by, job_id) in enumerate(short[:LOOK]):
         job, lane = state.jobs[job_id], state.queue.lane(job_id)
         if not _may_lead(state, job):
             continue
         # Those before it take the workers that are free first.
         free_s = ends[number] if number < len(ends) else line_s
-        yield job, lane, Waiting(cost_s=job.cost, waits_s=now - job.submitted_at + free_s, line_s=line_s)
+        yield (
+            job,
+            lane,
+            Waiting(
+                cost_s=job.cost,
+                waits_s=now - job.submitted_at + free_s,
+                line_s=line_s,
+                start_in_s=start_by - now - bounds.lead_s,
+                behind=number,
+            ),
+        )
 
 
 def _running(
@@ -134,6 +183,8 @@ def _running(
             if above or not state.costs.knows(own, units):
                 continue
             left_s, sd_s = expected.left(state, job, now)
+            done = job.step - job.goes_on_from
+            step_s = (job.stepped_at - job.started_at) / done if done > 1 else left_s / max(1, job.total - job.step)
             names = () if own == lane.model else (own, lane.model)
             yield Running(
                 job_id=job_id,
@@ -143,5 +194,7 @@ def _running(
                 preempted_s=job.preempted_s,
                 reload_s=sum(state.reloads.predict(name, otherwise=state.policy.reload_s) for name in names),
                 ran_s=now - job.started_at,
+                park_s=max(0.0, max(job.stepped_at, job.started_at) + step_s - now),
+                step_s=step_s,
                 spare_s=preemption.spare_s(job.promise, job.deadline_at, left_s, sd_s, now),
             )

@@ -118,6 +118,7 @@ def reconcile_held(state: State, worker: Worker, held: Iterable[m.Held], now: fl
         if (job.phase, job.step, job.total) != (item.phase, item.step, item.total):
             job.phase, job.step, job.total = item.phase, item.step, item.total
             if item.phase == "denoise":
+                job.stepped_at = now
                 job.drawn = (item.step, item.total)
             state.note_step(job)
             if job.promise is not None:

@@ -85,6 +85,8 @@ class State:
         self.promises = Promises()
         #: Where running jobs make room: the jobs that wait and have not made room themselves.
         self.urgency = Urgency()
+        #: Those that made room and wait, by what is left of them.
+        self.preempted = Urgency()
         #: Jobs that were held when the broker stopped and whose worker has not come back yet.
         self.orphans = Orphans()
         #: Whether an id that its edge has just drawn is taken for new without a look at the disk: see `timers.FRESH`.
@@ -273,7 +275,9 @@ class State:
     def line_up(self, job: Job, *, front: bool = False, yields_until: float | None = None) -> None:
         """Put a job whose cost is known into the queue, and among those that may press others to make room if it made none itself."""
         self.queue.add(job, front=front, yields_until=yields_until)
-        if self.policy.preempt and yields_until is None:
+        if self.policy.preempt and yields_until is not None:
+            self.preempted.add(job.id, job.cost)
+        elif self.policy.preempt:
             self.urgency.add(job.id, preemption.start_by(job.submitted_at, job.cost, self.policy.preempt_bounds))
 
     def expect(self, job: Job) -> None:

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from bench.harness.policies import Job, long_first, shortest_left
+from bench.harness.policies import Job, long_first, short_first, shortest_left
 from bench.harness.promisepool import Order, Outcome, PromisePool
 from bench.suites import promises
 
@@ -23,6 +23,41 @@ def test_so_much_of_the_work_is_in_long_jobs_as_the_plan_says():
     orders = promises.draw_orders(plan, 0.0, 0.9)
     long_s = sum(order.size_s for order in orders if order.size_s >= promises.LONG[0])
     assert long_s / sum(order.size_s for order in orders) == pytest.approx(0.3, abs=0.05)
+
+
+def test_so_many_of_the_jobs_are_long_as_the_plan_says_where_it_counts_jobs():
+    plan = promises.PromisesPlan(jobs=20_000, long=0.3, by_jobs=True, workers=8)
+    orders = promises.draw_orders(plan, 0.0, 0.9)
+    assert sum(order.size_s >= promises.LONG[0] for order in orders) / 20_000 == pytest.approx(0.3, abs=0.02)
+    assert sum(order.size_s for order in orders) / orders[-1].at_s == pytest.approx(0.9 * 8, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "workers", "park_s", "ends"),
+    [
+        # Steps of the long one take 1 s.
+        ([Job(0.0, 10.0), Job(1.5, 2.0)], 1, 0.0, [12.0, 4.0]),
+        ([Job(0.0, 10.0), Job(1.5, 2.0)], 1, 0.5, [12.5, 4.5]),
+        ([Job(0.0, 10.0), Job(1.5, 2.0)], 2, 0.5, [10.0, 3.5]),
+        # It is in its last step.
+        ([Job(0.0, 10.0), Job(9.5, 2.0)], 1, 0.0, [10.0, 12.0]),
+        # That of 20 s ends a step at 2, that of 10 s at 2.5.
+        ([Job(0.0, 20.0), Job(0.5, 10.0), Job(1.6, 2.0)], 2, 0.0, [22.0, 10.5, 4.0]),
+    ],
+)
+def test_short_ones_first_parks_at_the_end_of_a_step(jobs, workers, park_s, ends):
+    assert short_first(jobs, workers, 5.0, 10, park_s) == pytest.approx(ends)
+
+
+def test_pictures_among_clips_hardly_wait_and_clips_lose_nothing():
+    plan = promises.PromisesPlan(jobs=400, by_jobs=True)
+    orders = promises.draw_orders(plan, 0.2, 0.9)
+    found = promises.run_one(plan, 0.2, 0.9)
+    assert len(orders) == 400
+    assert found.ours.kept >= 0.99
+    assert found.silent == 0
+    assert found.ours.short_p95 <= 2.0 < found.to_end.short_p95
+    assert found.ours.long_mean <= 1.02 * found.to_end.long_mean
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
@@ -93,7 +128,7 @@ def test_the_report_has_what_its_bars_are_judged_by():
     pools = [
         row[0] for row in report.grid.rows if row[0].startswith(tuple(f"{count} workers" for count in promises.POOLS))
     ]
-    assert len(pools) == 2 * len(promises.POOLS)
+    assert len(pools) == 3 * len(promises.POOLS)
 
 
 def test_what_parking_costs_long_jobs_is_told_apart_from_what_they_wait():

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from broker.core.policy import Policy
-from broker.core.scheduling.preemption import Bounds, Running, Waiting, choose, spare_s
+from broker.core.scheduling.preemption import Bounds, Running, Waiting, choose, goes_on, spare_s
 from broker.core.scheduling.promises import MAX_LEAD_S
 from broker.core.scheduling.queue import Queue
 from broker.testing import UNIT, CoreHarness, holding, peer_of, sent, worker_info
@@ -30,31 +30,36 @@ STEPS = 100
     ("running", "waiting", "chosen"),
     [
         (LONG, SHORT, "long"),
-        (replace(LONG, left_s=19.0), SHORT, ""),
-        (replace(LONG, left_s=42.0, whole_s=500.0), replace(SHORT, cost_s=10.0), ""),
-        (replace(LONG, left_s=43.0, whole_s=500.0), replace(SHORT, cost_s=10.0), "long"),
+        (replace(LONG, left_s=10.0), SHORT, ""),
+        (replace(LONG, left_s=41.0, whole_s=500.0), replace(SHORT, cost_s=10.0), ""),
+        (replace(LONG, left_s=42.0, whole_s=500.0), replace(SHORT, cost_s=10.0), "long"),
         (replace(LONG, preemptions=BOUNDS.most, whole_s=1e6), SHORT, ""),
-        (replace(LONG, preempted_s=21.0), SHORT, ""),
-        (replace(LONG, preempted_s=19.0), SHORT, "long"),
-        (replace(LONG, preempted_s=19.0, preemptions=1), SHORT, ""),
-        (replace(LONG, preemptions=1, ran_s=9.0), SHORT, ""),
-        (replace(LONG, preemptions=1, ran_s=10.0), SHORT, "long"),
-        (replace(LONG, spare_s=3.0), SHORT, ""),
-        (replace(LONG, spare_s=4.0), SHORT, "long"),
-        (LONG, replace(SHORT, cost_s=23.0), ""),
+        (replace(LONG, preempted_s=22.0), SHORT, ""),
+        (replace(LONG, preempted_s=21.0), SHORT, "long"),
+        (replace(LONG, preempted_s=21.0, preemptions=1), SHORT, ""),
+        (replace(LONG, preemptions=1, ran_s=3.0), SHORT, ""),
+        (replace(LONG, preemptions=1, ran_s=4.0), SHORT, "long"),
+        (replace(LONG, spare_s=2.0), SHORT, ""),
+        (replace(LONG, spare_s=3.0), SHORT, "long"),
+        (LONG, replace(SHORT, cost_s=24.0), ""),
         (replace(LONG, reload_s=30.0), SHORT, ""),
         # It is served soon enough as it is; the line would outlast what the long job may wait.
         (LONG, replace(SHORT, waits_s=1.4), ""),
         (LONG, replace(SHORT, waits_s=1.5), "long"),
-        (LONG, replace(SHORT, line_s=21.0), ""),
-        (replace(LONG, left_s=19.0), PROMISED, "long"),
-        (replace(LONG, left_s=4.0), PROMISED, ""),
+        (LONG, replace(SHORT, line_s=22.0), ""),
+        # It can wait for the end of the next step, too, unless others that wait have that.
+        (replace(LONG, park_s=1.0, step_s=2.0), replace(SHORT, start_in_s=3.5), ""),
+        (replace(LONG, park_s=1.0, step_s=3.0), replace(SHORT, start_in_s=3.5), "long"),
+        (replace(LONG, park_s=1.0, step_s=2.0), replace(SHORT, start_in_s=3.5, behind=1), "long"),
+        (replace(LONG, park_s=4.0, step_s=9.0), replace(SHORT, start_in_s=3.5), "long"),
+        (replace(LONG, left_s=10.0), PROMISED, "long"),
+        (replace(LONG, left_s=2.0), PROMISED, ""),
         (replace(LONG, left_s=42.0, whole_s=500.0), replace(PROMISED, cost_s=10.0), "long"),
-        (LONG, replace(PROMISED, line_s=21.0), "long"),
+        (LONG, replace(PROMISED, line_s=22.0), "long"),
         (replace(LONG, preemptions=BOUNDS.most, whole_s=1e6), PROMISED, ""),
-        (replace(LONG, preempted_s=21.0), PROMISED, ""),
-        (replace(LONG, preemptions=1, ran_s=9.0), PROMISED, ""),
-        (replace(LONG, spare_s=3.0), PROMISED, ""),
+        (replace(LONG, preempted_s=22.0), PROMISED, ""),
+        (replace(LONG, preemptions=1, ran_s=3.0), PROMISED, ""),
+        (replace(LONG, spare_s=2.0), PROMISED, ""),
     ],
 )
 def test_who_makes_room(running: Running, waiting: Waiting, chosen: str) -> None:
@@ -65,6 +70,43 @@ def test_that_with_most_left_makes_room():
     other = replace(LONG, job_id="longer", left_s=110.0)
     assert choose(SHORT, [LONG, other], SHARE, BOUNDS) == "longer"
     assert choose(SHORT, [], SHARE, BOUNDS) == ""
+
+
+@pytest.mark.parametrize(
+    ("ends_s", "start_in_s", "chosen"),
+    [
+        ((1.0, 3.0), 4.0, "longer"),
+        ((1.0, 5.0), 4.0, "long"),
+        # Neither is in time: the sooner one.
+        ((6.0, 5.0), 4.0, "longer"),
+        ((5.0, 6.0), 4.0, "long"),
+    ],
+)
+def test_it_is_one_whose_step_ends_in_time(ends_s: tuple[float, float], start_in_s: float, chosen: str) -> None:
+    running = [
+        replace(LONG, park_s=ends_s[0], step_s=9.0),
+        replace(LONG, job_id="longer", left_s=110.0, park_s=ends_s[1], step_s=9.0),
+    ]
+    assert choose(replace(SHORT, start_in_s=start_in_s), running, SHARE, BOUNDS) == chosen
+
+
+@pytest.mark.parametrize(
+    ("left_s", "cost_s", "wait_s", "first"),
+    [
+        (50.0, 50.0, 90.0, True),
+        (50.0, 49.0, 90.0, False),
+        # It would have less than the reserve left to make room again.
+        (50.0, 49.0, 78.0, True),
+        (50.0, 49.0, 79.0, False),
+        (50.0, 13.0, 0.0, True),
+        # A short one goes before it in any case.
+        (50.0, 12.0, 0.0, False),
+    ],
+)
+def test_a_job_that_made_room_goes_on_before_others_are_begun(
+    left_s: float, cost_s: float, wait_s: float, first: bool
+) -> None:
+    assert goes_on(left_s, cost_s, wait_s, 100.0, BOUNDS) is first
 
 
 @pytest.mark.parametrize(
@@ -106,7 +148,8 @@ def beat(desk: CoreHarness, name: str) -> None:
     if job.held:
         step_s = 2 * job.submission.units / UNIT / STEPS
         step = job.goes_on_from + int((desk.now - job.started_at) / step_s)
-        desk.feed(peer_of(job.worker), holding(name, job.fence, phase="denoise", step=step, total=STEPS))
+        held = m.Held(job_id=name, fence=job.fence, phase="denoise", step=step, total=STEPS)
+        desk.feed(peer_of(job.worker), m.Heartbeat(seen=job.fence, free=0, held=(held,), model="demo", engine="busy"))
 
 
 def test_a_short_job_goes_first_and_the_long_one_goes_on_after_it():
@@ -188,9 +231,9 @@ def test_a_job_that_just_went_on_is_not_parked_again():
     desk.finish("w1", "short")
     desk.start("w1", "long")
     desk.submit("next", units=UNIT)
-    wait(desk, 8)
+    wait(desk, 3)
     assert desk.job("long").park == ""
-    wait(desk, 4)
+    wait(desk, 3)
     assert desk.job("long").park == "preempt"
 
 
@@ -236,6 +279,61 @@ def test_a_short_job_that_must_start_goes_before_a_long_one_of_another_tenant():
     desk = two_wait()
     desk.tick(2)
     assert after_the_first(desk) == "short"
+
+
+def test_it_does_so_however_long_that_one_has_waited():
+    desk = two_wait()
+    desk.cancel("short")
+    for _ in range(150):
+        desk.tick(1)
+        beat(desk, "first")
+    desk.submit("late", units=UNIT, tenant="pictures")
+    desk.tick(2)
+    assert after_the_first(desk) == "late"
+
+
+def test_a_short_job_gets_the_worker_that_was_freed_for_it():
+    desk = busy()
+    desk.submit("other", units=60 * UNIT, tenant="films")
+    wait(desk, 100)
+    desk.submit("short", units=UNIT, tenant="pictures")
+    wait(desk, 2)
+    assert desk.job("long").park == "preempt"
+    effects = desk.hand_back("w1", "long", kept=60)
+    assert [run.job_id for run in sent(effects, m.Run)] == ["short"]
+
+
+def test_long_jobs_that_wait_are_no_line_for_which_a_short_one_must_wait():
+    desk = busy()
+    for number in range(8):
+        desk.submit(f"film{number}", units=100 * UNIT)
+    desk.submit("short", units=UNIT)
+    wait(desk, 3)
+    assert desk.job("long").park == "preempt"
+
+
+def test_a_job_that_made_room_goes_on_before_another_is_begun():
+    desk = busy()
+    desk.submit("short", units=UNIT)
+    wait(desk, 3)
+    desk.submit("other", units=50 * UNIT, tenant="films")
+    desk.hand_back("w1", "long", kept=11)
+    desk.start("w1", "short")
+    desk.tick(2)
+    effects = desk.finish("w1", "short")
+    assert [(run.job_id, run.kept) for run in sent(effects, m.Run)] == [("long", 11)]
+
+
+def test_that_whose_step_ends_in_time_makes_room():
+    desk = two_workers()
+    desk.submit("film", units=150 * UNIT, steps=10)
+    desk.start("w2", "film")
+    # A step of the one takes 2 s, of the other 30 s.
+    wait(desk, 33)
+    desk.feed(peer_of("w2"), holding("film", desk.job("film").fence, phase="denoise", step=1, total=10))
+    desk.submit("short", units=UNIT)
+    wait(desk, 3)
+    assert (desk.job("long").park, desk.job("film").park) == ("preempt", "")
 
 
 def test_one_that_is_late_by_far_waits_for_its_turn():

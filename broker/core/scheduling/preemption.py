@@ -6,8 +6,11 @@ costs.
 
 Parking costs a step and a checkpoint, and it delays the job that is parked. So that is bounded: no job makes room more than so many times,
 none right after it went on, and all its delays with what they cost are a share of its own time at most (`Bounds.delay_share`), and no more
-than what a time that was promised for it, or its deadline, leaves. And it must help: a job that has used up its delay before the line is
-worked off comes back in the midst of it, and short ones wait for it then. So the line, spread over the workers, counts as delay.
+than what a time that was promised for it, or its deadline, leaves. And it must help: a job that has used up its delay before the line of
+short jobs is worked off comes back in the midst of it, and they wait for it then. So the line, spread over the workers, counts as delay.
+
+A job leaves at the end of a step, which may take as long as a short job. So it is asked at the last end of a step that is early enough.
+What it has left of its delay is for short jobs: it goes on before another long one is begun, once it would wait for that one too long.
 """
 
 from __future__ import annotations
@@ -32,13 +35,15 @@ class Bounds(Struct, frozen=True, kw_only=True):
     late_s: float = 30.0
     #: What is left of a running job must be more than so many times the short job, and more than so many seconds.
     factor: float = 4.0
-    least_left_s: float = 20.0
+    least_left_s: float = 10.0
     #: How often a job makes room.
     most: int = 8
     #: What parking a job and taking it up again costs, beside the loading of models, seconds.
-    overhead_s: float = 2.0
+    overhead_s: float = 1.0
     #: A job that has made room runs at least so long before it does so again, seconds.
-    least_run_s: float = 10.0
+    least_run_s: float = 4.0
+    #: Share of the delay that a job may have which is left to making room: it waits for others than short ones only for the rest.
+    reserve: float = 0.3
 
 
 class Waiting(Struct, frozen=True, kw_only=True):
@@ -49,8 +54,12 @@ class Waiting(Struct, frozen=True, kw_only=True):
     promised: bool = False
     #: How long it will have waited when its turn comes, if nothing makes room.
     waits_s: float = 0.0
-    #: Work that waits, for each worker.
+    #: Work of other short jobs that wait, for each worker.
     line_s: float = 0.0
+    #: Seconds until it has waited for as long as it is to wait.
+    start_in_s: float = 0.0
+    #: Number of jobs that wait like it and go first.
+    behind: int = 0
 
 
 class Running(Struct, frozen=True, kw_only=True):
@@ -66,6 +75,9 @@ class Running(Struct, frozen=True, kw_only=True):
     reload_s: float = 0.0
     #: Seconds since it was started last.
     ran_s: float = inf
+    #: Seconds until its step ends, when it can leave, and of each step.
+    park_s: float = 0.0
+    step_s: float = 0.0
     #: Seconds by which it may be delayed before it breaks what was promised for it, or misses its deadline.
     spare_s: float = inf
 
@@ -75,7 +87,15 @@ def choose(waiting: Waiting, running: Iterable[Running], delay_share: float, bou
     if not waiting.promised and waiting.waits_s <= bounds.patience * waiting.cost_s:
         return ""
     able = [job for job in running if helps(job, waiting, bounds) and may_wait(job, waiting, delay_share, bounds)]
+    if not waiting.promised:
+        if sum(job.park_s + job.step_s < waiting.start_in_s for job in able) > waiting.behind:
+            return ""
+        able = [job for job in able if job.park_s <= waiting.start_in_s] or sorted(able, key=_park_s)[:1]
     return max(able, key=lambda job: (job.left_s, job.job_id)).job_id if able else ""
+
+
+def _park_s(job: Running) -> float:
+    return job.park_s
 
 
 def helps(job: Running, waiting: Waiting, bounds: Bounds) -> bool:
@@ -92,6 +112,17 @@ def may_wait(job: Running, waiting: Waiting, delay_share: float, bounds: Bounds)
     rested = not job.preemptions or job.ran_s >= bounds.least_run_s
     left_s = delay_left_s(delay_share * job.whole_s, job.preemptions, job.preempted_s, bounds)
     return job.preemptions < bounds.most and rested and delay_s <= min(left_s, job.spare_s)
+
+
+def goes_on(left_s: float, cost_s: float, wait_s: float, most_s: float, bounds: Bounds) -> bool:
+    """Whether a job that made room, of which so much is left, goes on before another one of this cost.
+
+    It may still wait for `wait_s`, of `most_s` in all. One that is many times shorter it lets pass; any shorter one while that leaves
+    enough for making room again, and none else: it would be begun while others wait in their midst.
+    """
+    if left_s > bounds.factor * cost_s:
+        return False
+    return left_s <= cost_s or wait_s - cost_s < bounds.reserve * most_s
 
 
 def start_by(submitted_at: float, cost_s: float, bounds: Bounds) -> float:
