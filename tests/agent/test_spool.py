@@ -150,6 +150,21 @@ def test_results_are_found_the_oldest_first_and_all_else_is_removed(tmp_path: Pa
     )
 
 
+def test_a_file_of_endless_nesting_does_not_keep_the_next_agent_from_starting(tmp_path: Path) -> None:
+    message = leave(tmp_path, 1)
+    directory = attempt_dirs.attempt_dir(tmp_path, message.job_id, message.fence)
+    (directory / ".result").write_bytes(b"\x81\xa1x" + b"\x91" * 10_000 + b"\x00")
+    assert spooled_results.take_up(tmp_path, NOW) == ()
+    assert not directory.exists()
+
+
+def test_a_result_of_another_protocol_is_not_sent_as_the_broker_would_dismiss_the_worker_for_it(tmp_path: Path) -> None:
+    message = replace(leave(tmp_path, 1), v=m.PROTOCOL - 1)
+    spooled_results.keep(tmp_path, message, NOW)
+    assert spooled_results.take_up(tmp_path, NOW) == ()
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_where_nothing_is_left_nothing_is_found(tmp_path: Path) -> None:
     assert spooled_results.take_up(tmp_path / "nowhere", NOW) == ()
 

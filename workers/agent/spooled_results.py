@@ -20,7 +20,7 @@ from msgspec import Struct
 from broker.runtime.log_actions import Action
 from broker.wire import codec
 from broker.wire.jobspec import Artefact, Result
-from broker.wire.messages import Finished
+from broker.wire.messages import PROTOCOL, Finished
 from workers.agent import attempt_dirs
 
 #: No artefact bears such a name.
@@ -94,9 +94,12 @@ def _read(out_root: Path, directory: Path, now: float) -> SpooledResult | None:
         message = record.message
         if directory != attempt_dirs.attempt_dir(out_root, message.job_id, message.fence):
             return None
+        if message.v != PROTOCOL:  # of an agent before an upgrade: the broker dismisses who sends such a message
+            return None
         result: Result = codec.result(message.body)
         whole = all((directory / file.name).stat().st_size == file.size for file in result.artefacts)
-    except (OSError, ValueError):  # what is no record, or no result, is a ValueError, too
+    # What is no record, or no result, is a ValueError, too. RecursionError: what is skipped may be nested without end.
+    except (OSError, ValueError, RecursionError):
         return None
     age_s = max(0.0, now - record.given_at)
     return SpooledResult(message=message, age_s=age_s, files=result.artefacts) if whole else None
