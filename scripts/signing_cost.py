@@ -22,7 +22,7 @@ from broker.runtime.credential_files import credential_files
 from broker.runtime.settings import CommonSettings
 from broker.wire.jobspec import Artefact
 from workers.engine.artefacts import Mp4Writer, publish
-from workers.engine.recipes import Told
+from workers.engine.recipes import FileRecipe
 
 _RUNS = 15
 #: A recipe of the usual length.
@@ -75,10 +75,10 @@ def main() -> None:
             def write(part: Path = part, data: bytes = data) -> None:
                 part.write_bytes(data)
 
-            def made(told: Told | None, part: Path = part, record: Artefact = record) -> tuple[float, float]:
-                return _least(lambda: publish(part, directory / "file", record, told), write)
+            def made(embedded: FileRecipe | None, part: Path = part, record: Artefact = record) -> tuple[float, float]:
+                return _least(lambda: publish(part, directory / "file", record, embedded), write)
 
-            (plain, plain_clock), (signed, signed_clock) = made(None), made(Told(text=_RECIPE, signer=signer))
+            (plain, plain_clock), (signed, signed_clock) = made(None), made(FileRecipe(text=_RECIPE, signer=signer))
             size = len(data) / 1e6
             print(
                 f"| {name} | {size:.2f} | {plain:.1f} | {signed:.1f} | {signed - plain:.1f} | "

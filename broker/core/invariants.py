@@ -200,10 +200,10 @@ def _promises(state: State) -> list[str]:
             broken.append(
                 f"{job.id} was done {job.finished_at - promise.ready_by:.3f} s late, and its promise was not broken before"
             )
-        told = sum(move.cause == "promise_broken" for move in job.history)
+        moves = sum(move.cause == "promise_broken" for move in job.history)
         breaks = promise.breaks if promise is not None else 0
-        if told > breaks or bool(breaks) != bool(promise is not None and promise.broken_at):
-            broken.append(f"{job.id} has {told} broken promises in its history, and counts {promise}")
+        if moves > breaks or bool(breaks) != bool(promise is not None and promise.broken_at):
+            broken.append(f"{job.id} has {moves} broken promises in its history, and counts {promise}")
     return broken
 
 

@@ -45,14 +45,14 @@ def forecast_of(state: State, submission: m.Submission, confidence: float, now: 
     workers = able(lane)
     cost = state.costs.predict(model, units)
     position = state.queue.ahead(job_id)[0] if job_id else _position(state, submission, now, cost)
-    told = m.Forecast(position=position, confidence=confidence, workers=len(workers))
+    known = m.Forecast(position=position, confidence=confidence, workers=len(workers))
     if not workers:
-        return replace(told, unknown="no worker is there that could run it")
+        return replace(known, unknown="no worker is there that could run it")
     if predicted is None:
-        return replace(told, unknown=f"no job of model {model} and about this size has been finished yet")
+        return replace(known, unknown=f"no job of model {model} and about this size has been finished yet")
     start = _start(state, submission, now, cost, job_id, units, able)
     if start is None:
-        return replace(told, unknown="a job of a model that is not known yet runs, or waits, before it")
+        return replace(known, unknown="a job of a model that is not known yet runs, or waits, before it")
     spread = state.costs.spread(model, units)
     whole_s = state.costs.quantile(model, units, confidence) or predicted
     ready_s = forecast.done_within(start, predicted, whole_s, confidence)
@@ -60,7 +60,7 @@ def forecast_of(state: State, submission: m.Submission, confidence: float, now: 
     demand = promises.demand_of(job_id, submission, units, wish, state.costs, start.load_s)
     promised_s = _beside_others(state, demand, ready_s, now, able)
     return replace(
-        told,
+        known,
         starts_s=bounds.wait_s(start.at_s),
         done_s=bounds.wait_s(start.at_s + start.load_s + predicted),
         ready_s=-1.0 if promised_s is None else bounds.wait_s(promised_s),

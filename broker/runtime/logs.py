@@ -66,7 +66,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = record.__dict__
         milliseconds = int(record.created * 1000) % 1000
-        told: dict[str, Any] = {
+        line: dict[str, Any] = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{milliseconds:03d}Z",
             "level": record.levelname.lower(),
             "process": self._process,
@@ -75,12 +75,12 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
+            line["exception"] = self.formatException(record.exc_info)
         for key, value in islice(fields.items(), _OWN_FIELDS, None):
             if key not in _NOT_SHOWN and value is not None and value != "":
                 # A field of a name that every line has stands beside that.
-                told[f"{key}_" if key in told else key] = _plain(value)
-        return json.dumps(told)
+                line[f"{key}_" if key in line else key] = _plain(value)
+        return json.dumps(line)
 
 
 def _plain(value: Any) -> Any:

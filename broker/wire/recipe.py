@@ -149,9 +149,9 @@ def in_words(recipe: Recipe) -> str:
         "FPS": asked.get("fps"),
         "Version": f"zoetrope {recipe.versions.get('zoetrope', '')}".strip(),
     }
-    told = ", ".join(f"{name}: {_number(value)}" for name, value in facts.items() if value not in (None, ""))
+    parameters = ", ".join(f"{name}: {_number(value)}" for name, value in facts.items() if value not in (None, ""))
     negative = asked.get("negative_prompt")
-    lines = (asked.get("prompt", ""), *((f"Negative prompt: {negative}",) if negative else ()), told)
+    lines = (asked.get("prompt", ""), *((f"Negative prompt: {negative}",) if negative else ()), parameters)
     return "\n".join(lines).replace("\0", " ")
 
 

@@ -190,11 +190,13 @@ class _Reading:
             if name not in self._own:
                 self._unsupported(name, "a file", "is not supported: nothing here reads a file of this name")
         if unknown and self._policy.refuses_unknown:
-            told = "; ".join(f"{name[:_MAX_NAME_CHARS]}: unknown field{self._hint(name)}" for name in unknown[:_HINTS])
+            reasons = "; ".join(
+                f"{name[:_MAX_NAME_CHARS]}: unknown field{self._hint(name)}" for name in unknown[:_HINTS]
+            )
             value = self._values[unknown[0]]
             raise EdgeError(
                 "invalid_value",
-                f"{told}; its value: {shown(value)}" if len(unknown) == 1 else told,
+                f"{reasons}; its value: {shown(value)}" if len(unknown) == 1 else reasons,
                 param=unknown[0][:_MAX_NAME_CHARS],
                 params=[name[:_MAX_NAME_CHARS] for name in unknown[:_HINTS]],
                 value=value,

@@ -67,8 +67,8 @@ class ImageSources:
                 raise invalid(field, text, "is a data URL without ;base64")
             return await self._in_thread(lambda: self._from_base64(field, text, match.end(), kind))
         if _URL.match(text):
-            told, most = "video" if kind == "clip" else "image", image_inputs.max_bytes(kind)
-            data = await self._fetcher.get(field, text, kind=told, max_bytes=most)
+            noun, most = "video" if kind == "clip" else "image", image_inputs.max_bytes(kind)
+            data = await self._fetcher.get(field, text, kind=noun, max_bytes=most)
             return await self._in_thread(lambda: self._spool.spool(field, text, data, kind))
         caller = current().caller
         if is_file_id(text):

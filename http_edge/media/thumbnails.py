@@ -187,12 +187,12 @@ def encoded(image: Image.Image, to: Format, quality: int | None) -> bytes:
 
 def _exif(image: Image.Image, *, in_words: bool = True) -> bytes:
     """Recipe of a PNG as Exif; b"" where it has none."""
-    told, words = (image.info.get(name) for name in (KEY, PNG_WORDS))
-    if not isinstance(told, str):
+    embedded, words = (image.info.get(name) for name in (KEY, PNG_WORDS))
+    if not isinstance(embedded, str):
         return b""
     exif = Image.Exif()
     # UTF-8, where the standard has ASCII: what every reader makes of it.
-    exif[EXIF_RECIPE] = told.encode()
+    exif[EXIF_RECIPE] = embedded.encode()
     if in_words and isinstance(words, str):
         exif.get_ifd(EXIF_BLOCK)[EXIF_WORDS] = b"UNICODE\0" + words.encode("utf-16-be")
     return exif.tobytes()

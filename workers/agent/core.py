@@ -140,7 +140,7 @@ class AgentCore:
     def from_engine(self, message: FromEngine, now: float) -> list[fx.Effect]:
         """A message of the engine."""
         if self.leaving is None:
-            self.engine_slot.told(message, now)
+            self.engine_slot.receive(message, now)
             if isinstance(message, NextWanted | PostprocessBegun | JobParked) and self.capacity.free:
                 # The room is there now, and no result reports it.
                 self.registration.beat_now(now)

@@ -100,7 +100,7 @@ class EngineSlot:
 
     # ------------------------------------------------------------ what the engine says and does
 
-    def told(self, message: FromEngine, now: float) -> None:
+    def receive(self, message: FromEngine, now: float) -> None:
         """A message of the engine."""
         match message:
             case Ready() if self.engine.life.state == "loading":

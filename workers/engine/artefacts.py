@@ -33,7 +33,7 @@ from broker.runtime.recipe_file import KEY, MP4_WORDS, PNG_WORDS
 from broker.wire.jobspec import Artefact
 from workers.engine.errors import InvalidInput, WriteError
 from workers.engine.priority import leave_real_time
-from workers.engine.recipes import Told
+from workers.engine.recipes import FileRecipe
 from workers.engine.soundtrack import Sound, Soundtrack
 from workers.models.video_file import CODECS, VideoFile
 
@@ -75,7 +75,7 @@ class Mp4Writer:
     """A video in an MP4 file, written frame by frame; the first frame sets the size. Sound beside it is as long as the frames.
 
     Use as a context manager and call `finish` at the end: leaving without it removes what was written. Odd sizes, which not
-    every pixel format can hold, gain a row or column at the edge. `told`: what the file tells of how it was drawn.
+    every pixel format can hold, gain a row or column at the edge. `embedded`: the recipe in the file, and what signs it.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class Mp4Writer:
         fps: float,
         sound: Sound | None = None,
         file: VideoFile = _USUAL,
-        told: Told | None = None,
+        embedded: FileRecipe | None = None,
     ) -> None:
         self._file = file
-        self._told = told
+        self._embedded = embedded
         self._rate = exact_fps(fps)
         self._sound = sound
         self._soundtrack: Soundtrack | None = None
@@ -135,17 +135,17 @@ class Mp4Writer:
             container, self._container = self._container, None
             container.close()
             record = _header(self._temporary, self._path.name)
-        return publish(self._temporary, self._path, record, self._told)
+        return publish(self._temporary, self._path, record, self._embedded)
 
     def _open(self, height: int, width: int) -> None:
         self._size = (height, width, 3)
         # faststart puts the index in front, so that a browser can play before it has the whole file. Names of metadata of one's own
         # need the other flag.
-        told = self._told if self._told is not None and self._told.text else None
-        flags = "+faststart" if told is None else "+faststart+use_metadata_tags"
+        embedded = self._embedded if self._embedded is not None and self._embedded.text else None
+        flags = "+faststart" if embedded is None else "+faststart+use_metadata_tags"
         self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": flags})
-        if told is not None:
-            self._container.metadata.update({KEY: told.text, MP4_WORDS: told.words})
+        if embedded is not None:
+            self._container.metadata.update({KEY: embedded.text, MP4_WORDS: embedded.words})
         codec, crf = CODECS[self._file.codec], self._file.crf
         options = {**codec.options, "crf": str(codec.usual if crf is None else crf)}
         self._stream = self._container.add_stream(codec.encoder, rate=self._rate, options=options)
@@ -208,12 +208,12 @@ def _seconds(stream: Any) -> float:
     return float((stream.duration or 0) * stream.time_base)
 
 
-def save_png(directory: Path, name: str, pixels: Pixels, told: Told | None = None) -> Artefact:
-    """Write an image: height x width x 3, with what it tells of how it was drawn. Raises `WriteError`."""
+def save_png(directory: Path, name: str, pixels: Pixels, embedded: FileRecipe | None = None) -> Artefact:
+    """Write an image: height x width x 3, with its recipe. Raises `WriteError`."""
     temporary = directory / f".{name}.part"
     try:
         with _write_errors(name):
-            Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=_chunks(told))
+            Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=_chunks(embedded))
         height, width = pixels.shape[:2]
         return publish(
             temporary,
@@ -221,29 +221,29 @@ def save_png(directory: Path, name: str, pixels: Pixels, told: Told | None = Non
             Artefact(
                 name=name, media_type="image/png", size=0, sha256=_NO_HASH, width=width, height=height, num_frames=1
             ),
-            told,
+            embedded,
         )
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _chunks(told: Told | None) -> PngInfo | None:
-    if told is None or not told.text:
+def _chunks(embedded: FileRecipe | None) -> PngInfo | None:
+    if embedded is None or not embedded.text:
         return None
     chunks = PngInfo()
-    for name, text in ((KEY, told.text), (PNG_WORDS, told.words), ("Software", "Zoetrope")):
+    for name, text in ((KEY, embedded.text), (PNG_WORDS, embedded.words), ("Software", "Zoetrope")):
         chunks.add_text(name, text)
     return chunks
 
 
-def publish(temporary: Path, path: Path, record: Artefact, told: Told | None = None) -> Artefact:
-    """Sign where `told` has a signer, fsync and hash a closed file, give it its name, fsync the name. Raises `WriteError`.
+def publish(temporary: Path, path: Path, record: Artefact, embedded: FileRecipe | None = None) -> Artefact:
+    """Sign where `embedded` has a signer, fsync and hash a closed file, give it its name, fsync the name. Raises `WriteError`.
 
     Returns `record` with true size and hash, those of the signed file.
     """
     with _write_errors(path.name):
-        if told is not None and told.signer is not None:
-            _sign(temporary, path.name, record.media_type, told, told.signer)
+        if embedded is not None and embedded.signer is not None:
+            _sign(temporary, path.name, record.media_type, embedded, embedded.signer)
         digest = hashlib.sha256()
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -259,12 +259,14 @@ def publish(temporary: Path, path: Path, record: Artefact, told: Told | None = N
     return msgspec.structs.replace(record, size=size, sha256=digest.hexdigest())
 
 
-def _sign(file: Path, name: str, media_type: str, told: Told, signer: Signer) -> None:
+def _sign(file: Path, name: str, media_type: str, embedded: FileRecipe, signer: Signer) -> None:
     """Put the signed version in a closed file's place. Raises `SigningError`, `OSError`."""
     signed = file.with_name(f"{file.name}.signed")
     try:
         with open(file, "rb") as source, open(signed, "w+b") as out:
-            signer.sign(source, out, media_type, recipe_json=told.text, source_type=told.source_type, title=name)
+            signer.sign(
+                source, out, media_type, recipe_json=embedded.text, source_type=embedded.source_type, title=name
+            )
         signed.replace(file)
     finally:
         signed.unlink(missing_ok=True)

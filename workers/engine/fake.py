@@ -31,7 +31,7 @@ from workers.engine.base import Outcome, Stage
 from workers.engine.errors import DeviceLost, EngineError, InvalidInput, LoadError, OutOfMemory
 from workers.engine.peaks import Shape
 from workers.engine.progress import Cancelled, Monitor
-from workers.engine.recipes import told
+from workers.engine.recipes import file_recipe
 
 BEHAVIOURS = (
     "slow",
@@ -191,15 +191,15 @@ def _preview(spec: JobSpec, out_dir: Path, index: int, done: int) -> None:
 
 def _decode(card: ModelCard, spec: JobSpec, out_dir: Path, index: int, script: _Script, monitor: Monitor) -> Artefact:
     script.tell(monitor.enter, "decode", spec.num_frames)
-    tells = told(card, spec, index, monitor)
+    embedded = file_recipe(card, spec, index, monitor)
     if spec.output == "image":
         pixels = _frame(spec, index, 0.5)
         time.sleep(script.frame_s)
         if script.postprocessing:
             script.misbehave()
         script.tell(monitor.enter, "save")
-        return save_png(out_dir, artefact_name("image", "png", index), pixels, tells)
-    with Mp4Writer(out_dir, artefact_name("video", "mp4", index), spec.fps, told=tells) as writer:
+        return save_png(out_dir, artefact_name("image", "png", index), pixels, embedded)
+    with Mp4Writer(out_dir, artefact_name("video", "mp4", index), spec.fps, embedded=embedded) as writer:
         for number in range(spec.num_frames):
             writer.write(_frame(spec, index, (number + 0.5) / spec.num_frames)[np.newaxis])
             time.sleep(script.frame_s)

@@ -13,7 +13,7 @@ from workers.engine.frames import image_pixels
 from workers.engine.instrumentation import call_parameters
 from workers.engine.previews import Previews
 from workers.engine.progress import Monitor
-from workers.engine.recipes import Told, told
+from workers.engine.recipes import FileRecipe, file_recipe
 from workers.engine.sound import sound_for
 
 
@@ -34,14 +34,14 @@ class ImageEngine(DiffusionEngine):
                     # As arrays, not pictures: what is no number can still be seen.
                     output = self.call(pipe, card, spec, index, monitor, **as_arrays)
                     sound_for(pipe, output, "image", monitor)
-                    tells = told(card, spec, index, monitor)
-                    save = partial(save_picture, monitor, out_dir, index, image_pixels(output), tells)
+                    embedded = file_recipe(card, spec, index, monitor)
+                    save = partial(save_picture, monitor, out_dir, index, image_pixels(output), embedded)
                     if not last:
                         made.append(save())
         return Stage("host", lambda: (*made, save()))
 
 
-def save_picture(monitor: Monitor, out_dir: Path, index: int, pixels: Pixels, tells: Told | None) -> Artefact:
+def save_picture(monitor: Monitor, out_dir: Path, index: int, pixels: Pixels, embedded: FileRecipe | None) -> Artefact:
     """Output `index`, height x width x 3, as PNG. Raises `Cancelled` or `WriteError`."""
     monitor.enter("save")
-    return save_png(out_dir, artefact_name("image", "png", index), pixels, tells)
+    return save_png(out_dir, artefact_name("image", "png", index), pixels, embedded)

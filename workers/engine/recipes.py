@@ -14,7 +14,7 @@ from workers.models.versions import installed
 _MASKS = frozenset(["mask_image", "mask_video"])
 
 
-class Told(Struct, frozen=True):
+class FileRecipe(Struct, frozen=True):
     """A recipe as it is written into a file, as JSON and in words, "" where the job wants none; and what signs the file, as what."""
 
     text: str = ""
@@ -23,10 +23,10 @@ class Told(Struct, frozen=True):
     source_type: str = DRAWN
 
 
-def told(card: ModelCard, spec: JobSpec, index: int, monitor: Monitor) -> Told | None:
+def file_recipe(card: ModelCard, spec: JobSpec, index: int, monitor: Monitor) -> FileRecipe | None:
     """Recipe in the file of output `index`; None where it has none."""
     source_type = DRAWN if _MASKS.isdisjoint(spec.inputs) else DRAWN_INTO
     if not spec.recipe:
-        return Told(signer=monitor.signer, source_type=source_type) if monitor.signer else None
+        return FileRecipe(signer=monitor.signer, source_type=source_type) if monitor.signer else None
     recipe = recipe_of(spec, card, index, used=monitor.used, versions=installed())
-    return Told(encode_recipe(recipe), in_words(recipe), monitor.signer, source_type)
+    return FileRecipe(encode_recipe(recipe), in_words(recipe), monitor.signer, source_type)

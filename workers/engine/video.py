@@ -25,7 +25,7 @@ from workers.engine.instrumentation import call_parameters, checked_in_blocks
 from workers.engine.pipeline_variants import fitting
 from workers.engine.previews import Previews
 from workers.engine.progress import Monitor
-from workers.engine.recipes import told
+from workers.engine.recipes import file_recipe
 from workers.engine.sound import sound_for
 from workers.engine.soundtrack import Sound
 from workers.engine.stream import can_stream, decode_frames, denormalise
@@ -46,12 +46,12 @@ class _Output(Struct, frozen=True):
 
     def writer(self, monitor: Monitor, sound: Sound | None = None) -> Mp4Writer:
         name = artefact_name("video", "mp4", self.index)
-        tells = told(self.card, self.spec, self.index, monitor)
-        return Mp4Writer(self.directory, name, self.spec.fps, sound, self.file, tells)
+        embedded = file_recipe(self.card, self.spec, self.index, monitor)
+        return Mp4Writer(self.directory, name, self.spec.fps, sound, self.file, embedded)
 
     def save_picture(self, pixels: Pixels, monitor: Monitor) -> Artefact:
-        tells = told(self.card, self.spec, self.index, monitor)
-        return save_picture(monitor, self.directory, self.index, pixels, tells)
+        embedded = file_recipe(self.card, self.spec, self.index, monitor)
+        return save_picture(monitor, self.directory, self.index, pixels, embedded)
 
 
 class VideoEngine(DiffusionEngine):

@@ -38,14 +38,14 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
 def lines(status: PoolStatus) -> list[str]:
     """The pool in words, a worker a line."""
     limits = status.limits
-    told = [
+    lines = [
         f"pool {status.pool}: {len(status.members)} workers, {status.wanted} wanted "
         f"({limits.min_workers} to {limits.max_workers}); {status.waiting} jobs wait, {status.backlog_s:.0f} GPU-seconds"
         + ("; it stops" if status.stopping else "")
     ]
     for member in status.members:
         where = f"{member.host} process {member.pid}, log {member.log}" if member.host else member.lacking
-        told.append(f"  {member.name:<6}{member.phase:<9}  {where or 'not started yet'}")
+        lines.append(f"  {member.name:<6}{member.phase:<9}  {where or 'not started yet'}")
     if status.fault:
-        told.append(f"fault: {status.fault}")
-    return [*told, f"log of the run, on the head: {status.log}"]
+        lines.append(f"fault: {status.fault}")
+    return [*lines, f"log of the run, on the head: {status.log}"]

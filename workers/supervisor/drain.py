@@ -65,8 +65,8 @@ def _key(file: str | None, environ: Mapping[str, str]) -> str:
 
 
 def _drain(client: Client, name: str, *, wait: bool, hand_back: bool) -> None:
-    told = _describe(client.drain(name, hand_back=hand_back))
-    print(told, flush=True)
+    described = _describe(client.drain(name, hand_back=hand_back))
+    print(described, flush=True)
     failed = 0
     while wait:
         time.sleep(_LOOK_S)
@@ -82,9 +82,9 @@ def _drain(client: Client, name: str, *, wait: bool, hand_back: bool) -> None:
         if worker is None:
             print(f"{name} has left", flush=True)
             return
-        if (now := _describe(worker)) != told:
-            told = now
-            print(told, flush=True)
+        if (now := _describe(worker)) != described:
+            described = now
+            print(described, flush=True)
 
 
 def _describe(worker: Worker) -> str:

@@ -91,7 +91,7 @@ class _Process:
         """Descriptor to poll for its messages; None once it has closed its end."""
         return self._link.sock if self._link is not None else None
 
-    def told(self) -> Sequence[Struct]:
+    def messages(self) -> Sequence[Struct]:
         """Return its messages since the last call, and close the link if its end is closed."""
         if self._link is None:
             return ()
@@ -173,7 +173,7 @@ class AgentProcess:
 
     def listen(self) -> None:
         """Read its messages."""
-        for message in self._process.told() if self._process is not None else ():
+        for message in self._process.messages() if self._process is not None else ():
             match message:
                 case EngineProcess(pid=pid):
                     self._engine_pid = pid

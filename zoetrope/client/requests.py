@@ -166,11 +166,11 @@ def reading_credentials(file: FileSource) -> Request:
 def error_of(reply: Reply, now: float) -> ServiceError:
     """The error that an answer names."""
     try:
-        told = msgspec.json.decode(reply.body, type=_ErrorBody)
+        body = msgspec.json.decode(reply.body, type=_ErrorBody)
     except (msgspec.DecodeError, msgspec.ValidationError):
-        told = _ErrorBody()
-    error = told.error if not isinstance(told.error, UnsetType) else _ErrorMembers()
-    message = error.message or told.detail or "; ".join(told.reasons) or f"the service answered {reply.status}"
+        body = _ErrorBody()
+    error = body.error if not isinstance(body.error, UnsetType) else _ErrorMembers()
+    message = error.message or body.detail or "; ".join(body.reasons) or f"the service answered {reply.status}"
     return error_class(reply.status, error.code or "")(
         message,
         status=reply.status,

@@ -290,14 +290,14 @@ class Tasks:
     async def stop_all(self, states: tuple[JobStateName, ...], wait_s: float) -> StopOutcome:
         """Stop every task in these states, and wait until they have stopped. Raises `EdgeError`."""
         stopping: list[str] = []
-        told = 0
+        asked = 0
         async for page in self._pages(states):
             for start in range(0, len(page), _AT_ONCE):
                 group = page[start : start + _AT_ONCE]
                 outcomes = await asyncio.gather(*(self._calls.cancel(job.id) for job in group))
-                told += sum(outcome != "already_final" for outcome, _ in outcomes)
+                asked += sum(outcome != "already_final" for outcome, _ in outcomes)
                 stopping += [job.id for outcome, job in outcomes if outcome == "requested"]
-        return await self._wait_stopped(told, stopping, wait_s)
+        return await self._wait_stopped(asked, stopping, wait_s)
 
     async def stop(self, job: Job, wait_s: float) -> StopOutcome:
         """Stop one task, and wait until it has stopped. Raises `EdgeError`."""
@@ -313,7 +313,7 @@ class Tasks:
             yield jobs
             after = jobs[-1].id
 
-    async def _wait_stopped(self, told: int, stopping: list[str], wait_s: float) -> StopOutcome:
-        if not told:
+    async def _wait_stopped(self, asked: int, stopping: list[str], wait_s: float) -> StopOutcome:
+        if not asked:
             return "nothing"
         return "stopped" if await self._calls.follower.wait_final(stopping, wait_s) else "late"

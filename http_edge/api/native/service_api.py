@@ -103,14 +103,14 @@ class ServiceApi:
         damaged = f"{pool.damaged} records of jobs are damaged on the broker's disk: its log names them"
         rebuilt = f"{pool.rebuilt_indexes} indexes of the broker's journal were damaged and were built anew: its log names them"
         asleep = "no worker is ready: jobs wait until one is started for them"
-        told = (
+        conditions = (
             (not ready, asleep),
             (doubt, doubt),
             (pool.damaged, damaged),
             (pool.rebuilt_indexes, rebuilt),
             *((True, text) for text in _full_depots(pool.workers)),
         )
-        warnings = [text for holds, text in told if holds]
+        warnings = [text for holds, text in conditions if holds]
         return json_response(
             schema.Ready(
                 status="healthy",
