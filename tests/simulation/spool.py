@@ -39,7 +39,8 @@ class Spool:
         self._world = world
         self._kill = kill
         self._random = Random(f"spool {seed} {name}")
-        self.remote = self._random.randrange(_ONE_IN) == 0
+        # Where all takes as long as it did, nothing waits for a depot.
+        self.remote = self._random.randrange(_ONE_IN) == 0 and not world.plan.exact
         #: Fence -> a result on this disk, and when its attempt began.
         self._results: dict[int, tuple[m.Finished, float]] = {}
         self._revoked: set[int] = set()
