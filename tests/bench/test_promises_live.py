@@ -28,6 +28,12 @@ def test_orders_keep_the_workers_as_busy_as_was_asked():
     assert sum(order.within_s > 0 for order in orders) / len(orders) == pytest.approx(0.5, abs=0.1)
 
 
+def test_so_many_of_the_jobs_are_long_where_that_is_asked_for():
+    orders = promises_live.draw_orders(structs.replace(PLAN, by_jobs=True, seconds=30_000.0), PACE)
+    assert sum(order.long for order in orders) / len(orders) == pytest.approx(0.3, abs=0.05)
+    assert sum(PACE.alone_s(order.steps) for order in orders) / (2 * 30_000.0) == pytest.approx(0.9, rel=0.1)
+
+
 def ended(number: int, took_s: float, promise: Promise | None = None) -> m.JobView:
     fixed = m.Submission(model="demo")
     return m.JobView(
@@ -50,9 +56,11 @@ def test_a_promise_is_kept_by_its_first_time_and_a_broken_one_is_told_or_not():
         ended(3, 6.0, Promise(ready_by=105.0)),
         ended(4, 2.0),
     ]
-    report = promises_live.report_of(PLAN, [structs.replace(order, long=n == 1) for n in range(4)], views, PACE)
+    to_end = [ended(number, took_s) for number, took_s in enumerate((9.0, 5.0, 3.0, 3.0), start=5)]
+    report = promises_live.report_of(PLAN, [structs.replace(order, long=n == 1) for n in range(4)], views, to_end, PACE)
     found = {metric.key: metric.value for metric in report.metrics}
     assert (found["promised"], found["silent"]) == (3, 1)
     assert found["kept_pct"] == pytest.approx(100 / 3)
+    assert found["long_lost_pct"] == pytest.approx(20.0)
     # 30 steps take two seconds alone.
     assert (found["long_mean_x"], found["short_p50_x"]) == (pytest.approx(3.0), pytest.approx(2.0))
