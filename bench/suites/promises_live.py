@@ -187,7 +187,7 @@ def run(plan: LivePlan) -> Report:
     """Run a service and send it jobs. Raises `BenchError`."""
     pace: Pace | None = None
     orders: list[Order] = []
-    ended = []
+    ended: list[list[m.JobView]] = []
     with temporary_home("") as home:
         for preempt in ("false", "true"):
             options = ("--preempt", preempt, "--preempt-delay", str(plan.delay))
