@@ -13,8 +13,8 @@ from typing import Protocol
 
 from tests.simulation.timeline import Timeline
 
-#: Both sides' ZMTP heartbeats end a connection over which nothing has come for this long.
-ZMTP_TIMEOUT_S = 15.0
+#: The system ends a connection over which nothing has come for this long.
+REAPED_AFTER_S = 15.0
 
 
 class Network:
@@ -175,8 +175,8 @@ class Cable:
             self._blocked[way] = max(self._blocked[way], timeline.now + seconds)
             if self.connection is not None:
                 getattr(self.connection, way).blocked_until = self._blocked[way]
-        if seconds >= ZMTP_TIMEOUT_S:
-            timeline.after(ZMTP_TIMEOUT_S, lambda: self._time_out(blocked, seconds - ZMTP_TIMEOUT_S))
+        if seconds >= REAPED_AFTER_S:
+            timeline.after(REAPED_AFTER_S, lambda: self._time_out(blocked, seconds - REAPED_AFTER_S))
 
     def _time_out(self, blocked: Connection | None, back_s: float) -> None:
         if blocked is not None and self.connection is blocked:
