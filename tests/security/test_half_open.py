@@ -177,7 +177,7 @@ def test_descriptors_are_counted_whether_the_kernel_says_how_many_there_are_or_n
     watch = half_open.HalfOpen(frozenset())
     try:
         if not told:
-            monkeypatch.setattr(half_open, "_told", lambda: 0)
+            monkeypatch.setattr(half_open, "_kernel_count", lambda: 0)
         before = watch._in_use()
         opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(50)]
         try:

@@ -121,7 +121,7 @@ class HalfOpen:
     def _in_use(self) -> int:
         """Number of descriptors in use. Linux 6.2 and later say it: to list those of thousands of workers, which holds the loop up, takes
         a thousand times as long."""
-        return _told() or len(self._descriptors())
+        return _kernel_count() or len(self._descriptors())
 
     def _descriptors(self) -> list[int]:
         try:
@@ -153,7 +153,7 @@ class HalfOpen:
         return address if _ACKED.unpack_from(info, _ACKED_AT)[0] <= _UNKNOWN_BYTES else None
 
 
-def _told() -> int:
+def _kernel_count() -> int:
     """Number of descriptors in use, as the kernel says; 0 where it does not."""
     with contextlib.suppress(OSError):
         return os.stat(_FDS).st_size
