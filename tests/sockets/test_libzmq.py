@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from functools import partial
 from pathlib import Path
 
@@ -212,41 +211,6 @@ def test_what_a_dead_broker_had_not_read_is_gone(sockets, endpoint):
     dealer.send(b"after")
     assert router.poll(60_000)
     assert int(router.recv_multipart()[1].replace(b"after", b"999")) > 1
-
-
-FROZEN = """
-import os, signal, sys, zmq
-socket = zmq.Context().socket(zmq.DEALER)
-socket.connect(sys.argv[1])
-socket.send(b"hello")
-socket.recv()
-os.kill(os.getpid(), signal.SIGSTOP)
-"""
-
-
-def test_zmtp_heartbeats_find_a_stopped_process(sockets, endpoint):
-    """Nothing else does: its connection stays open and accepts messages up to the high-water mark."""
-    router = sockets(zmq.ROUTER, router_mandatory=1, heartbeat_ivl=200, heartbeat_timeout=1500)
-    router.bind(endpoint)
-    child = subprocess.Popen([sys.executable, "-c", FROZEN, endpoint])
-    try:
-        assert router.poll(60_000)
-        peer = router.recv_multipart()[0]
-        router.send_multipart([peer, b"freeze"], NOBLOCK)
-
-        def gone() -> bool:
-            try:
-                router.send(peer, NOBLOCK | zmq.SNDMORE)
-            except zmq.ZMQError:
-                return True
-            router.send(b"x", NOBLOCK)
-            time.sleep(0.02)
-            return False
-
-        wait_until(gone)
-    finally:
-        child.kill()
-        child.wait()
 
 
 def test_zmtp_heartbeats_do_not_find_a_process_whose_python_stands_still(sockets, endpoint):
