@@ -259,7 +259,7 @@ async def test_bytes_that_are_not_even_zeromq_do_no_harm(tmp_path, run_dir):
 
 @in_loop
 async def test_an_edge_that_does_not_read_is_dropped_and_the_others_are_served(tmp_path, run_dir, monkeypatch):
-    monkeypatch.setattr(shell_sockets, "HWM", 5)
+    monkeypatch.setattr(shell_sockets, "EDGE_HWM", 5)
     context = zmq.Context()
     slow = context.socket(zmq.DEALER)
     slow.setsockopt(zmq.RCVHWM, 1)

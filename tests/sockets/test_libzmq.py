@@ -229,7 +229,7 @@ def test_zmtp_heartbeats_do_not_find_a_process_whose_python_stands_still(sockets
 
 def test_the_options_of_our_routers(sockets):
     router = sockets(zmq.ROUTER)
-    configure(router, 1234)
+    configure(router, 1234, 567)
     # ROUTER_MANDATORY and ROUTER_HANDOVER can only be set, not read; their effect is tested above.
     read = {
         name: router.getsockopt(getattr(zmq, name))
@@ -237,7 +237,7 @@ def test_the_options_of_our_routers(sockets):
     }
     assert read == {
         "LINGER": 0,
-        "SNDHWM": 10_000,
+        "SNDHWM": 567,
         "RCVHWM": 10_000,
         "MAXMSGSIZE": 1234,
         "HANDSHAKE_IVL": 5_000,
@@ -255,7 +255,7 @@ def context():
 def tcp_ends(context):
     """(a ROUTER as ours, a DEALER as ours, the system's socket of their connection)."""
     router = context.socket(zmq.ROUTER)
-    configure(router, 1234)
+    configure(router, 1234, 567)
     router.bind("tcp://127.0.0.1:*")
     dealer = open_dealer(context, router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0"), 1234)
     dealer.setsockopt(zmq.SNDTIMEO, 60_000)

@@ -29,9 +29,12 @@ from broker.wire import codec
 FRONT = b"f"
 BACK = b"b"
 
-#: Frames to and from one peer. An edge that stands still keeps as many until it ends: libzmq's heartbeats would find it, but abort this
-#: process (libzmq 4.3.5, `!_io_error`) over a connection that ends while its messages wait at this mark to be read.
+#: Frames from one peer, and to one worker.
 HWM = 10_000
+#: Frames to one edge, which reads 10,000 more whatever its Python does: so many wait for a process that is stopped, until it ends. libzmq's
+#: heartbeats would find it, but abort this process (libzmq 4.3.5, `!_io_error`) over a connection that ends while its messages wait at the
+#: high-water mark to be read.
+EDGE_HWM = 1_000
 FRONT_MAX_FRAME = 1024 * 1024
 #: Results are small and files travel by reference.
 BACK_MAX_FRAME = 256 * 1024
@@ -77,7 +80,7 @@ class Listener:
         #: Whether they may come over ipc, and so have none.
         self.local = not all(map(is_tcp, endpoints))
         self._socket = context.socket(zmq.ROUTER)
-        configure(self._socket, FRONT_MAX_FRAME if prefix == FRONT else BACK_MAX_FRAME)
+        configure(self._socket, *((FRONT_MAX_FRAME, EDGE_HWM) if prefix == FRONT else (BACK_MAX_FRAME, HWM)))
         if prefix == BACK:
             # An empty frame to every peer that connects or reconnects: "the broker is here and may be new, say Hello".
             self._socket.setsockopt(zmq.PROBE_ROUTER, 1)
@@ -170,11 +173,11 @@ def _require_key(socket: zmq.Socket[bytes], endpoint: str, key: BrokerKey | None
     socket.setsockopt(zmq.IPV6, int("[" in endpoint))
 
 
-def configure(socket: zmq.Socket[bytes], max_frame: int) -> None:
-    """Options of a ROUTER that are the same on both sides."""
+def configure(socket: zmq.Socket[bytes], max_frame: int, unread: int) -> None:
+    """Set the options of a ROUTER: what a frame has at most, in bytes, and how many frames wait for a peer that does not read."""
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
-    socket.setsockopt(zmq.SNDHWM, HWM)
+    socket.setsockopt(zmq.SNDHWM, unread)
     socket.setsockopt(zmq.RCVHWM, HWM)
     socket.setsockopt(zmq.MAXMSGSIZE, max_frame)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
