@@ -1,4 +1,4 @@
-"""Pausing, drafts and hand-backs: from every state, and racing everything."""
+"""Pausing, making room and hand-backs: from every state, and racing everything."""
 
 from __future__ import annotations
 
@@ -11,39 +11,7 @@ from broker.core.policy import Policy
 from broker.testing import EDGE, UNIT, CoreHarness, causes, holding, peer_of, sent, worker_info
 from broker.wire import messages as m
 from broker.wire.submission import Submission
-
-STEPS = 40
-
-
-def desk_with(
-    job_id: str = "a", *, resumes: bool = True, policy: Policy | None = None, **fields: object
-) -> CoreHarness:
-    """A core with one worker that runs this job of 40 steps."""
-    desk = CoreHarness(policy)
-    desk.hello("w1", body=worker_info(resumes=resumes))
-    desk.submit(job_id, steps=STEPS, **fields)
-    desk.start("w1", job_id)
-    assert desk.state(job_id) == "running"
-    return desk
-
-
-def refusal(desk: CoreHarness, job_id: str, action: m.JobAction) -> str:
-    """Why this is refused."""
-    reply = desk.ask(m.ControlJob(req=0, job_id=job_id, action=action), m.ControlReply)
-    assert reply.outcome == "refused"
-    return reply.reason
-
-
-def told(desk: CoreHarness) -> m.Parking:
-    """What an edge is told of the job's parking."""
-    parking = desk.view("a").parking
-    assert parking is not None
-    return parking
-
-
-def runs(desk: CoreHarness) -> list[m.Run]:
-    return sent(desk.effects, m.Run)
-
+from tests.core.parking_desk import STEPS, desk_with, refusal, runs, told
 
 # ---------------------------------------------------------------- the wish
 
@@ -347,74 +315,6 @@ def test_parked_jobs_count_as_waiting():
     assert answer.code == "queue_full"
 
 
-# ---------------------------------------------------------------- drafts
-
-
-def test_a_draft_is_parked_at_its_step_and_goes_on_when_it_is_committed():
-    desk = CoreHarness()
-    desk.hello("w1", body=worker_info(resumes=True))
-    desk.submit("a", steps=STEPS, draft_steps=8)
-    assert [run.park_at for run in runs(desk)] == [8]
-    fence = desk.job("a").fence
-    desk.start("w1", "a")
-    effects = desk.hand_back("w1", "a", kept=8)
-    assert causes(effects)[-1] is Cause.DRAFTED
-    view = desk.view("a")
-    assert (view.state, told(desk).reason, told(desk).draft_fence) == ("parked", "draft", fence)
-    assert told(desk).draft_expires_at == desk.now + 3600
-    effects = desk.feed(EDGE, m.ControlJob(req=0, job_id="a", action="commit"))
-    (run,) = sent(effects, m.Run)
-    assert (run.kept, run.park_at) == (8, 0)
-    assert desk.control("a", "commit") == "done"
-    desk.finish("w1", "a")
-    assert desk.control("a", "commit") == "done"
-
-
-def test_a_draft_that_is_not_there_yet_is_not_committed():
-    desk = desk_with(draft_steps=8)
-    assert "not there yet: it is running, and 0 of 8 steps are done" in refusal(desk, "a", "commit")
-
-
-def test_a_job_that_is_no_draft_is_not_committed():
-    assert "it is no draft" in refusal(desk_with(), "a", "commit")
-
-
-def test_a_draft_is_not_resumed_but_committed():
-    desk = desk_with(draft_steps=8)
-    desk.hand_back("w1", "a", kept=8)
-    assert "commit it" in refusal(desk, "a", "resume")
-
-
-def test_a_draft_that_nobody_commits_expires():
-    desk = desk_with(policy=Policy(draft_expires_s=50), draft_steps=8)
-    desk.hand_back("w1", "a", kept=8)
-    desk.tick(49)
-    desk.restart()
-    assert desk.state("a") == "parked"
-    desk.tick(2)
-    failure = desk.job("a").failure
-    assert failure is not None
-    assert (failure.kind, failure.message) == ("expired", "its draft was not committed within 50 s")
-
-
-def test_an_attempt_that_is_lost_before_the_draft_is_made_again_and_parks_there():
-    desk = desk_with(draft_steps=8)
-    desk.hand_back("w1", "a", kept=5)
-    assert desk.job("a").losses == 1
-    assert [(run.kept, run.park_at) for run in runs(desk)] == [(5, 8)]
-
-
-def test_a_pause_on_the_way_to_the_draft_leaves_it_a_draft():
-    desk = desk_with(draft_steps=8)
-    desk.control("a", "pause")
-    desk.hand_back("w1", "a", kept=8)
-    assert told(desk).reason == "paused"
-    assert desk.control("a", "resume") == "done"
-    assert told(desk).reason == "draft"
-    desk.tick(3601)
-    assert desk.state("a") == "failed"
-
-
 # ---------------------------------------------------------------- what a webhook is told
 
 
@@ -500,90 +400,3 @@ def test_a_drain_can_be_made_a_quick_one():
     desk.feed(EDGE, m.DrainWorker(req=0, name="w1"))
     effects = desk.feed(EDGE, m.DrainWorker(req=0, name="w1", hand_back=True))
     assert [drain.hand_back for drain in sent(effects, m.Drain)] == [True]
-
-
-# ---------------------------------------------------------------- on which machine it goes on
-
-
-def on(host: str) -> bytes:
-    return worker_info(resumes=True, host=host)
-
-
-def machines_with_a_paused_job(kept: int) -> CoreHarness:
-    """A job that was paused on machine `y` after so many steps; workers of `x`, `y` and `z` are idle, that of `x` for longest."""
-    desk = CoreHarness()
-    desk.hello("w2", body=on("y"))
-    desk.submit("a", steps=STEPS)
-    desk.start("w2", "a")
-    desk.beat("w2", m.Held(job_id="a", fence=desk.job("a").fence, phase="denoise", step=kept, total=STEPS, kept=kept))
-    desk.control("a", "pause")
-    desk.hello("w1", body=on("x"))
-    desk.hand_back("w2", "a", kept=kept)
-    desk.hello("w3", body=on("z"))
-    return desk
-
-
-@pytest.mark.parametrize("restarts", [False, True])
-def test_a_job_goes_on_where_its_checkpoint_lies(restarts):
-    desk = machines_with_a_paused_job(kept=20)
-    if restarts:
-        desk.restart()
-        for name, host in (("w1", "x"), ("w2", "y"), ("w3", "z")):
-            desk.hello(name, body=on(host))
-    desk.control("a", "resume")
-    assert (desk.job("a").worker, runs(desk)[-1].kept) == ("w2", 20)
-
-
-def test_one_that_keeps_nothing_goes_to_the_worker_that_was_idle_for_longest():
-    desk = machines_with_a_paused_job(kept=0)
-    desk.control("a", "resume")
-    assert desk.job("a").worker == "w1"
-
-
-def test_a_job_does_not_wait_for_the_machine_of_its_checkpoint():
-    desk = machines_with_a_paused_job(kept=20)
-    desk.submit("b", pinned="w2")
-    desk.control("a", "resume")
-    assert desk.job("a").worker == "w1"
-
-
-def test_a_checkpoint_is_where_it_was_written_last():
-    desk = machines_with_a_paused_job(kept=20)
-    desk.submit("b", pinned="w2")
-    desk.control("a", "resume")
-    desk.start("w1", "a")
-    desk.beat("w1", m.Held(job_id="a", fence=desk.job("a").fence, phase="denoise", step=5, total=STEPS, kept=5))
-    desk.control("a", "pause")
-    desk.hand_back("w1", "a", kept=5)
-    desk.finish("w2", "b")
-    desk.control("a", "resume")
-    assert (desk.job("a").worker, desk.job("a").kept) == ("w1", 5)
-
-
-# ---------------------------------------------------------------- a hand-back that comes late
-
-
-def silent_with_a_checkpoint() -> tuple[CoreHarness, m.Refused]:
-    """A job whose worker was taken for lost, and the word with which that worker had handed it back, which is still under way."""
-    desk = CoreHarness()
-    desk.hello("w1", body=on("x"))
-    desk.submit("a", steps=STEPS)
-    desk.start("w1", "a")
-    word = m.Refused(job_id="a", fence=desk.job("a").fence, free=1, age_s=1.0, kept=12)
-    desk.tick(7.0)
-    assert (desk.state("a"), desk.job("a").losses) == ("queued", 1)
-    return desk, word
-
-
-def test_a_late_hand_back_is_not_heard_and_the_next_attempt_is_one_that_looks_for_checkpoints_itself():
-    desk, word = silent_with_a_checkpoint()
-    effects = desk.feed(peer_of("w1"), word)
-    assert sent(effects, m.Identify)
-    assert (desk.state("a"), desk.job("a").kept) == ("queued", 0)
-    effects = desk.hello("w2", body=on("y"))
-    # An agent asks the depot about every attempt but the first, and an engine looks on its disk, whatever is said to be kept.
-    assert [(run.attempt, run.kept) for run in sent(effects, m.Run)] == [(2, 0)]
-    desk.hello("w1", body=on("x"))
-    desk.feed(peer_of("w1"), word)
-    job = desk.job("a")
-    assert (job.state, job.worker, job.kept, job.losses) == ("assigned", "w2", 0, 1)

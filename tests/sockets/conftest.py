@@ -10,6 +10,7 @@ import pytest
 import zmq
 
 from tests.sockets.broker_side import BrokerSide, broker_side
+from tests.sockets.router_bench import Bench
 from tests.sockets.workers_side import short_home
 
 
@@ -69,3 +70,21 @@ def sockets():
     made = Sockets()
     yield made
     made.close()
+
+
+@pytest.fixture
+def make(tmp_path):
+    made = []
+
+    def one(**policy) -> Bench:
+        made.append(Bench(tmp_path, **policy))
+        return made[-1]
+
+    yield one
+    for bench in made:
+        bench.journal.close()
+
+
+@pytest.fixture
+def bench(make):
+    return make()

@@ -18,7 +18,7 @@ from broker.shell.stimuli import KEPT_BYTES
 from broker.testing import RESULT, worker_info
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.sockets.test_router import Bench
+from tests.sockets.router_bench import Bench
 from tests.support.waiting import eventually
 from tests.testing.in_process import a_job, in_loop
 

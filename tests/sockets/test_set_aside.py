@@ -19,7 +19,7 @@ from broker.testing import submit_message, worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
-from tests.sockets.test_router import Bench
+from tests.sockets.router_bench import Bench
 from tests.testing.in_process import a_job, connected, in_loop, serving
 
 BAD = "bad"

@@ -14,7 +14,7 @@ from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
 from broker.wire.terms import JobState
-from tests.sockets.test_router import Bench
+from tests.sockets.router_bench import Bench
 from tests.support.replay import replay
 from tests.testing.in_process import a_job
 
