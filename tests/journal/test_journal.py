@@ -26,6 +26,7 @@ NOT_JOURNALED = {
     "holder",
     "begun",
     "goes_on_from",
+    "stepped_at",
     "yields_to",
     "set_aside",
     "damaged",

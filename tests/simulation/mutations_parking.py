@@ -104,7 +104,7 @@ PARKING: tuple[Mutation, ...] = (
         "promise-unrescued",
         "a running job makes room for a promised one that would be late",
         ((preempting, "_in_danger", constant(())),),
-        first=340,
+        first=3900,
     ),
     Mutation("paused-queued", "what is paused is in no queue", ((State, "pause", _queued_all_the_same),)),
     Mutation("pause-untold", "a pause takes a job out of its engine", ((State, "tell_park", nothing),), first=180),

@@ -194,7 +194,7 @@ TIMERS: tuple[Mutation, ...] = (
         "failed-pass-said",
         "what a failed pass was to say is not said",
         ((Router, "_recover", _said_all_the_same),),
-        first=550,
+        first=1150,
     ),
     Mutation("memory-kept", "what a failed pass has left in memory is forgotten", ((Recovery, "load", _memory_kept),)),
     Mutation("epoch-kept", "the epoch is raised after a failed pass", ((Journal, "discard", _same_epoch_after),)),
