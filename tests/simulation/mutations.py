@@ -252,7 +252,8 @@ def _endless_patience(_: Any) -> Callable[..., Any]:
     return lambda attempt, policy: float("inf")
 
 
-ALL: tuple[Mutation, ...] = (
+#: Rules of promise, order and place; those of time, parking and overlap stand in modules of their own.
+RULES: tuple[Mutation, ...] = (
     Mutation("any-fence", "a result counts only with the job's fence", ((reports, "_current", _any_fence),)),
     Mutation("after-the-end", "nothing leads out of a final state", ((reports, "_current", _after_the_end),)),
     Mutation("publish-cancelled", "a finish loses against a cancel", ((reports, "finished", _deaf_to_stop),)),
@@ -346,7 +347,9 @@ ALL: tuple[Mutation, ...] = (
     ),
     Mutation("any-run", "an agent takes a fence once", ((BrokerOrders, "run", _any_run),), first=3040),
     Mutation("no-hello-again", "an agent that nobody answers says hello", ((Registration, "lapse", constant(False)),)),
-    *OVERLAP,
-    *TIMERS,
-    *PARKING,
 )
+
+#: All others.
+FURTHER: tuple[Mutation, ...] = (*OVERLAP, *TIMERS, *PARKING)
+
+ALL = (*RULES, *FURTHER)
