@@ -23,7 +23,6 @@ LARGE = {
     "broker.client.client.BrokerClient": "one method a request",
     "broker.core.pool.Worker": "a record of one worker, written by its messages; the rules about it are in Pool and worker_breaker",
     "broker.core.state.State": "the core's memory; every move of a job passes through it, so that its parts cannot disagree",
-    "broker.shell.router.Router": "one pass from the sockets to the commit, in the hot path",
     "zoetrope.client.client.AsyncClient": "as Client, awaited",
     "zoetrope.client.client.Client": "one method an operation, each a line, on the one object that its users look through",
 }

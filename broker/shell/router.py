@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from broker.core import invariants
 from broker.core.effects import Effect, PeerGone, Send
 from broker.core.jobs import IllegalMove
 from broker.core.lookups import NOTHING
 from broker.core.machine import Core
-from broker.runtime.curve_keys import worker_prefix
 from broker.runtime.errors import JournalConflict
 from broker.runtime.log_actions import Action
 from broker.shell.executor import Executor
@@ -28,7 +26,8 @@ from broker.shell.journal.journal import Journal
 from broker.shell.lookups import look_up
 from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import PeerLimiter
-from broker.shell.net.sockets import BACK, DECODERS, FRONT, Listener, Sockets
+from broker.shell.net.sockets import DECODERS, FRONT, Listener, Sockets
+from broker.shell.peer_access import PeerAccess
 from broker.shell.recovery import Recovery
 from broker.shell.stimuli import KEPT_BYTES, Stimuli, without_body
 from broker.wire import codec
@@ -44,9 +43,6 @@ _FRONT_LETTER = FRONT[0]
 
 #: How long expiry waits for the back to be read dry; a peer that floods it must not stop the clock.
 _PATIENCE_S = 2.0
-
-#: Peers that were cut off and may still have messages in the socket.
-_MAX_SHUT = 1024
 
 
 class Router:
@@ -75,22 +71,16 @@ class Router:
         self._wires = wires
         self._disk = disk
         self._metrics = metrics
-        self._limiter = limiter
         self._seconds = seconds
         self._executor = Executor(journal, metrics)
-        #: Peers that were cut off, the oldest first: what they sent before that is not read any more.
-        self._shut: dict[bytes, None] = {}
-        #: The state of the disk that the core was given last.
-        self._shortage = ""
+        self._access = PeerAccess(limiter, wires, self._executor, self._gone)
         #: Since when something is due and the back has not been read dry.
         self._waiting_since: float | None = None
 
     def run_pass(self, now: float) -> bool:
         """One pass; True when more is waiting to be read. Raises `ShellError` when the broker cannot go on."""
         self._executor.log_transitions = logger.isEnabledFor(logging.INFO)
-        if self._disk.shortage != self._shortage:
-            self._shortage = self._disk.shortage
-            self._core.set_refusing(self._shortage)
+        self._core.set_refusing(self._disk.shortage)
         taken, back_dry = self._drain(self._wires.back, _BACK_SHARE, now)
         self._drain(self._wires.front, PASS_MESSAGES - taken, now)
         if self._may_expire(back_dry, now):
@@ -172,7 +162,8 @@ class Router:
         """(messages taken, whether the socket was read dry). The last frame taken may go `MAX_BATCH` - 1 messages over the budget."""
         prefix, keyed, receive = listener.prefix, listener.keyed, listener.receive
         decode, needs, step, keep = DECODERS[prefix], self._core.needs, self._core.receive, self._stimuli.ring.append
-        shut, received, carry_out = self._shut, self._metrics.received, self._executor.carry_out
+        access, received, carry_out = self._access, self._metrics.received, self._executor.carry_out
+        shut = access.shut
         taken = 0
         while taken < budget:
             arrived = receive()
@@ -181,18 +172,18 @@ class Router:
             routing_id, frame, further = arrived
             peer = prefix + routing_id
             taken += 1
-            if (shut and peer in shut) or (keyed and not self._admits(listener, peer, now)):
+            if (shut and peer in shut) or (keyed and not access.admits(listener, peer, now)):
                 continue
             if further:
-                self._too_many_frames(listener, peer, frame, now)
+                access.refuse_frames(listener, peer, frame, now)
                 continue
             try:
                 messages = decode(frame)
             except codec.VersionError as error:
-                self._other_version(listener, peer, error, now)
+                access.refuse_version(listener, peer, error, now)
                 continue
             except codec.DecodeError as error:
-                self._note_invalid(listener, peer, "decode", str(error), now)
+                access.note_invalid(listener, peer, "decode", str(error), now)
                 continue
             taken += len(messages) - 1
             whole = len(frame) <= KEPT_BYTES * len(messages)
@@ -202,7 +193,7 @@ class Router:
                 if shut and peer in shut:  # for a message of this frame
                     break
                 try:
-                    if keyed and type(message) is m.Hello and not self._may_be(listener, peer, message.name, now):
+                    if keyed and type(message) is m.Hello and not access.admits_name(listener, peer, message.name, now):
                         continue
                     received[type(message)] += 1
                     keep((now, peer, message if whole else without_body(message)))
@@ -210,71 +201,15 @@ class Router:
                     found = NOTHING if lookup is None else look_up(self._journal, lookup, now)
                     carry_out(step(peer, message, now, found))
                 except codec.DecodeError as error:
-                    self._note_invalid(listener, peer, "decode", str(error), now)
+                    access.note_invalid(listener, peer, "decode", str(error), now)
                 except Exception as error:  # as in `_attempt`, which would cost a call a message
                     self._recover(error, now, peer, message)
         return taken, False
 
-    # ------------------------------------------------------------ who may speak
-
-    def _admits(self, listener: Listener, peer: bytes, now: float) -> bool:
-        """Whether the last message is of somebody who may still speak: a key was good at the handshake, and may have been removed."""
-        name = listener.sender()
-        if not name:
-            return listener.local
-        peers = self._wires.peers
-        if peers is None or not peers.admits(name):
-            self._cut_off(listener, peer, f"the key {name} is not on the list any more", now)
-            return False
-        self._wires.delivered(listener)
-        return True
-
-    def _may_be(self, listener: Listener, peer: bytes, worker: str, now: float) -> bool:
-        """Whether a worker may bear this name: over tcp it begins with its key's, so that no machine can act as another's worker."""
-        key = listener.sender()
-        if not key or worker.startswith(worker_prefix(key)):
-            return True
-        reason = f"the key {key} is not for a worker named {worker!r}: its name must begin with {worker_prefix(key)!r}"
-        self._executor.sends.append(Send(peer, m.WorkerRejected(reason=reason[:256])))
-        self._note_invalid(listener, peer, "name", reason, now)
-        return False
-
-    def _note_invalid(self, listener: Listener, peer: bytes, kind: str, reason: str, now: float) -> None:
-        if self._limiter.note(peer, kind, reason, now):
-            self._cut_off(listener, peer, "it sends too much that is no message", now)
-
-    def _cut_off(self, listener: Listener, peer: bytes, reason: str, now: float) -> None:
-        """End the connection of whoever sent the last message, and read nothing more of it."""
-        self._limiter.cut += 1
-        if len(self._shut) >= _MAX_SHUT:
-            del self._shut[next(iter(self._shut))]
-        self._shut[peer] = None
-        extra = {"action": Action.CUT_OFF, "peer": peer.hex(), "key": listener.sender(), "reason": reason}
-        logger.warning("peer cut off", extra=extra)
-        listener.cut()
-        self._gone(peer, now)
-
     def _gone(self, peer: bytes, now: float) -> None:
+        """Report to the core that nothing more is to be exchanged with this peer."""
         message = PeerGone()
         self._attempt(lambda: self._core.receive(peer, message, now, NOTHING), now, peer, message)
-
-    def _too_many_frames(self, listener: Listener, peer: bytes, frame: Any, now: float) -> None:
-        """No message has a second frame, but those of protocol 1."""
-        error = codec.other_version(frame)
-        if error is not None:
-            self._other_version(listener, peer, error, now)
-        else:
-            self._note_invalid(listener, peer, "frames", "more than one frame", now)
-
-    def _other_version(self, listener: Listener, peer: bytes, error: codec.VersionError, now: float) -> None:
-        """Answer a peer of another version, in a frame of its own version, that an agent is to leave, or that a request is refused."""
-        self._note_invalid(listener, peer, "version", str(error), now)
-        if peer.startswith(BACK):
-            self._executor.sends.append(Send(peer, m.WorkerRejected(v=error.version, reason=str(error))))
-            return
-        for req in error.reqs:
-            refusal = m.Rejected(v=error.version, req=req, code="invalid", message=str(error))
-            self._executor.sends.append(Send(peer, refusal))
 
     # ------------------------------------------------------------ out
 
