@@ -217,7 +217,7 @@ def disposition(kind: str, name: str) -> str:
 
 def lock_unless_sent(path: Path) -> int | None:
     """Lock a file against being sent until the returned descriptor is closed; None while it is being sent. Raises `OSError`. Blocks."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

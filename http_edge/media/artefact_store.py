@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from broker.depot.object_store import ObjectStore
 from broker.depot.tokens import attempt_key, job_key
+from broker.runtime.job_paths import regular_names, remove_path
 from broker.wire.job_files import CHECKPOINTS, checkpoint_name, newest_checkpoints, preview_number
 from broker.wire.jobspec import is_job_id
 from http_edge.http.file_response import lock_unless_sent
@@ -130,7 +131,7 @@ class ArtefactStore:
     def checkpoints(self, job_id: str) -> list[str]:
         """The names of a job's newest checkpoints on this disk, one of each output."""
         try:
-            names = os.listdir(self._artefacts / CHECKPOINTS / job_id)
+            names = regular_names(self._artefacts / CHECKPOINTS / job_id)
         except (FileNotFoundError, NotADirectoryError):
             return []
         return [checkpoint_name(output, step) for output, step in newest_checkpoints(names).items()]
@@ -154,8 +155,7 @@ class ArtefactStore:
 
     def remove_checkpoints(self, job_id: str) -> None:
         """Remove a job's checkpoints; also when they are gone already. Raises `OSError`."""
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self._artefacts / CHECKPOINTS / job_id)
+        remove_path(self._artefacts / CHECKPOINTS / job_id)
         if self._objects is not None:
             self._objects.remove_checkpoints(job_id)
 

@@ -18,6 +18,7 @@ from anyio.to_thread import run_sync
 from starlette.requests import Request
 
 from broker.depot.tokens import Signed
+from broker.runtime.job_paths import remove_path
 from broker.wire.inputs import INPUT_FILE
 from broker.wire.job_files import CHECKPOINTS, checkpoint_of
 from http_edge.base.errors import EdgeError, invalid
@@ -127,7 +128,7 @@ def _keep_alone(checkpoint: Path) -> None:
     for name in os.listdir(checkpoint.parent):
         found = checkpoint_of(name)
         if found is not None and found[0] == output and name != checkpoint.name:
-            checkpoint.with_name(name).unlink(missing_ok=True)
+            remove_path(checkpoint.with_name(name))
 
 
 def _flush(directory: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from broker.runtime.job_paths import read_regular
 from broker.wire.job_files import CHECKPOINTS, draft_names, preview_name, preview_number
 from broker.wire.messages import JobView
 
@@ -22,7 +23,7 @@ def newest_preview(artefacts: Path, view: JobView) -> int:
 def read_preview(artefacts: Path, view: JobView, number: int) -> bytes | None:
     """A preview's file, a PNG; None when it is not there. Blocks."""
     try:
-        return (_directory(artefacts, view) / preview_name(number)).read_bytes()
+        return read_regular(_directory(artefacts, view) / preview_name(number))
     except OSError:
         return None
 
@@ -31,7 +32,7 @@ def read_draft(artefacts: Path, view: JobView, index: int) -> tuple[str, bytes] 
     """(name, content) of an output's draft, a clip or else a picture; None when there is none. Blocks."""
     for name in draft_names(index):
         with contextlib.suppress(OSError):
-            return name, (artefacts / CHECKPOINTS / view.id / name).read_bytes()
+            return name, read_regular(artefacts / CHECKPOINTS / view.id / name)
     return None
 
 

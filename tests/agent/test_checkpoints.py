@@ -56,3 +56,29 @@ def test_removal_takes_one_job_s_and_no_other_path(tmp_path: Path) -> None:
     assert [place.name for place in (tmp_path / ".checkpoints").iterdir()] == ["b"]
     with pytest.raises(ValueError, match="is refused"):
         attempt_dirs.remove_checkpoints(tmp_path, "../b")
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_lies_in_place_of_a_jobs_directory_is_removed(kind: str, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "inside").mkdir(parents=True)
+    shelf = tmp_path / ".checkpoints"
+    shelf.mkdir()
+
+    def plant(path: Path) -> None:
+        if kind == "file":
+            path.write_bytes(b"x")
+        else:
+            path.symlink_to(other)
+
+    plant(shelf / "a")
+    attempt_dirs.remove_checkpoints(tmp_path, "a")
+    plant(shelf / "b")
+    attempt_dirs.remove_old_checkpoints(tmp_path, before=2.0**40)
+    (tmp_path / "d").mkdir()
+    plant(tmp_path / "d" / "7")
+    attempt_dirs.remove(tmp_path, "d", 7)
+
+    assert [*shelf.iterdir()] == []
+    assert not (tmp_path / "d").exists()
+    assert (other / "inside").is_dir(), "what a link leads to stays"

@@ -245,6 +245,20 @@ def test_a_job_goes_on_from_another_machines_checkpoint(there: Place, tmp_path: 
         second.transfers.close()
 
 
+def test_what_only_bears_a_checkpoints_name_is_not_put(there: Place, tmp_path: Path) -> None:
+    job_id, fence = there.far.running()
+    machine = Machine(there.depot, tmp_path / "a")
+    try:
+        machine.leave(job_id, "0-4.safetensors", b"four")
+        os.mkfifo(machine.kept(job_id) / "0-8.safetensors")
+        machine.files.carry_out(fx.PutParked(job_id, fence, 60.0), machine.policy)
+        assert machine.outcome().fault == ""
+        at_edge = there.far.home / "artefacts" / CHECKPOINTS / job_id
+        assert [path.name for path in at_edge.iterdir()] == ["0-4.safetensors"]
+    finally:
+        machine.transfers.close()
+
+
 def test_a_job_waits_a_while_for_checkpoints_of_an_edge_that_is_away(there: Place, tmp_path: Path) -> None:
     job_id, fence = there.far.running()
     there.put(there.kept(job_id, fence, "0-8.safetensors", b"eight"))

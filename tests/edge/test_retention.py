@@ -464,6 +464,9 @@ def test_checkpoints_go_with_the_end_of_their_job(keeper: Keeper) -> None:
         (shelf / job_id / "0-3.safetensors").write_bytes(b"x")
         os.utime(shelf / job_id, (T0, T0))
     (shelf / "not a job!").mkdir()
+    keeper.finished("replaced")
+    (shelf / "replaced").write_bytes(b"no directory")
+    os.utime(shelf / "replaced", (T0, T0))
 
     keeper.sweep()
     assert sorted(os.listdir(shelf)) == ["not a job!", "unknown", "waits"]

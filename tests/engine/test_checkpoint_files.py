@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import stat
 import threading
 from pathlib import Path
 
@@ -248,3 +249,45 @@ def test_a_write_that_fails_holds_up_none_that_follows(tmp_path: Path, monkeypat
     assert not store.keep_now(state(1), BINDING)
     assert store.keep_now(state(2), BINDING)
     assert store.kept == 2
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "socket", "link"])
+def test_what_is_no_regular_file_is_no_checkpoint(kind: str, tmp_path: Path) -> None:
+    place = tmp_path / "job"
+    other = written(tmp_path / "other", state(8))
+    assert other.kept == 8
+    written(place, state(3))
+    plant(kind, place / "0-8.safetensors", tmp_path / "other" / "0-8.safetensors")
+
+    store = Checkpoints(place, 0.0)
+    assert store.kept == 3
+    found, refused = store.find(0, BINDING)
+    assert is_whole(found, 3)
+    assert refused == ""
+
+    assert store.keep_now(state(4), BINDING)
+    assert store.keep_now(state(5), BINDING)
+    assert not (place / "0-3.safetensors").exists(), "older ones go all the same"
+    assert is_whole(store.find(0, BINDING)[0], 5)
+
+
+def test_a_link_in_place_of_what_is_being_written_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"theirs")
+    place = tmp_path / "job"
+    place.mkdir()
+    (place / f".0-3.safetensors.{os.getpid()}.part").symlink_to(victim)
+    assert is_whole(written(place, state(3)).find(0, BINDING)[0], 3)
+    assert victim.read_bytes() == b"theirs"
+
+
+def plant(kind: str, path: Path, target: Path) -> None:
+    match kind:
+        case "fifo":
+            os.mkfifo(path)
+        case "directory":
+            path.mkdir()
+        case "socket":
+            os.mknod(path, stat.S_IFSOCK | 0o600)
+        case _:
+            path.symlink_to(target)

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from broker.runtime.job_paths import remove_path
 from broker.wire.job_files import CHECKPOINTS
 from broker.wire.jobspec import JOB_ID_RULE, is_job_id
 
@@ -28,8 +29,7 @@ def checkpoint_dir(artefacts: Path, job_id: str) -> Path:
 
 def remove_checkpoints(artefacts: Path, job_id: str) -> None:
     """Remove a job's checkpoints, if there are any. Raises `OSError` or `ValueError`."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(checkpoint_dir(artefacts, job_id))
+    remove_path(checkpoint_dir(artefacts, job_id))
 
 
 def remove_old_checkpoints(artefacts: Path, before: float) -> None:
@@ -38,7 +38,7 @@ def remove_old_checkpoints(artefacts: Path, before: float) -> None:
         for directory in (artefacts / CHECKPOINTS).iterdir():
             with contextlib.suppress(OSError):
                 if directory.stat(follow_symlinks=False).st_mtime < before:
-                    shutil.rmtree(directory)
+                    remove_path(directory)
 
 
 def make(artefacts: Path, job_id: str, fence: int) -> Path:
@@ -64,7 +64,6 @@ def make(artefacts: Path, job_id: str, fence: int) -> Path:
 def remove(artefacts: Path, job_id: str, fence: int) -> None:
     """Remove the attempt's directory, and the job's when it is empty then. Raises `OSError` or `ValueError`."""
     target = attempt_dir(artefacts, job_id, fence)
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(target)
+    remove_path(target)
     with contextlib.suppress(OSError):
         os.rmdir(target.parent)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from broker.runtime.job_paths import read_regular, remove_path
 from broker.runtime.log_actions import Action
 from broker.wire import codec
 from broker.wire.jobspec import Artefact, Result
@@ -90,7 +90,7 @@ def _directories(out_root: Path, levels: int = 2) -> Iterator[Path]:
 def _read(out_root: Path, directory: Path, now: float) -> SpooledResult | None:
     """The result of an attempt's directory; None where there is none, or its files are not those that it lists."""
     try:
-        record = msgspec.msgpack.decode((directory / _NAME).read_bytes(), type=_Record)
+        record = msgspec.msgpack.decode(read_regular(directory / _NAME), type=_Record)
         message = record.message
         if directory != attempt_dirs.attempt_dir(out_root, message.job_id, message.fence):
             return None
@@ -107,10 +107,7 @@ def _read(out_root: Path, directory: Path, now: float) -> SpooledResult | None:
 
 def _remove(path: Path) -> None:
     try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        remove_path(path)
     except OSError as error:
         extra = {"action": Action.REMOVE_FAILED, "detail": str(error)}
         logger.warning("cannot remove what an agent before left", extra=extra)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from broker.depot.tokens import artefact_key, draft_key
+from broker.runtime.job_paths import regular_names
 from broker.runtime.log_actions import Action
 from broker.wire.job_files import is_draft_name, newest_checkpoints, preview_number
 from workers.agent import attempt_dirs, spooled_results
@@ -153,6 +153,6 @@ class WorkerFiles:
 def _newest(kept: Kept) -> dict[int, int]:
     """The latest step of each output among the checkpoints on this machine."""
     try:
-        return newest_checkpoints(os.listdir(kept.directory))
+        return newest_checkpoints(regular_names(kept.directory))
     except OSError:
         return {}

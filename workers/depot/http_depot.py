@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from broker.depot import tokens
 from broker.depot.tokens import Signed
+from broker.runtime.job_paths import open_regular
 from broker.wire.job_files import checkpoint_of
 from workers.depot.depot import DepotFile, InputGone, NotNow, Refused, Revoked
 
@@ -53,7 +54,7 @@ class HttpDepot:
         # A refusal may come while the bytes are being sent and break the connection off, its reason unread: so it is asked before.
         if again and self._ask("HEAD", path, signed) == 200:
             return
-        with self._connection() as connection, open(file.path, "rb") as opened:
+        with self._connection() as connection, open_regular(file.path) as opened:
             self._send(connection, "PUT", path, signed, size=file.size)
             _send_body(connection, opened, revoked)
             status, text = _answer(connection)

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from broker.depot import tokens
+from broker.runtime.job_paths import read_regular, regular_names
 from broker.runtime.log_actions import Action
 from broker.wire.job_files import checkpoint_name, checkpoint_of, newest_checkpoints
 from workers.depot.depot import Depot, DepotFile, InputGone, NotNow, Refused, Revoked
@@ -138,11 +139,11 @@ class _Lane:
             case Discard(job_id=job_id, fence=fence):
                 self._depot.discard(job_id, fence)
             case PutExtra(key=key, path=path):
-                data = path.read_bytes()
+                data = read_regular(path)
                 file = DepotFile(key=key, path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
                 self._depot.put(file, revoked, again=False)
             case PutCheckpoints(kept=kept):
-                for output, step in newest_checkpoints(os.listdir(kept.directory)).items():
+                for output, step in newest_checkpoints(regular_names(kept.directory)).items():
                     self._depot.put(_checkpoint(kept, checkpoint_name(output, step)), revoked, again=False)
 
     def _fetch_checkpoints(self, kept: Kept, give_up_at: float, revoked: Revoked) -> None:
@@ -155,7 +156,7 @@ class _Lane:
             return revoked() or time.monotonic() > give_up_at
 
         try:
-            here = newest_checkpoints(os.listdir(kept.directory)) if kept.directory.is_dir() else {}
+            here = newest_checkpoints(regular_names(kept.directory)) if kept.directory.is_dir() else {}
             for key in self._depot.checkpoints(kept.job_id, kept.fence):
                 name = key.rpartition("/")[2]
                 output, step = checkpoint_of(name) or (0, 0)
@@ -175,7 +176,7 @@ def _awaited(order: Order) -> bool:
 
 def _checkpoint(kept: Kept, name: str) -> DepotFile:
     path = kept.directory / name
-    data = path.read_bytes()
+    data = read_regular(path)
     key = tokens.checkpoint_key(kept.job_id, kept.fence, name)
     return DepotFile(key=key, path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 

@@ -28,6 +28,7 @@ from msgspec import Struct
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from broker.runtime.job_paths import read_regular, regular_names
 from broker.runtime.log_actions import Action
 from broker.wire.job_files import checkpoint_name, checkpoint_of
 from workers.engine.checkpoint_times import CheckpointTimes
@@ -173,7 +174,7 @@ class Checkpoints:
     def _all_files(self) -> list[tuple[int, int, Path]]:
         """(output, step, file) of each checkpoint."""
         try:
-            names = os.listdir(self._directory)
+            names = regular_names(self._directory)
         except OSError:
             return []
         found = [(place, name) for name in names if (place := checkpoint_of(name)) is not None]
@@ -206,8 +207,9 @@ class Checkpoints:
         path = self._directory / checkpoint_name(state.output, state.step)
         temporary = self._directory / f".{path.name}.{os.getpid()}.part"
         content = _sealed(state, binding)
+        temporary.unlink(missing_ok=True)
         try:
-            with open(temporary, "wb") as file:
+            with open(temporary, "xb") as file:
                 file.write(content)
                 file.flush()
                 temporary.rename(path)
@@ -250,7 +252,7 @@ def _digest_place(content: bytes | bytearray) -> slice | None:
 
 def _read(path: Path, output: int, step: int, binding: Binding) -> State:
     """Raises `ValueError` with the reason for a file that may not be used, else as the libraries do for one that is damaged."""
-    content = bytearray(path.read_bytes())
+    content = bytearray(read_regular(path))
     place = _digest_place(content) if len(content) > _HEADER_LENGTH.size else None
     if place is None:
         raise ValueError("it is damaged, or of another version: it bears no digest")
