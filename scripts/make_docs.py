@@ -193,6 +193,13 @@ def every_exit_code() -> str:
     )
 
 
+def every_mutation() -> str:
+    """The rules that the simulation is shown to notice, each with its name for `python -m tests.simulation --mutations`."""
+    lines = ["| rule left out | name |", "|---|---|"]
+    mutations = _of_the_checkout("tests.simulation.mutations").ALL
+    return "\n".join([*lines, *(f"| {one.rule} | `{one.name}` |" for one in mutations)])
+
+
 def parts() -> dict[str, dict[str, str]]:
     """All generated parts by file and marker."""
     return {
@@ -208,6 +215,7 @@ def parts() -> dict[str, dict[str, str]]:
         "docs/command.md": {"exit codes": every_exit_code()},
         "docs/models.md": {**tested_models(), "presets": every_preset()},
         "docs/operations.md": {"log actions": every_action()},
+        "docs/reliability.md": {"mutations": every_mutation()},
     }
 
 
