@@ -37,16 +37,17 @@ run: setup ## start broker, workers and edge (PORT=8000 GPUS=auto MODEL=DIRECTOR
 	@test -f $(DEMO) || { echo "$(DEMO) is missing: the demo model comes with the repository, restore it with git" >&2; exit 1; }
 	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/python -m zoetrope serve
 
-# A test of the second part that fails is run once more, alone: a machine that stands still for seconds fails a test of sockets, and one that
-# fails for a reason fails again. What passes the second time is a fault all the same, to be mended, in the test or in what it tests.
+# A test that fails is run once more, alone: a machine that stands still for seconds fails a test of sockets, and one that fails for a reason
+# fails again. What passes the second time is a fault all the same, to be mended, in the test or in what it tests.
+# Those of real time come first and by themselves: beside tests that compute they would be late.
 # Compiled modules are kept whatever the environment says: the tests start some hundred processes, and each would compile all it imports.
 test: export PYTHONDONTWRITEBYTECODE :=
-test: setup-dev ## run all tests: those of real time one after another, then the others on two processors
+test: setup-dev ## run all tests on two processors: those of real time, then the others
 	@failed=0; \
-	$(BIN)/python -m pytest --real-time only || failed=1; \
-	$(BIN)/python -m pytest --real-time without -n 2 --dist loadfile --no-loadscope-reorder || { \
-	  echo "once more, alone, the tests that failed:"; \
-	  $(BIN)/python -m pytest --real-time without --last-failed --last-failed-no-failures none || failed=1; }; \
+	tests() { $(BIN)/python -m pytest --real-time "$$@"; }; \
+	together() { tests "$$1" -n 2 --dist loadfile --no-loadscope-reorder || { \
+	  echo "once more, alone, the tests that failed:"; tests "$$1" --last-failed --last-failed-no-failures none || failed=1; }; }; \
+	together only; together without; \
 	exit $$failed
 
 # Ray is installed beside the rest, whose packages it sees: 270 MB that nothing else needs.
@@ -65,8 +66,6 @@ lint: setup-dev ## check format, lint and types
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
-	MYPYPATH=scripts $(BIN)/python -m mypy scripts/*.py
-	$(BIN)/python -m mypy -p scripts.demo_model
 
 bench: setup ## measure the broker: table, bench-results/broker.json and broker.png
 	@mkdir -p bench-results

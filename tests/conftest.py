@@ -19,9 +19,8 @@ settings.register_profile("explore", parent=settings.get_profile("same"), derand
 settings.load_profile("same")
 
 
-#: Tests of real processes and sockets over real time: a machine that stands still can fail them, so one that fails is run once more. The
-#: summary lists reruns, and each is a fault to be mended, in the test or in what it tests. `make test` runs these one after another with
-#: nothing beside them, and all others on two processors.
+#: Tests of real processes and sockets over real time: they mostly wait, and a processor that is busy for long can fail them. `make test`
+#: runs them apart from all others, which compute.
 _REAL_TIME = (
     "acceptance",
     "agent/test_procs.py",
@@ -40,7 +39,14 @@ _REAL_TIME = (
 
 
 #: The longest files, the longest first: they come before all others, so that no processor has one left when the other has no more to do.
-_LONG = ("engine/families/test_families.py", "edge/test_schemathesis.py", "simulation/test_simulation.py")
+_LONG = (
+    "sockets/test_supervisor_process.py",
+    "sockets/test_process.py",
+    "page/test_page.py",
+    "engine/families/test_families.py",
+    "edge/test_schemathesis.py",
+    "simulation/test_simulation.py",
+)
 
 #: Of the module `logging`: what `setup_logging` turns off.
 _LOGGING_SWITCHES = ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing")
@@ -77,12 +83,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that are run once more, and put the long ones first."""
+    """Put the long files first."""
     place = {Path(__file__).parent / file: number for number, file in enumerate(_LONG)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
-    for item in items:
-        if _of_real_time(item.path):
-            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 def pytest_unconfigure() -> None:

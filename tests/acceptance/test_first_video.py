@@ -6,23 +6,14 @@ import base64
 import io
 from typing import Any
 
-import av
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from scripts.demo_model.judge import Verdict, judge
+from tests.acceptance.clips import frames_of, judged
 from tests.testing.service import Service
 
 pytestmark = pytest.mark.slow
-
-
-def frames_of(body: bytes) -> tuple[list[np.ndarray[Any, Any]], Any]:
-    with av.open(io.BytesIO(body)) as container:
-        stream = container.streams.video[0]
-        frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(stream)]
-        return frames, (stream.codec_context.name, stream.codec_context.pix_fmt, float(stream.average_rate))
 
 
 def red_centre(frame: np.ndarray[Any, Any]) -> float:
@@ -64,10 +55,6 @@ def test_what_was_asked_for_is_what_comes(start_service):
     service.http.delete(f"/v1/jobs/{slow['id']}")
     assert service.finished(slow["id"])["state"] == "cancelled"
     assert draw(service, seed=7)[1] == body, "the cancel left something behind"
-
-
-def judged(frames: list[np.ndarray[Any, Any]]) -> Verdict:
-    return judge(torch.from_numpy(np.stack(frames).astype(np.uint8)))
 
 
 def test_clips_show_what_their_prompts_say(start_service):

@@ -10,22 +10,17 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
+from tests.acceptance.keys import add_key, post
 from tests.support.waiting import wait_until
 from tests.testing.service import Service
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 SLOW = {"fake": "slow", "fake_step_s": 0.1}
-
-
-def add_key(home: Path, *words: str) -> str:
-    command = [sys.executable, "-m", "http_edge", "keys", "add", *words, "--keys-file", str(home / "keys.jsonl")]
-    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=home, env=os.environ).stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +41,6 @@ def guarded() -> Iterator[tuple[Service, httpx.Client]]:
     finally:
         service.close()
         shutil.rmtree(home, ignore_errors=True)
-
-
-def post(client: httpx.Client, key: str = "", **fields: Any) -> httpx.Response:
-    headers = {"Idempotency-Key": key} if key else {}
-    return client.post("/v1/jobs", json={"prompt": "a red circle", **fields}, headers=headers)
 
 
 @pytest.fixture(autouse=True)

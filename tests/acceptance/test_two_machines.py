@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.harness.process import ROOT, Process, clean_environ, end_all
-from tests.acceptance.test_first_video import frames_of, judged
+from tests.acceptance.clips import frames_of, judged
 from tests.support.machines import Machine, TwoMachines, possible
 from tests.support.waiting import wait_until
 
@@ -39,9 +39,9 @@ class Studio:
         (far / "curve").mkdir(mode=0o700, parents=True)
         shutil.move(home / "curve" / "issued" / "node-2.key", far / "curve" / "worker.key")
         back = f"tcp://{self.here.address}:7002"
-        self._begin(self.here, "broker", "--home", str(home), "--back-tcp", back, "--lost-after-s", "30")
+        self._begin(self.here, "broker", "--home", str(home), "--back-tcp", back, "--lost-after-s", "120")
         self._begin(self.here, "http_edge", "--home", str(home), "--host", "0.0.0.0")
-        self._begin(self.there, "workers", "--home", str(far), "--gpus", "cpu", "--back", back)
+        self.workers = self._begin(self.there, "workers", "--home", str(far), "--gpus", "cpu", "--back", back)
         wait_until(self._is_ready, 180, f"a worker that is idle; logs:\n{self.tail()}")
 
     def generate(self, out: Path, seed: int) -> None:
@@ -79,9 +79,10 @@ class Studio:
     def _home(self, machine: Machine) -> Path:
         return machine.root / "home"
 
-    def _begin(self, machine: Machine, *words: str) -> None:
+    def _begin(self, machine: Machine, *words: str) -> Process:
         log = machine.root / f"{words[0]}.log"
         self.processes.append(Process(*words, log=log, before=machine.within, environ=clean_environ()))
+        return self.processes[-1]
 
     def _run(self, machine: Machine, *words: str) -> str:
         command = [*machine.within, sys.executable, "-m", *words]
@@ -123,8 +124,13 @@ def test_a_clip_is_drawn_over_a_cable_and_no_disk(studio, tmp_path):
     assert studio.files(studio.there, "artefacts/*/*/*.mp4") == []
 
     # The cable is out while the next is drawn and sent: it arrives all the same, once, and is the same clip.
+    # The engine stands still until then, so that the clip is not there before, and the worker has the job.
+    (engine,) = studio.workers.engines()
+    engine.suspend()
     job_id = studio.detached(seed=1)
+    wait_until(lambda: job_id in studio.workers.logged(), 60, "a worker with the job")
     studio.machines.pull()
+    engine.resume()
     wait_until(lambda: studio.files(studio.there, "spool/*/*/*/*.mp4"), 60, "a clip that cannot be sent")
     assert json.loads(studio.ask(f"/v1/jobs/{job_id}"))["state"] in ("queued", "assigned", "running")
     studio.machines.plug()

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from broker.shell.journal import schema
-from tests.acceptance.test_tenants import add_key, post
+from tests.acceptance.keys import add_key, post
 from tests.support.waiting import wait_until
 from tests.testing.receiver import Receiver, receiving
 from tests.testing.service import Service

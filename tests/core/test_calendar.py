@@ -8,7 +8,7 @@ from broker.core.calendar import Calendar, Step
 from broker.testing import EDGE, START, CoreHarness
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.core.test_forget import forget
+from tests.core.deletions import forget
 
 HOUR = 3600.0
 

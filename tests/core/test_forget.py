@@ -6,10 +6,7 @@ from broker.core.effects import RecordDeleted
 from broker.core.machine import Policy
 from broker.testing import EDGE, CoreHarness, sent
 from broker.wire import messages as m
-
-
-def forget(desk: CoreHarness, *job_ids: str, **fields) -> tuple[str, ...]:
-    return desk.ask(m.ForgetJobs(req=1, job_ids=job_ids, **fields), m.Forgotten).job_ids
+from tests.core.deletions import forget
 
 
 def test_final_jobs_go_and_live_ones_stay():

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from http_edge.app import Edge, build_app, build_edge
 from http_edge.base.settings import EdgeSettings
 from tests.testing.fake_broker import ANIMATE, PICTURE, VIDEO, FakeBroker, worker
+from tests.testing.receiver import Receiver, receiving
 
 
 class World:
@@ -85,3 +86,10 @@ def world(open_edge: Callable[..., World]) -> World:
 def document(world: World) -> dict[str, Any]:
     """The OpenAPI document."""
     return world.http.get("/openapi.json").json()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Where webhooks are sent to."""
+    with receiving() as found:
+        yield found

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from http_edge.jobs.fields import FIELDS
 from tests.edge.conftest import World
+from tests.edge.json_values import JSON
 
 OK = {"prompt": "a red circle"}
 
@@ -376,11 +377,6 @@ def test_lightx2v_wrong_paths_and_methods_have_a_detail(world: World) -> None:
     assert (no_query.status_code, no_query.json()["detail"][0]["loc"]) == (422, ["query", "task_id"])
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=40),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
 NAMES = (*FIELDS, "id", "priority", "deadline_s", "task_id", "save_video_path", "image_path", "num_fragments")
 
 

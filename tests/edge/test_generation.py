@@ -9,40 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker.wire.jobspec import JobSpec, ModelCard, decode_spec
 from http_edge.jobs.fields import FIELDS, NAMES, UNSUPPORTED
+from tests.edge.api_families import APIS, drawn, message, send, use
 from tests.edge.conftest import World
 from tests.edge.small_media import picture
-from tests.testing.fake_broker import ANIMATE, PICTURE, VIDEO, worker
+from tests.testing.fake_broker import ANIMATE, PICTURE, VIDEO
 
-#: API -> (path, fields that it needs).
-APIS: dict[str, tuple[str, dict[str, Any]]] = {
-    "native": ("/v1/jobs", {}),
-    "openai": ("/v1/videos", {}),
-    "tasks": ("/v1/tasks/video", {}),
-    "gen1": ("/v1/local/video/generate", {"task_id": "t", "save_video_path": "t.mp4"}),
-    "cloud": ("/api/v1/task/submit", {"task": "t2v"}),
-}
 #: Those that refuse what they cannot honour.
 STRICT = ("native", "tasks", "gen1", "cloud")
-
-
-def send(world: World, api: str, how: str = "json", **fields: Any) -> Any:
-    path, own = APIS[api]
-    values = {"prompt": "a cat", **own, **fields}
-    if how == "json":
-        return world.http.post(path, json=values)
-    return world.http.post(path, data=values)
-
-
-def drawn(world: World) -> JobSpec:
-    return decode_spec(list(world.fake.jobs.values())[-1].body)
-
-
-def message(answer: Any) -> str:
-    return str(
-        answer.json()["detail"] if isinstance(answer.json()["detail"], str) else answer.json()["detail"][0]["msg"]
-    )
 
 
 def finish(world: World) -> None:
@@ -50,12 +24,6 @@ def finish(world: World) -> None:
     job_id = list(world.fake.jobs)[-1]
     world.do(world.fake.run, job_id)
     world.do(world.fake.succeed, job_id)
-
-
-def use(world: World, card: ModelCard) -> None:
-    """Let this be the only model."""
-    for name in world.fake.workers:
-        world.fake.workers[name] = worker(name, card)
 
 
 #: (what is sent, what is drawn): the same in every API, from JSON and forms.

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.edge.conftest import World
-from tests.edge.test_bad_input import JSON
+from tests.edge.json_values import JSON
 
 #: (fields beside the prompt, the field blamed, words the message must hold)
 INVALID: list[tuple[dict[str, Any], str, list[str]]] = [

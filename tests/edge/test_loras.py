@@ -16,8 +16,8 @@ from broker.wire.jobspec import decode_spec
 from broker.wire.loras import LoraCard, LoraUse
 from broker.wire.sampling import Sampler
 from http_edge.auth.keys import KeyRecord, hash_of, new_key, write_keys
+from tests.edge.api_families import APIS, drawn, send, use
 from tests.edge.conftest import World
-from tests.edge.test_generation import APIS, drawn, send, use
 from tests.testing.fake_broker import VIDEO
 
 FAST = Sampler(kind="euler", sigmas=(1.0, 0.5), guidance=1.0, fixed=True)

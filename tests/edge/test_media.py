@@ -18,9 +18,9 @@ from broker.runtime import clips
 from broker.wire.inputs import ROLES, StartFrames
 from broker.wire.jobspec import JobSpec, decode_spec
 from http_edge.media import clip_probe
+from tests.edge.api_families import APIS, send
 from tests.edge.conftest import World
 from tests.edge.small_media import clip, picture
-from tests.edge.test_generation import APIS, send
 from tests.testing.fake_broker import PICTURE, VIDEO, worker
 
 PNG = picture(size=(64, 64))

@@ -9,8 +9,8 @@ import pytest
 
 from broker.wire.jobspec import Defaults
 from broker.wire.sampling import Sampler
+from tests.edge.api_families import APIS, drawn, message, send, use
 from tests.edge.conftest import World
-from tests.edge.test_generation import APIS, drawn, message, send, use
 from tests.testing.fake_broker import VIDEO
 
 FAST = Sampler(kind="euler", sigmas=(1.0, 0.75, 0.5, 0.25), shift=5.0, guidance=1.0, fixed=True)

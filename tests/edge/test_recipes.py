@@ -21,10 +21,10 @@ from broker.wire.recipe import Recipe, encode_recipe, recipe_of
 from broker.wire.sampling import Sampler
 from http_edge.auth.keys import KeyRecord, hash_of, new_key, write_keys
 from http_edge.media.thumbnails import Format, encoded
+from tests.edge.api_families import drawn, use
 from tests.edge.conftest import World
 from tests.edge.levers import draws
 from tests.edge.small_media import clip, picture
-from tests.edge.test_generation import drawn, use
 from tests.testing.fake_broker import ANIMATE, PICTURE
 
 CARD = msgspec.structs.replace(

@@ -66,3 +66,8 @@ def walk(archive, **filters) -> list[str]:
         ids += [job.id for job in jobs]
         if not more:
             return ids
+
+
+def all_ids(archive) -> list[str]:
+    """All jobs, oldest first."""
+    return walk(archive, limit=100, newest_first=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker.core.deliveries import Delivery
 from broker.core.jobs import Cause, Job
 from broker.testing import submission
 from broker.wire import messages as m
@@ -48,3 +49,7 @@ def put(journal, *jobs: Job) -> None:
     for job in jobs:
         journal.stage(job)
     journal.commit()
+
+
+def delivery(number: int, job_id: str, event: m.WebhookEvent = "completed", **fields) -> Delivery:
+    return Delivery(number=number, job_id=job_id, event=event, **{"created_at": 102.0, "due_at": 102.0, **fields})

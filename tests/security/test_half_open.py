@@ -17,8 +17,8 @@ from broker.shell.net import half_open
 from broker.shell.net.half_open import PER_ADDRESS, reserve, surplus
 from broker.shell.net.zap import Peers
 from tests.security.conftest import KeyDesk
+from tests.security.dealers import Dealer
 from tests.security.procs import BrokerProcess, broker_process, greeting, keyed_dealer, knock, long_frame
-from tests.security.test_curve import Dealer
 from tests.support.waiting import wait_until
 
 #: More bytes than a whole handshake has, and no end of one.

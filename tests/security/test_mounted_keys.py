@@ -12,8 +12,8 @@ import pytest
 from broker.runtime.curve_keys import list_directory, read_allowed, read_broker, read_peer_key
 from broker.runtime.settings import SettingsError
 from tests.security.conftest import KeyDesk
+from tests.security.dealers import Dealer
 from tests.security.procs import broker_process
-from tests.security.test_curve import Dealer
 from tests.support.waiting import wait_until
 
 #: Through the group, as with `fsGroup`, where these files are root's.
