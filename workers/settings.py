@@ -44,7 +44,8 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
         str,
         Meta(
             description="what to run workers on: 0-7, or 0,2,5-7 (numbers as in nvidia-smi), 0:1 (the second MIG slice of GPU 0), UUIDs as "
-            "nvidia-smi -L lists them, auto (all GPUs and MIG slices, else one CPU worker), cpu, or cpu:N (N CPU workers)"
+            "nvidia-smi -L lists them, auto (all GPUs and MIG slices, else one CPU worker), cpu, or cpu:N (N CPU workers); /N behind it "
+            "makes groups of N that draw one job together: 0-3/2 (GPUs 0 and 1, and 2 and 3), auto/4, cpu:4/2"
         ),
     ] = "auto"
     model: Annotated[
@@ -296,12 +297,12 @@ def agent_configs(
     cores: int,
     environ: Mapping[str, str] = os.environ,
 ) -> tuple[AgentConfig, ...]:
-    """One configuration a device. `cores` are shared out among the CPU workers.
+    """One configuration a device. `cores` are shared out among the CPU workers' processes.
 
     Over tcp, names begin with that of the key. Raises `SettingsError` when there is none.
     """
-    cpu_workers = sum(1 for device in devices if device.kind == "cpu")
-    share = max(1, cores // cpu_workers) if cpu_workers else 0
+    on_cpu = sum(len(device.visible) for device in devices if device.kind == "cpu")
+    share = max(1, cores // on_cpu) if on_cpu else 0
     key_file = peer_key_path(settings, "worker", "back", settings.back_endpoint)
     policy = settings.policy()
     credentials = checked_files(settings)

@@ -100,6 +100,9 @@ class Stage:
     def exited(self, how: str = "exit code 1") -> list[fx.Effect]:
         return self._out(self.core.engine_exited(how, self.now))
 
+    def rank_ended(self, how: str) -> list[fx.Effect]:
+        return self._out(self.core.rank_ended(how, self.now))
+
     def leave(self, reason: str = "stopped by SIGTERM") -> list[fx.Effect]:
         return self._out(self.core.leave(reason, self.now))
 

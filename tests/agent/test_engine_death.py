@@ -419,3 +419,42 @@ def test_an_engine_that_leaks_again_is_replaced_again() -> None:
         assert stage.effects(fx.KillEngine)
         stage.exited("killed by SIGKILL")
         stage.silence(60.0, 1.0)
+
+
+# ------------------------------------------------------------------ one of several processes
+
+
+def test_the_end_of_one_rank_kills_the_others_and_fails_the_job() -> None:
+    stage = Stage().busy()
+    stage.words(1, "denoise", 3, 12)
+    how = "rank 1 of 2: killed by SIGKILL"
+    stage.rank_ended(how)
+    assert stage.orders() == [fx.KillEngine(how)]
+    stage.exited(how)
+    [failed] = stage.sent(m.Failed)
+    assert (failed.kind, failed.message) == ("engine_crashed", f"the engine ended in denoise, step 3 of 12: {how}")
+    assert stage.orders() == [fx.RemoveDir("j1", fence(1)), fx.StartEngine(SETUP)]
+
+
+def test_a_rank_that_cannot_be_killed_gives_up_its_job_and_keeps_the_group_from_starting() -> None:
+    stage = Stage(unkillable_s=1.0).busy()
+    stage.rank_ended("rank 0 of 2: killed by SIGSEGV")
+    stage.tick(1.0)
+    assert [failed.kind for failed in stage.sent(m.Failed)] == ["engine_crashed"]
+    for _ in range(60):
+        stage.silence(1.0)
+        assert not stage.effects(fx.StartEngine)
+    stage.exited("rank 0 of 2: killed by SIGSEGV")
+    assert stage.effects(fx.StartEngine)
+
+
+def test_ranks_that_were_killed_for_a_cancel_are_not_blamed() -> None:
+    stage = Stage(cancel_grace_s=1.0).busy()
+    stage.cancel(1, grace_s=1.0)
+    stage.tick(1.0)
+    assert [type(order) for order in stage.orders()] == [fx.KillEngine]
+    stage.rank_ended("rank 0 of 2: killed by SIGKILL")
+    assert stage.orders() == []
+    stage.exited("rank 0 of 2: killed by SIGKILL")
+    assert stage.sent(m.Cancelled)
+    assert stage.effects(fx.StartEngine)  # at once: it was no fault of the engine

@@ -39,6 +39,11 @@ DIVIDED = (
         ("1:1,0", DIVIDED, ["gpu-1.1", "gpu-0"]),
         ("MIG-b2, GPU-00", DIVIDED, ["gpu-1.1", "gpu-0"]),
         ("GPU-11", DIVIDED, ["gpu-1.0", "gpu-1.1"]),
+        ("0-3/2", EIGHT, ["gpu-0-1", "gpu-2-3"]),
+        ("0,2,5,4 / 2", EIGHT, ["gpu-0_2", "gpu-5_4"]),
+        ("auto/4", EIGHT, ["gpu-0-3", "gpu-4-7"]),
+        ("0,1/1", EIGHT, ["gpu-0", "gpu-1"]),
+        ("cpu:4/2", EIGHT, ["cpu-0-1", "cpu-2-3"]),
     ],
 )
 def test_lists(text: str, visible: tuple[VisibleGpu, ...], names: list[str]) -> None:
@@ -46,12 +51,17 @@ def test_lists(text: str, visible: tuple[VisibleGpu, ...], names: list[str]) -> 
 
 
 def test_a_worker_of_a_slice_sees_that_slice_alone() -> None:
-    assert resolve("auto", DIVIDED)[2] == Device("gpu-1.1", "cuda", "MIG-b2")
+    assert resolve("auto", DIVIDED)[2] == Device("gpu-1.1", "cuda", ("MIG-b2",))
 
 
 def test_a_gpu_worker_sees_its_gpu_and_a_cpu_worker_sees_none() -> None:
-    assert resolve("1", (VisibleGpu("5"), VisibleGpu("GPU-abc"))) == (Device("gpu-1", "cuda", "GPU-abc"),)
-    assert resolve("cpu", EIGHT) == (Device("cpu-0", "cpu", ""),)
+    assert resolve("1", (VisibleGpu("5"), VisibleGpu("GPU-abc"))) == (Device("gpu-1", "cuda", ("GPU-abc",)),)
+    assert resolve("cpu", EIGHT) == (Device("cpu-0", "cpu", ("",)),)
+
+
+def test_a_group_sees_each_of_its_gpus_in_a_process_of_its_own() -> None:
+    assert resolve("0,2/2", EIGHT) == (Device("gpu-0_2", "cuda", ("0", "2")),)
+    assert resolve("cpu:3/3", ()) == (Device("cpu-0-2", "cpu", ("", "", "")),)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +81,27 @@ def test_a_gpu_worker_sees_its_gpu_and_a_cpu_worker_sees_none() -> None:
         ("9:0", DIVIDED, "gpus: '9:0' names GPU 9, but there are 3 (0-2)"),
         ("mig-ff", DIVIDED, "gpus: 'mig-ff' names mig-ff, which is none of the GPUs here; nvidia-smi -L lists them"),
         ("cpu:0", EIGHT, "gpus: 'cpu:0' asks for 0 CPU workers; 1 to 256 are possible"),
+        ("0-6/2", EIGHT, "gpus: '0-6/2' names 7 GPUs, which cannot be parted into groups of 2"),
+        ("0/2", EIGHT, "gpus: '0/2' names 1 GPU, which cannot be parted into groups of 2"),
+        ("cpu:3/2", EIGHT, "gpus: 'cpu:3/2' names 3 CPU workers, which cannot be parted into groups of 2"),
+        (
+            "auto/4",
+            (),
+            "gpus: 'auto/4' makes groups of GPUs, but no NVIDIA GPU is visible here; use --gpus cpu:4/4",
+        ),
+        (
+            "1/2",
+            DIVIDED,
+            "gpus: '1/2' puts the MIG slice 1.0 into a group; a group takes whole GPUs only",
+        ),
+        *(
+            (
+                text,
+                EIGHT,
+                f"gpus: '{text}' must have the number of GPUs of a group behind the slash, 1 to 64, as in 0-3/2",
+            )
+            for text in ("0-3/", "0-3/0", "0-3/x", "0-3/65", "0-3/2/2", "0-3/-2")
+        ),
         ("cpu:9999", EIGHT, "gpus: 'cpu:9999' asks for 9999 CPU workers; 1 to 256 are possible"),
     ],
 )

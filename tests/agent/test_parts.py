@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from broker.wire.device import DeviceHealth
 from tests.agent.stage import CARD, Stage
-from tests.support.gpu_library import FakeGpu, FakeLibrary
-from workers.agent import attempt_dirs, invariants, stats
+from tests.support.gpu_library import READING, FakeGpu, FakeLibrary
+from workers.agent import attempt_dirs, engine_environ, invariants, stats
 from workers.agent.clock import AwakeClock
 from workers.agent.effects import Stats
+from workers.agent.engine_environ import engine_environs
 from workers.agent.invariants import InvariantBroken
-from workers.agent.shell import engine_environ
 from workers.gpu import watch
 from workers.gpu.library import Reading
 from workers.supervisor.messages import AgentConfig
@@ -117,23 +119,23 @@ def test_time_in_which_the_process_stood_still_does_not_count() -> None:
 
 
 def test_a_cpu_worker_s_memory_is_its_engine_s() -> None:
-    sampler = stats.sampler("cpu", "", FakeLibrary())
-    mine = sampler.sample(os.getpid(), (0, 0))
+    sampler = stats.sampler("cpu", ("",), FakeLibrary())
+    mine = sampler.sample((os.getpid(),), ((0, 0),))
     assert sampler.device == "cpu"
     assert 1 < mine.memory_used_mb < mine.memory_total_mb
     assert (mine.utilisation, mine.temperature_c) == (-1.0, -1.0)
-    assert sampler.sample(0, (0, 0)).memory_used_mb == 0
-    assert sampler.sample(2**22 + 1, (12, 99)).memory_used_mb == 12  # gone meanwhile
+    assert sampler.sample((), ()).memory_used_mb == 0
+    assert sampler.sample((2**22 + 1,), ((12, 99),)).memory_used_mb == 12  # gone meanwhile
 
 
 @pytest.mark.parametrize("visible", ["0", "GPU-1b2c"])
 def test_a_gpu_worker_s_numbers(visible: str) -> None:
     gpu = FakeGpu()
     library = FakeLibrary(gpu)
-    sampler = stats.sampler("cuda", visible, library)
+    sampler = stats.sampler("cuda", (visible,), library)
     assert (sampler.device, library.opened) == ("NVIDIA H100", [visible])
     gpu.taken_in()
-    assert sampler.sample(1, (0, 0)) == Stats(
+    assert sampler.sample((1,), ((0, 0),)) == Stats(
         memory_used_mb=3.0,
         memory_total_mb=80.0,
         utilisation=97.0,
@@ -149,11 +151,28 @@ def test_a_gpu_worker_s_numbers(visible: str) -> None:
     )
 
 
+def test_a_group_s_numbers_are_those_of_all_its_gpus() -> None:
+    cool, hot = FakeGpu(), FakeGpu(structs.replace(READING, utilisation=41.0, temperature_c=82.0, clock_mhz=900.0))
+    library = FakeLibrary(cool, hot)
+    sampler = stats.sampler("cuda", ("0", "1"), library)
+    assert (sampler.device, library.opened) == ("NVIDIA H100", ["0", "1"])
+    cool.taken_in()
+    hot.taken_in()
+    seen = sampler.sample((1, 2), ((0, 0), (0, 0)))
+    assert (seen.memory_used_mb, seen.memory_total_mb) == (6.0, 160.0)
+    assert (seen.utilisation, seen.temperature_c) == (69.0, 82.0)
+    assert (seen.health.power_w, seen.health.power_limit_w) == (825.0, 1400.0)
+    assert (seen.health.clock_mhz, seen.health.throttled, seen.health.fault) == (900.0, ("power_cap",), "")
+    hot.xids.put(79)
+    hot.taken_in()
+    assert sampler.sample((), ()).health.fault == "GPU 1: Xid 79: the GPU has fallen off the bus"
+
+
 def test_what_a_gpu_does_not_report_is_left_out() -> None:
     gpu = FakeGpu(Reading(utilisation=97.0))
-    sampler = stats.sampler("cuda", "0", FakeLibrary(gpu))
+    sampler = stats.sampler("cuda", ("0",), FakeLibrary(gpu))
     gpu.taken_in()
-    assert sampler.sample(1, (5, 10)) == Stats(memory_used_mb=5.0, memory_total_mb=10.0, utilisation=97.0)
+    assert sampler.sample((1,), ((5, 10),)) == Stats(memory_used_mb=5.0, memory_total_mb=10.0, utilisation=97.0)
 
 
 @pytest.mark.parametrize("library", [FakeLibrary(), FakeLibrary(hangs=True)], ids=["none", "hangs"])
@@ -161,9 +180,9 @@ def test_without_the_library_the_engine_s_own_numbers_stand(
     library: FakeLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "_OPEN_S", 0.1)
-    sampler = stats.sampler("cuda", "3", library)
+    sampler = stats.sampler("cuda", ("3",), library)
     assert sampler.device == "cuda:3"
-    assert sampler.sample(1, (5, 10)) == Stats(memory_used_mb=5.0, memory_total_mb=10.0)
+    assert sampler.sample((1,), ((5, 10),)) == Stats(memory_used_mb=5.0, memory_total_mb=10.0)
 
 
 # ------------------------------------------------------------------ the rest
@@ -175,13 +194,13 @@ def test_an_engine_sees_one_device_whatever_the_machine_has() -> None:
         endpoint="",
         artefacts="",
         device="cuda",
-        visible="3",
+        visible=("3",),
         models=(CARD,),
         preload="demo",
         log_level="debug",
         log_format="json",
     )
-    environ = engine_environ(config, {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "HF_HUB_OFFLINE": "1", "PATH": "/bin"})
+    environ = engine_environs(config, {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "HF_HUB_OFFLINE": "1", "PATH": "/bin"})[0]
     assert environ == {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": "3",
@@ -194,18 +213,49 @@ def test_an_engine_sees_one_device_whatever_the_machine_has() -> None:
         "ZOETROPE_LOG_LEVEL": "debug",
     }
     # Else index 3 could be another GPU than the one of which the numbers are.
-    assert engine_environ(config, {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"})["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert engine_environs(config, {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"})[0]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_the_ranks_of_a_group_see_a_gpu_each_and_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = AgentConfig(
+        name="gpu-0_2", endpoint="", artefacts="", device="cuda", visible=("0", "2"), models=(CARD,), preload="demo"
+    )
+    first, second = engine_environs(config, {"RANK": "7", "WORLD_SIZE": "8", "LOCAL_RANK": "7", "MASTER_ADDR": "far"})
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in (first, second)] == ["0", "2"]
+    assert [one["RANK"] for one in (first, second)] == ["0", "1"]
+    assert {one["WORLD_SIZE"] for one in (first, second)} == {"2"}
+    assert {one["MASTER_ADDR"] for one in (first, second)} == {"127.0.0.1"}
+    assert first["MASTER_PORT"] == second["MASTER_PORT"]
+    assert "LOCAL_RANK" not in first
+    with socket.socket() as listener:
+        listener.bind(("", int(first["MASTER_PORT"])))
+
+
+def test_an_engine_alone_is_no_rank_of_whoever_started_the_service() -> None:
+    config = AgentConfig(name="w", endpoint="", artefacts="", device="cpu", models=(CARD,), preload="demo")
+    [environ] = engine_environs(config, {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "far", "MASTER_PORT": "1"})
+    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} & set(environ)
+
+
+def test_a_port_that_is_taken_is_no_meeting_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        taken = listener.getsockname()[1]
+        monkeypatch.setattr(engine_environ, "_PORTS", range(taken, taken + 1))
+        monkeypatch.setattr(engine_environ, "_TRIES", 1)
+        with pytest.raises(OSError, match="no port"):
+            engine_environ.free_port()
 
 
 def test_the_engine_s_allocator_and_loader_are_the_service_s_to_set() -> None:
     config = AgentConfig(name="w", endpoint="ipc://x", artefacts="/a", device="cuda", models=(CARD,), preload="demo")
 
-    usual = engine_environ(config, {})
+    usual = engine_environs(config, {})[0]
     assert usual["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
     assert usual["HF_ENABLE_PARALLEL_LOADING"] == "1"
-    own = engine_environ(config, {"PYTORCH_CUDA_ALLOC_CONF": "x", "HF_ENABLE_PARALLEL_LOADING": "0"})
+    own = engine_environs(config, {"PYTORCH_CUDA_ALLOC_CONF": "x", "HF_ENABLE_PARALLEL_LOADING": "0"})[0]
     assert (own["PYTORCH_CUDA_ALLOC_CONF"], own["HF_ENABLE_PARALLEL_LOADING"]) == ("x", "0")
-    assert "PYTORCH_CUDA_ALLOC_CONF" not in engine_environ(config, {"PYTORCH_ALLOC_CONF": "x"})
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in engine_environs(config, {"PYTORCH_ALLOC_CONF": "x"})[0]
 
 
 def test_a_broken_rule_is_named() -> None:

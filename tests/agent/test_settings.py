@@ -121,7 +121,7 @@ def test_one_configuration_a_device(tmp_path: Path) -> None:
     models = read_models(chosen, {})
     one, two = agent_configs(chosen, CPU2, models, cores=5)
     assert (one.name, two.name) == ("hostA-cpu-0", "hostA-cpu-1")
-    assert (one.device, one.visible, one.preload, one.threads) == ("cpu", "", "fake", 2)
+    assert (one.device, one.visible, one.preload, one.threads) == ("cpu", ("",), "fake", 2)
     assert one.endpoint == f"ipc://{tmp_path}/run/back.sock"
     assert one.artefacts == f"{tmp_path}/artefacts"
 

@@ -3,7 +3,7 @@
 Bodies: "finish" (writes one file), "fail", "die", "wait" (until cancelled), "deaf" (works on, hears no cancel), "babble" (breaks the
 protocol), "flood" (reads nothing more), "tail" (lets another job in, and waits until cancelled), "daemon" (leaves a process behind in a
 session of its own, its id in the attempt's directory, and works on as "deaf" does). ENGINE_LOAD in the environment: "fail"
-makes the model unloadable, "die" ends the process.
+makes the model unloadable, "fail_1" in rank 1 alone, "die" ends the process. A rank above 0 loads, and waits for the agent's end.
 """
 
 from __future__ import annotations
@@ -95,12 +95,18 @@ def main() -> None:
     words = SharedCounters(options.words)
     setup = channel.receive()
     assert isinstance(setup, Setup)
+    rank = os.environ.get("RANK", "0")
     match os.environ.get("ENGINE_LOAD"):
-        case "fail":
+        case "fail_1" if rank == "0":
+            channel.receive()  # the others must load before it is ready
+        case "fail" | "fail_1":
             channel.send(LoadFailed(model=setup.preload, message="there are no weights"))
             sys.exit(65)
         case "die":
             os._exit(43)
+    if rank != "0":
+        channel.receive()
+        sys.exit(0)
     channel.send(Ready(model=setup.preload, load_s=0.1))
     jobs: list[RunJob] = []
     came = threading.Condition()

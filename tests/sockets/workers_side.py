@@ -68,6 +68,8 @@ class Agent:
         self.link.send(configuration)
         ours.setblocking(False)
         self.engine_pids: list[int] = []
+        #: Of all ranks, by life.
+        self.rank_pids: list[tuple[int, ...]] = []
         self.troubles: list[str] = []
         self.ready = 0
 
@@ -75,8 +77,9 @@ class Agent:
         messages, _ = self.link.drain()
         for message in messages:
             match message:
-                case EngineProcess(pid=pid) if pid:
-                    self.engine_pids.append(pid)
+                case EngineProcess(pids=pids) if pids:
+                    self.engine_pids.append(pids[0])
+                    self.rank_pids.append(pids)
                 case EngineReady():
                     self.ready += 1
                 case LoadTrouble(message=text):

@@ -63,7 +63,7 @@ class FakeLibrary:
     def open(self, visible: str) -> Gpu:
         self._answer()
         self.opened.append(visible)
-        return self._gpus[0]
+        return self._gpus[int(visible) if visible in ("0", "1") and len(self._gpus) > 1 else 0]
 
     def _answer(self) -> None:
         if self._hangs:

@@ -78,7 +78,8 @@ def _shell(config: AgentConfig, link: Channel) -> AgentShell:
     info = WorkerInfo(
         host=socket.gethostname()[:256],
         pid=os.getpid(),
-        device=sampler.device,
+        device=sampler.device[:256],
+        gpus=len(config.visible),
         version=_version(),
         models=config.models,
         lora_memory=config.lora_memory,

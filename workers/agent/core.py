@@ -200,6 +200,11 @@ class AgentCore:
         self.engine_slot.engine.kill(f"it broke the protocol: {reason}", now, blamed=True)
         return self._flush_effects(now)
 
+    def rank_ended(self, how: str, now: float) -> list[fx.Effect]:
+        """One of the engine's processes is gone, and the others are not yet."""
+        self.engine_slot.engine.rank_ended(how, now)
+        return self._flush_effects(now)
+
     def engine_exited(self, how: str, now: float) -> list[fx.Effect]:
         """The engine's process is gone, or could not be started."""
         if self.leaving is None:

@@ -81,6 +81,11 @@ class Engine:
         if self.life.state in ("loading", "idle", "busy"):
             self.life.ending(now)
 
+    def rank_ended(self, how: str, now: float) -> None:
+        """One of its processes is gone: the others must go, too."""
+        if not self.life.was_killed:
+            self.kill(how, now, blamed=True)
+
     def exited(self, how: str, now: float) -> None:
         """The process is gone, or could not be started; the next one is planned, unless the device is broken."""
         self._out_of_memory.clear()

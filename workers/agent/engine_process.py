@@ -1,4 +1,4 @@
-"""Engine process as the agent holds it: the child, its socketpair, its shared words.
+"""One process of an engine as the agent holds it: the child, its socketpair, its shared words.
 
 Nothing here blocks: what the engine does not read is kept until it does, so that a stuck engine cannot stop the agent. The child leads a
 process group of its own: killing it kills whatever it started, and signals meant for the supervisor's group do not reach it.
@@ -15,11 +15,11 @@ from msgspec import Struct
 from workers.ipc.channel import Channel, pack
 from workers.ipc.messages import FromEngine
 from workers.ipc.shared import Progress, SharedCounters
-from workers.supervisor.process_groups import kill_group, kill_orphans
+from workers.supervisor.process_groups import kill_group
 
 
 class EngineProcess:
-    """A running engine. Raises `OSError` when it cannot be started."""
+    """A running process. Raises `OSError` when it cannot be started."""
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
         self._socket, theirs = socket.socketpair()
@@ -104,15 +104,18 @@ class EngineProcess:
         """Return its `returncode`, None while it runs."""
         return self._process.poll()
 
+    def wait(self) -> None:
+        """Wait for its end, which must be near."""
+        self._process.wait()
+
     def kill(self) -> None:
         """Send SIGKILL to its group; nothing once it is reaped."""
         if self._process.poll() is None:
             kill_group(self._process.pid)
 
-    def release(self, spared: int = 0) -> None:
-        """Give back descriptors, after its end. What it left running is killed, but for the process `spared`."""
+    def release(self) -> None:
+        """Give back descriptors, after its end; what is left of its group is killed."""
         kill_group(self._process.pid)
-        kill_orphans(spared)
         self._release()
 
     def _release(self) -> None:

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 from collections import deque
+from functools import partial
 from typing import assert_never
 
 import zmq
@@ -22,17 +23,16 @@ from workers.agent import effects as fx
 from workers.agent.broker_socket import BrokerSocket
 from workers.agent.clock import AwakeClock
 from workers.agent.core import AgentCore
-from workers.agent.engine_process import EngineProcess
+from workers.agent.engine_environ import engine_environs
+from workers.agent.engine_group import EngineGroup
 from workers.agent.spare_engine import SpareEngine
 from workers.agent.stats import Sampler
 from workers.agent.worker_files import WorkerFiles
 from workers.depot.orders import Delay, Fetch, Put, PutCheckpoints
 from workers.ipc.channel import Channel, IpcError
-from workers.ipc.messages import ENGINE_WITHOUT, RunJob, Setup
-from workers.models import optional_packages
-from workers.supervisor.exit_codes import EXIT_UNWANTED, describe_exit
-from workers.supervisor.messages import AgentConfig
-from workers.supervisor.messages import EngineProcess as EnginePid
+from workers.ipc.messages import RunJob, Setup
+from workers.supervisor.exit_codes import EXIT_UNWANTED
+from workers.supervisor.messages import AgentConfig, EngineProcess
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +65,11 @@ class AgentShell:
         self._broker = broker
         self._clock = clock
         self._files = files
-        self._engine: EngineProcess | None = None
-        self._spare = SpareEngine(config.engine_command, engine_environ(config, os.environ), config.models)
+        self._engine: EngineGroup | None = None
+        environs = partial(engine_environs, config, os.environ)
+        self._spare = SpareEngine(config.engine_command, environs, config.models)
         self._close_told = False
+        self._rank_told = False
         self._sample_at = clock.now()
         self._exit_code: int | None = None
 
@@ -95,8 +97,8 @@ class AgentShell:
             poller.register(self._link.sock.fileno(), zmq.POLLIN)
         if self._files.transfers is not None:
             poller.register(self._files.transfers.fileno(), zmq.POLLIN)
-        if self._engine is not None and not self._engine.closed:
-            poller.register(self._engine.fd, zmq.POLLIN | (zmq.POLLOUT if self._engine.unsent else 0))
+        for rank in self._engine.open_ranks if self._engine is not None else ():
+            poller.register(rank.fd, zmq.POLLIN | (zmq.POLLOUT if rank.unsent else 0))
         timeout_s = self._patience()
         self._clock.waiting()
         # Rounded up: waking a millisecond too early means to wait again for nothing.
@@ -145,7 +147,7 @@ class AgentShell:
         if engine is None:
             return
         # Asked before reading: what a dead process said is all there to be read.
-        code = engine.poll()
+        how = engine.poll()
         now = self._clock.now()
         engine.flush()
         try:
@@ -156,9 +158,12 @@ class AgentShell:
         engine_slot = self._core.engine_slot
         if engine_slot.attempts or engine_slot.engine.life.state == "loading":
             self._apply(self._core.progressed(engine.progress(), now))
-        if code is not None:
+        if how is not None:
             self._release_engine()
-            self._apply(self._core.engine_exited(describe_exit(code), now))
+            self._apply(self._core.engine_exited(how, now))
+        elif engine.first_end and not self._rank_told:
+            self._rank_told = True
+            self._apply(self._core.rank_ended(engine.first_end, now))
         elif engine.closed and not self._close_told:
             self._close_told = True
             self._apply(self._core.engine_closed(now))
@@ -188,13 +193,13 @@ class AgentShell:
 
     def _sample(self) -> None:
         engine = self._engine
-        pid, shown = (engine.pid, engine.memory_mb()) if engine is not None else (0, (0, 0))
-        self._spare.check(pid)
+        pids, shown = (engine.pids, engine.memory_mb()) if engine is not None else ((), ())
+        self._spare.check(pids)
         for attempt in self._core.engine_slot.attempts:
             self._files.show_previews(attempt.job_id, attempt.fence)
             every_s = self._core.policy.checkpoint_put_s
             self._files.put_checkpoints(attempt.job_id, attempt.fence, every_s, self._clock.now())
-        self._apply(self._core.measured(self._sampler.sample(pid, shown), self._clock.now()))
+        self._apply(self._core.measured(self._sampler.sample(pids, shown), self._clock.now()))
 
     # ------------------------------------------------------------ effects
 
@@ -253,10 +258,11 @@ class AgentShell:
         except OSError as error:
             return self._core.engine_exited(f"it could not be started: {error}", self._clock.now())
         self._engine = engine
-        self._close_told = False
+        self._close_told = self._rank_told = False
         engine.send(setup)
-        self._tell_supervisor(EnginePid(pid=engine.pid))
-        logger.info("engine started", extra={"action": Action.ENGINE_STARTED, "pid": engine.pid})
+        self._tell_supervisor(EngineProcess(pids=engine.pids))
+        for pid in engine.pids:
+            logger.info("engine started", extra={"action": Action.ENGINE_STARTED, "pid": pid})
         return []
 
     def _start_job(self, job: RunJob) -> list[fx.Effect]:
@@ -276,13 +282,13 @@ class AgentShell:
 
     def _release_engine(self) -> None:
         if self._engine is not None:
-            self._engine.release(self._spare.pid)
+            self._engine.release(self._spare.pids)
             self._engine = None
-            self._tell_supervisor(EnginePid(pid=0))
+            self._tell_supervisor(EngineProcess())
 
     def _end_engine(self) -> None:
         """End the engine: it must not outlive this loop, whatever ended that."""
-        self._spare.end(self._engine.pid if self._engine is not None else 0)
+        self._spare.end(self._engine.pids if self._engine is not None else ())
         if self._engine is not None:
             self._engine.kill()
             self._engine.poll()
@@ -292,27 +298,6 @@ class AgentShell:
         if self._link is not None:
             with contextlib.suppress(OSError):  # gone: its end of the stream says so in the next pass
                 self._link.send(message)  # type: ignore[arg-type]
-
-
-def engine_environ(config: AgentConfig, environ: os._Environ[str] | dict[str, str]) -> dict[str, str]:
-    """The engine's environment: one device, numbered as NVIDIA's tools do, and what torch and diffusers read when they are imported.
-
-    What the service's own environment sets of the latter stands.
-    """
-    usual = {"HF_ENABLE_PARALLEL_LOADING": "1"}
-    if "PYTORCH_ALLOC_CONF" not in environ:
-        # Jobs of many sizes leave holes that the next does not fit in. The old name, which every torch reads.
-        usual["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
-    return {
-        **usual,
-        **environ,
-        # CUDA's own order is the fastest first: index 1 could be another GPU than the one that is measured as 1.
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "CUDA_VISIBLE_DEVICES": config.visible,
-        "ZOETROPE_LOG_LEVEL": config.log_level,
-        "ZOETROPE_LOG_FORMAT": config.log_format,
-        ENGINE_WITHOUT: ",".join(optional_packages.left_out(config.models, config.setups)),
-    }
 
 
 def _log(note: fx.Note) -> None:

@@ -5,11 +5,13 @@ Numbers for people: whatever cannot be read is left at "not known" (-1, or 0 MB)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import psutil
 
 from workers.agent.effects import Stats
+from workers.gpu.health import together
 from workers.gpu.library import GpuLibrary
 from workers.gpu.watch import GpuWatch
 
@@ -22,51 +24,58 @@ class Sampler(Protocol):
     #: As people know it: "NVIDIA H100 80GB HBM3", "cpu".
     device: str
 
-    def sample(self, engine_pid: int, shown_mb: tuple[int, int]) -> Stats:
-        """The numbers now. `engine_pid` 0: no engine. `shown_mb`: (used, total) as the engine's shared words say."""
+    def sample(self, engine_pids: Sequence[int], shown_mb: Sequence[tuple[int, int]]) -> Stats:
+        """The numbers now, of all ranks together. None of either: no engine. `shown_mb`: (used, total) as each rank's shared words say."""
 
 
 class CpuSampler:
-    """Resident memory of the engine's process, of the machine's memory."""
+    """Resident memory of the engine's processes, of the machine's memory."""
 
     device = "cpu"
 
     def __init__(self) -> None:
         self._total_mb = psutil.virtual_memory().total / _MB
 
-    def sample(self, engine_pid: int, shown_mb: tuple[int, int]) -> Stats:
+    def sample(self, engine_pids: Sequence[int], shown_mb: Sequence[tuple[int, int]]) -> Stats:
         """The numbers now."""
         used = 0.0
-        if engine_pid:
+        for pid, (shown, _) in zip(engine_pids, shown_mb, strict=True):
             try:
-                used = psutil.Process(engine_pid).memory_info().rss / _MB
+                used += psutil.Process(pid).memory_info().rss / _MB
             except psutil.Error:
-                used = float(shown_mb[0])
+                used += float(shown)
         return Stats(memory_used_mb=used, memory_total_mb=self._total_mb)
 
 
 class GpuSampler:
-    """Sampler of a GPU by the management library; its memory by the engine's own view where the library shows none."""
+    """Sampler of GPUs by the management library; their memory by the engine's own view where the library shows none."""
 
-    def __init__(self, visible: str, library: GpuLibrary) -> None:
-        self._watch = GpuWatch(library, visible)
-        self.device = self._watch.name or f"cuda:{visible}"
+    def __init__(self, visible: Sequence[str], library: GpuLibrary) -> None:
+        self._visible = visible
+        self._watches = tuple(GpuWatch(library, one) for one in visible)
+        names = dict.fromkeys(watch.name or f"cuda:{one}" for watch, one in zip(self._watches, visible, strict=True))
+        self.device = " + ".join(names)
 
-    def sample(self, engine_pid: int, shown_mb: tuple[int, int]) -> Stats:
+    def sample(self, engine_pids: Sequence[int], shown_mb: Sequence[tuple[int, int]]) -> Stats:
         """The numbers now."""
-        latest = self._watch.latest()
-        seen = latest.reading
+        latest = [watch.latest() for watch in self._watches]
+        shown = shown_mb or [(0, 0)] * len(latest)
         # Not every device reports its memory (some share the machine's).
-        own = seen.memory_total_mb < 0
+        memory = [
+            (float(own[0]), float(own[1])) if seen.reading.memory_total_mb < 0
+            else (seen.reading.memory_used_mb, seen.reading.memory_total_mb)
+            for seen, own in zip(latest, shown, strict=True)
+        ]  # fmt: skip
+        used = [seen.reading.utilisation for seen in latest if seen.reading.utilisation >= 0]
         return Stats(
-            memory_used_mb=float(shown_mb[0]) if own else seen.memory_used_mb,
-            memory_total_mb=float(shown_mb[1]) if own else seen.memory_total_mb,
-            utilisation=seen.utilisation,
-            temperature_c=seen.temperature_c,
-            health=latest.health,
+            memory_used_mb=sum(one for one, _ in memory),
+            memory_total_mb=sum(total for _, total in memory),
+            utilisation=sum(used) / len(used) if used else -1.0,
+            temperature_c=max(seen.reading.temperature_c for seen in latest),
+            health=together({one: seen.health for one, seen in zip(self._visible, latest, strict=True)}),
         )
 
 
-def sampler(device: str, visible: str, library: GpuLibrary) -> Sampler:
-    """The sampler for a worker's device."""
+def sampler(device: str, visible: Sequence[str], library: GpuLibrary) -> Sampler:
+    """The sampler for a worker's device, or for all of its group."""
     return GpuSampler(visible, library) if device == "cuda" else CpuSampler()

@@ -6,7 +6,8 @@ started again. Those in `BROKEN` mean that the device is not to be used before i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from broker.wire.device import DeviceHealth
 from workers.gpu.library import Reading
@@ -28,6 +29,9 @@ BROKEN: Mapping[int, str] = {
 
 #: Rows of memory were remapped; with a reset still to come the device is to be taken out, without one nothing is wrong.
 ROW_REMAP = 63
+
+#: Different Xids that are counted.
+MAX_XIDS = 32
 
 #: Bit of the clocks' reasons -> its name. An idle GPU and clocks that somebody has set are none.
 _THROTTLING: Mapping[int, str] = {
@@ -75,3 +79,33 @@ def health(reading: Reading, xids: Mapping[int, int], *, lost: bool = False) -> 
         xids=dict(sorted(xids.items())),
         fault=fault(reading, xids, lost=lost),
     )
+
+
+def together(healths: Mapping[str, DeviceHealth]) -> DeviceHealth:
+    """Return the health of several GPUs, by their names, as that of one device.
+
+    Power and errors in sum, the slowest clocks, a fault with the name of the GPU that has it.
+    """
+    each = [*healths.values()]
+    if len(each) == 1:
+        return each[0]
+    faults = ((name, one.fault) for name, one in healths.items() if one.fault)
+    return DeviceHealth(
+        power_w=_sum([one.power_w for one in each]),
+        power_limit_w=_sum([one.power_limit_w for one in each]),
+        clock_mhz=_least([one.clock_mhz for one in each]),
+        clock_max_mhz=_least([one.clock_max_mhz for one in each]),
+        throttled=tuple(dict.fromkeys(reason for one in each for reason in one.throttled)),
+        ecc_uncorrected=int(_sum([one.ecc_uncorrected for one in each])),
+        xids=dict(sorted(sum((Counter(one.xids) for one in each), Counter()).items())[:MAX_XIDS]),
+        fault=next((f"GPU {name}: {fault}" for name, fault in faults), ""),
+    )
+
+
+def _sum(known: Sequence[float]) -> float:
+    """The sum; -1 when one of them is not known."""
+    return sum(known) if min(known) >= 0 else -1.0
+
+
+def _least(known: Sequence[float]) -> float:
+    return min((one for one in known if one >= 0), default=-1.0)

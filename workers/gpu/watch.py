@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from broker.runtime.log_actions import Action
 from broker.wire.device import DeviceHealth
-from workers.gpu.health import health
+from workers.gpu.health import MAX_XIDS, health
 from workers.gpu.library import Gpu, GpuLibrary, GpuLibraryError, GpuLostError, Reading
 
 logger = logging.getLogger(__name__)
@@ -26,9 +26,6 @@ _OPEN_S = 5.0
 
 #: A measurement older than this says nothing of now.
 _STALE_S = 10.0
-
-#: Different Xids that are counted.
-_MAX_XIDS = 32
 
 
 class Sample(Struct, frozen=True):
@@ -90,7 +87,7 @@ class GpuWatch:
             self._note(gpu.read())
             for xid in gpu.wait_for_xids(_PACE_S):
                 logger.warning("the driver reports an error", extra={"action": Action.GPU_XID, "xid": xid})
-                if xid in self._xids or len(self._xids) < _MAX_XIDS:
+                if xid in self._xids or len(self._xids) < MAX_XIDS:
                     self._xids[xid] += 1
                 self._note(self._latest[0].reading)
         except GpuLostError:

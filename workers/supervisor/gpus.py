@@ -1,4 +1,4 @@
-"""Choice of devices: `--gpus` in words -> a list of devices, one worker each.
+"""Choice of devices: `--gpus` in words -> a list of devices, one worker each. `/2` behind it makes groups of two.
 
 Asks NVIDIA's management library which GPUs there are; torch is never imported here (it would cost seconds, and a CUDA context on GPU 0).
 GPU numbers are those of `nvidia-smi`; where CUDA_VISIBLE_DEVICES narrows the machine down, they count within it, as in every CUDA program.
@@ -20,23 +20,30 @@ from workers.gpu.library import GpuLibrary, GpuLibraryError, PhysicalGpu, in_tim
 #: No machine has more; keeps a typing error such as 0-77777 from making a list of it.
 MAX_DEVICES = 256
 
+#: The most GPUs that one job may ask for.
+MAX_GROUP = 64
+
 #: A management library that has not answered after this (a broken GPU can hold it up for ever) is taken for none.
 _ANSWER_S = 20.0
 
-_RULE = "write a list such as 0-7 or 0,2,5-7, or auto, cpu, cpu:2"
+_RULE = "write a list such as 0-7 or 0,2,5-7, or auto, cpu, cpu:2, and /2 behind it for groups of two"
 _RANGE = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?")
 _SLICE = re.compile(r"(\d{1,9}):(\d{1,9})")
 _CPU = re.compile(r"cpu(?::(\d{1,9}))?")
 _UUID = re.compile(r"(?:gpu|mig)-[0-9a-f][0-9a-f/-]*")
+_NUMBER = re.compile(r"\d{1,9}")
 _DEVICE_NODE = re.compile(r"nvidia\d+")
 
 
 class Device(Struct, frozen=True):
-    """Device of a worker. `visible` is what CUDA_VISIBLE_DEVICES must be for it: an index or a UUID, "" for a CPU worker."""
+    """Device of a worker: one GPU or CPU share for each of its ranks.
+
+    `visible` is what CUDA_VISIBLE_DEVICES must be for each: an index or a UUID, "" on the CPU.
+    """
 
     name: str
     kind: Literal["cuda", "cpu"]
-    visible: str = ""
+    visible: tuple[str, ...] = ("",)
 
 
 class VisibleGpu(Struct, frozen=True):
@@ -49,13 +56,56 @@ class VisibleGpu(Struct, frozen=True):
     def devices(self, index: int) -> tuple[Device, ...]:
         """List the devices of this machine."""
         if self.slices is None:
-            return (Device(f"gpu-{index}", "cuda", self.visible),)
-        return tuple(Device(f"gpu-{index}.{number}", "cuda", uuid) for number, uuid in enumerate(self.slices))
+            return (Device(f"gpu-{index}", "cuda", (self.visible,)),)
+        return tuple(Device(f"gpu-{index}.{number}", "cuda", (uuid,)) for number, uuid in enumerate(self.slices))
 
 
 def resolve(text: str, visible: tuple[VisibleGpu, ...]) -> tuple[Device, ...]:
     """The devices that `text` names, in its order; `visible` are the GPUs there are. Raises `SettingsError`."""
-    wanted = text.strip().lower()
+    listed, slash, digits = text.strip().lower().partition("/")
+    size = _group_size(text, digits.strip()) if slash else 1
+    devices = _listed(text, listed.strip(), visible)
+    return devices if size == 1 else _groups(text, devices, size)
+
+
+def _group_size(text: str, digits: str) -> int:
+    size = int(digits) if _NUMBER.fullmatch(digits) else 0
+    if not 1 <= size <= MAX_GROUP:
+        raise SettingsError(
+            f"gpus: {text!r} must have the number of GPUs of a group behind the slash, 1 to {MAX_GROUP}, as in 0-3/2"
+        )
+    return size
+
+
+def _groups(text: str, devices: tuple[Device, ...], size: int) -> tuple[Device, ...]:
+    """Make groups of `size` of these devices, in their order."""
+    if devices[0].kind == "cpu" and "cpu" not in text.lower():
+        raise SettingsError(f"gpus: {text!r} makes groups of GPUs, but {_there_is(0)}:{size}/{size}")
+    if len(devices) % size:
+        what = "GPU" if devices[0].kind == "cuda" else "CPU worker"
+        has = f"{len(devices)} {what}{'s' if len(devices) > 1 else ''}"
+        raise SettingsError(f"gpus: {text!r} names {has}, which cannot be parted into groups of {size}")
+    if sliced := next((device for device in devices if _is_slice(device)), None):
+        raise SettingsError(
+            f"gpus: {text!r} puts {sliced.name.replace('gpu-', 'the MIG slice ')} into a group; a group takes whole GPUs only"
+        )
+    return tuple(_group(devices[first : first + size]) for first in range(0, len(devices), size))
+
+
+def _is_slice(device: Device) -> bool:
+    return "." in device.name or any(visible.upper().startswith("MIG-") for visible in device.visible)
+
+
+def _group(devices: tuple[Device, ...]) -> Device:
+    """Make one device of several: `gpu-0-3` of neighbours, `gpu-0_2` of others."""
+    kind, _, first = devices[0].name.partition("-")
+    numbers = [int(device.name.rpartition("-")[2]) for device in devices]
+    follow = numbers == [*range(int(first), int(first) + len(numbers))]
+    label = f"{numbers[0]}-{numbers[-1]}" if follow else "_".join(map(str, numbers))
+    return Device(f"{kind}-{label}", devices[0].kind, tuple(one for device in devices for one in device.visible))
+
+
+def _listed(text: str, wanted: str, visible: tuple[VisibleGpu, ...]) -> tuple[Device, ...]:
     if wanted == "auto":
         return tuple(device for index, gpu in enumerate(visible) for device in gpu.devices(index)) or _cpus(1)
     if cpu := _CPU.fullmatch(wanted):
@@ -104,7 +154,7 @@ def _by_uuid(text: str, uuid: str, visible: tuple[VisibleGpu, ...]) -> Iterator[
             yield from gpu.devices(index)
             return
         for device in gpu.devices(index):
-            if device.visible.lower() == uuid:
+            if device.visible[0].lower() == uuid:
                 yield device
                 return
     raise SettingsError(f"gpus: {text!r} names {uuid}, which is none of the GPUs here; nvidia-smi -L lists them")

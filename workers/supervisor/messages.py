@@ -1,7 +1,7 @@
 """Between the supervisor and its agents: messages on a socketpair, framed as in `ipc`.
 
 The supervisor sends the configuration and then nothing; at the end of its stream the agent leaves. The agent reports what
-the supervisor must know: whether its engine ever became ready, which process to kill if the agent itself dies without a word, and whether
+the supervisor must know: whether its engine ever became ready, which processes to kill if the agent itself dies without a word, and whether
 a name that was taken is its own again.
 """
 
@@ -37,8 +37,8 @@ class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
     inputs: str = ""
     input_cache_bytes: int = 0
     device: Literal["cuda", "cpu"]
-    #: CUDA_VISIBLE_DEVICES of the engine.
-    visible: str = ""
+    #: CUDA_VISIBLE_DEVICES of the engine's process; of each, where the worker is a group.
+    visible: Annotated[tuple[str, ...], Meta(min_length=1)] = ("",)
     models: tuple[ModelCard, ...]
     #: By the model's name; one that is not named here is made ready as it is.
     setups: dict[str, ModelSetup] = field(default_factory=dict)
@@ -61,9 +61,9 @@ class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
 
 
 class EngineProcess(Struct, frozen=True, kw_only=True, tag="engine"):
-    """The engine's process id (it leads a process group of its own); 0 when there is none."""
+    """Ids of the engine's processes (each leads a process group of its own), by rank; none when there is no engine."""
 
-    pid: int
+    pids: tuple[int, ...] = ()
 
 
 class EngineReady(Struct, frozen=True, kw_only=True, tag="ready"):

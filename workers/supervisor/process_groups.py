@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Collection
 
 import psutil
 
@@ -43,11 +44,11 @@ def kill_group(pid: int) -> None:
     _kill(descendants)
 
 
-def kill_orphans(spared: int = 0) -> None:
-    """SIGKILL to all descendants of a process that adopts orphans, and reap them. Its only child but `spared` (0: none) has ended."""
+def kill_orphans(spared: Collection[int] = ()) -> None:
+    """SIGKILL to all descendants of a process that adopts orphans, and reap them. All its children but the `spared` have ended."""
     if not _adopting:
         return
-    kept = {spared, *(process.pid for process in _descendants(spared))} if spared else set()
+    kept = {*spared, *(process.pid for pid in spared for process in _descendants(pid))}
     orphans = [process for process in _descendants(os.getpid()) if process.pid not in kept]
     _kill(orphans)
     psutil.wait_procs(orphans, timeout=_DYING_S)

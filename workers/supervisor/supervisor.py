@@ -139,7 +139,7 @@ class AgentProcess:
         self.trouble = ""
         self._command = command
         self._process: _Process | None = None
-        self._engine_pid = 0
+        self._engine_pids: tuple[int, ...] = ()
         self._streak = 0
         self._told_to_end = False
 
@@ -175,8 +175,8 @@ class AgentProcess:
         """Read its messages."""
         for message in self._process.messages() if self._process is not None else ():
             match message:
-                case EngineProcess(pid=pid):
-                    self._engine_pid = pid
+                case EngineProcess(pids=pids):
+                    self._engine_pids = pids
                     self.ready = False
                 case EngineReady():
                     self.was_ready = self.ready = True
@@ -246,9 +246,9 @@ class AgentProcess:
 
     def kill_engine(self) -> None:
         """Send SIGKILL to the engine that it reported last, if any."""
-        if self._engine_pid:
-            kill_group(self._engine_pid)
-            self._engine_pid = 0
+        for pid in self._engine_pids:
+            kill_group(pid)
+        self._engine_pids = ()
 
 
 class Supervisor:

@@ -1,0 +1,121 @@
+"""An engine as the agent holds it: one process, or one for each GPU of the worker. The end of one is the end of all.
+
+All ranks get the same setup and each has a socketpair and words of its own; rank 0 alone gets jobs, is asked to stop them, and answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from workers.agent.engine_process import EngineProcess
+from workers.ipc.channel import IpcError
+from workers.ipc.messages import LoadFailed, Setup
+from workers.ipc.shared import Progress
+from workers.supervisor.exit_codes import describe_exit
+from workers.supervisor.process_groups import kill_orphans
+
+
+class EngineGroup:
+    """A running engine: one process for each of these environments. Raises `OSError` when one of them cannot be started."""
+
+    def __init__(self, command: Sequence[str], environs: Sequence[Mapping[str, str]]) -> None:
+        self._ranks: list[EngineProcess] = []
+        #: How the first of its processes has ended; "" while all run.
+        self.first_end = ""
+        self._load_failed = False
+        try:
+            for environ in environs:
+                self._ranks.append(EngineProcess(command, environ))
+        except OSError:
+            for rank in self._ranks:
+                rank.kill()
+                rank.wait()
+                rank.release()
+            raise
+        self._first = self._ranks[0]
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids by rank; each leads a group of its own."""
+        return tuple(rank.pid for rank in self._ranks)
+
+    @property
+    def closed(self) -> bool:
+        """Whether one of the streams has ended, or is not listened to any more."""
+        return any(rank.closed for rank in self._ranks)
+
+    @property
+    def open_ranks(self) -> list[EngineProcess]:
+        """The processes to poll for what they say."""
+        return [rank for rank in self._ranks if not rank.closed]
+
+    def send(self, message: Struct) -> None:
+        """Send a setup to all, anything else to rank 0. Raises `IpcError` for a message too long."""
+        for rank in self._ranks if isinstance(message, Setup) else (self._first,):
+            rank.send(message)
+
+    def flush(self) -> None:
+        """Send what was kept, as far as the sockets take it."""
+        for rank in self._ranks:
+            rank.flush()
+
+    def receive(self) -> list[Struct]:
+        """Read the messages that have arrived. Raises `IpcError` for one that is invalid, or not a rank's to send."""
+        messages = []
+        for number, rank in enumerate(self._ranks):
+            for message in rank.receive():
+                if isinstance(message, LoadFailed):
+                    # What keeps one from loading keeps all, as a rule: the first says it.
+                    if self._load_failed:
+                        continue
+                    self._load_failed = True
+                    if len(self._ranks) > 1:
+                        message = replace(message, message=f"{self._name(number)}: {message.message}"[:8192])
+                elif number:
+                    raise IpcError(f"{self._name(number)} sent {type(message).__name__}")
+                messages.append(message)
+        return messages
+
+    def progress(self) -> tuple[Progress, ...]:
+        """Read the words of rank 0, slot by slot."""
+        return self._first.progress()
+
+    def memory_mb(self) -> tuple[tuple[int, int], ...]:
+        """(used, total) of each rank as its words show."""
+        return tuple(rank.memory_mb() for rank in self._ranks)
+
+    def request_cancel(self, slot: int, fence: int) -> None:
+        """Set the cancel word of a slot."""
+        self._first.request_cancel(slot, fence)
+
+    def request_park(self, slot: int, fence: int) -> None:
+        """Set the park word of a slot."""
+        self._first.request_park(slot, fence)
+
+    def poll(self) -> str | None:
+        """Return how it ended, once none of its processes is left; None before. When one has ended, the others are killed."""
+        codes = [rank.poll() for rank in self._ranks]
+        if not self.first_end and any(code is not None for code in codes):
+            ends = ((number, describe_exit(code)) for number, code in enumerate(codes) if code is not None)
+            self.first_end = "; ".join(
+                f"{self._name(number)}: {how}" if number or len(codes) > 1 else how for number, how in ends
+            )
+            self.kill()
+        return self.first_end if None not in codes else None
+
+    def kill(self) -> None:
+        """Send SIGKILL to all."""
+        for rank in self._ranks:
+            rank.kill()
+
+    def release(self, spared: Sequence[int] = ()) -> None:
+        """Give back descriptors, after its end. What it left running is killed, but for the processes `spared`."""
+        for rank in self._ranks:
+            rank.release()
+        kill_orphans(spared)
+
+    def _name(self, number: int) -> str:
+        return f"rank {number} of {len(self._ranks)}"
