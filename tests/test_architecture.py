@@ -78,6 +78,7 @@ COMMON_WORDS = frozenset(
         "kept",
         "failure",
         "fence",
+        "gpus",
         "id",
         "image",
         "labels",

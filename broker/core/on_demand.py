@@ -24,7 +24,8 @@ class OnDemand:
         #: Grows with each change of `known`.
         self.revision = 0
 
-    def _covers(self, model: str) -> bool:
+    def covers(self, model: str) -> bool:
+        """Whether jobs are taken for this model while no worker has it."""
         return model in self._names or ALL in self._names
 
     def saw(self, info: WorkerInfo) -> None:
@@ -33,13 +34,13 @@ class OnDemand:
             return
         for card in info.models:
             model = OnDemandModel(card=card, device=info.device, size=info.gpus)
-            if self._covers(card.name) and self.known.get(card.name) != model:
+            if self.covers(card.name) and self.known.get(card.name) != model:
                 self.known[card.name] = model
                 self.revision += 1
 
     def restore(self, models: Iterable[OnDemandModel]) -> None:
         """Take back what was known, of models that are still wanted."""
-        self.known = {model.card.name: model for model in models if self._covers(model.card.name)}
+        self.known = {model.card.name: model for model in models if self.covers(model.card.name)}
 
     def missing(self, workers: Iterable[Worker]) -> tuple[OnDemandModel, ...]:
         """Those that no worker has now, by name."""

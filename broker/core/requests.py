@@ -15,13 +15,14 @@ from broker.core.scheduling.dispatch import at_once, would_start
 from broker.core.state import State
 from broker.wire import codec
 from broker.wire import messages as m
+from broker.wire.submission import MAX_GPUS, Submission
 from broker.wire.terms import DELAYED, DISK_RETRY_S, MAX_RETRY_AFTER_S, PARKED, QUEUED
 
 #: Seconds to wait, in the answer of a broker that is stopping.
 STOPPING_RETRY_S = 5.0
 
 #: What a repeated submit has to say again, beside the spec; an edge may have learned other limits and another cost meanwhile.
-_same = attrgetter("model", "origin", "alias", "tenant", "webhook", "webhook_events", "draft_steps")
+_same = attrgetter("model", "origin", "alias", "tenant", "webhook", "webhook_events", "draft_steps", "gpus")
 
 #: Bytes of specs in one page of jobs; a page with more is cut short and says that more follows.
 MAX_PAGE_BYTES = 8 * 1024 * 1024
@@ -124,6 +125,9 @@ def _refusal(
     wanted = message.submission
     if not (wanted.units < inf and message.deadline_s < inf):  # nor one that is no number
         return "invalid", "units and deadline_s must be finite numbers", 0.0
+    if wanted.gpus > 1 and (most := _most_gpus(state, wanted, now)) < wanted.gpus:
+        who = f"worker {wanted.pinned!r}" if wanted.pinned else f"any worker of model {wanted.model!r}"
+        return "gpus", f"{wanted.gpus} is more than {who} has, {most}", 0.0
     if message.only_if_idle and not would_start(state, wanted):
         return "busy", "no worker is free", retry_after_s(state, now)
     if message.alias_unique and found.job is not None:
@@ -139,6 +143,18 @@ def _refusal(
         text = f"{state.queue.backlog_s:.0f} s of work are waiting, the limit is {limit_s:.0f} s"
         return "queue_full", text, retry_after_s(state, now)
     return _too_late(state, message, cost, now) if message.deadline_s else None
+
+
+def _most_gpus(state: State, wanted: Submission, now: float) -> int:
+    """GPUs of the largest worker for such a job; no end where others may come: while workers come back to a broker that was started, while
+    none has the model, and where a launcher may bring one."""
+    sizes = [
+        worker.info.gpus
+        for worker in state.pool
+        if wanted.model in worker.models and (not wanted.pinned or wanted.pinned == worker.name)
+    ]
+    open_ended = not sizes or now < state.rejoin_until or state.on_demand.covers(wanted.model)
+    return MAX_GPUS if open_ended else max(sizes)
 
 
 def _too_late(state: State, message: m.Submit, cost: float, now: float) -> tuple[m.RejectCode, str, float] | None:

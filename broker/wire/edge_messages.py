@@ -265,7 +265,7 @@ class Accepted(Message, frozen=True, kw_only=True, tag="accepted"):
 
 
 RejectCode = Literal[
-    "queue_full", "busy", "alias_taken", "id_conflict", "deadline", "invalid", "shutting_down", "promise"
+    "queue_full", "busy", "alias_taken", "id_conflict", "deadline", "invalid", "shutting_down", "promise", "gpus"
 ]
 
 

@@ -10,6 +10,9 @@ from broker.wire.jobspec import MAX_UNITS
 from broker.wire.loras import LoraNames
 from broker.wire.terms import Count, Short, WebhookEvent, WebhookUrl
 
+#: The most GPUs that a job may ask for.
+MAX_GPUS = 64
+
 #: Priority of a job whose client names none.
 DEFAULT_PRIORITY = 5
 
@@ -23,7 +26,8 @@ class Submission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     tenant: Annotated[str, Meta(min_length=1, max_length=64)] = "default"
     #: 0 (last) to 9 (first); strict between priorities.
     priority: Annotated[int, Meta(ge=0, le=9)] = DEFAULT_PRIORITY
-    gpus: Annotated[int, Meta(ge=1, le=64)] = 1
+    #: GPUs that the worker must have that draws it.
+    gpus: Annotated[int, Meta(ge=1, le=MAX_GPUS)] = 1
     #: Which API the job came through; lets that API list and stop its own.
     origin: Annotated[str, Meta(max_length=32)] = ""
     #: The client's own name for the job, looked up by (origin, alias); the newest job of that name answers.

@@ -98,11 +98,11 @@ def from_broker(error: broker_errors.BrokerError) -> EdgeError:
         case broker_errors.ShuttingDown():
             return EdgeError("shutting_down", error.message, retry_after_s=error.retry_after_s or 5.0)
         case broker_errors.SubmitRejected():
-            param = {"deadline": "deadline_s", "promise": "ready_within_s"}.get(error.code)
+            param = {"deadline": "deadline_s", "promise": "ready_within_s", "gpus": "gpus"}.get(error.code)
             headers = (
                 {"x-ready-within-s": f"{math.ceil(error.earliest_s * 1000) / 1000:.3f}"} if error.earliest_s else None
             )
-            message = f"{param}: {error.message}" if error.code == "promise" else error.message
+            message = f"{param}: {error.message}" if error.code in ("promise", "gpus") else error.message
             return EdgeError("invalid_value", message, param=param, headers=headers)
         case _:
             return EdgeError("unavailable", error.message, retry_after_s=2.0)

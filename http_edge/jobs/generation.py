@@ -26,6 +26,7 @@ from broker.wire.jobspec import (
     Scalar,
 )
 from broker.wire.loras import MAX_SCALE
+from broker.wire.submission import MAX_GPUS
 from http_edge.base.limits import LEAST_TIME_S, MAX_PATH_CHARS, MAX_TEXT_BYTES, MOST_TIME_S
 from http_edge.jobs.loras import LoraWish
 
@@ -303,6 +304,18 @@ class Generation(Struct, frozen=True, kw_only=True):
             Meta(
                 description="Whether the file holds its recipe, so that it can be drawn again: default true.",
                 extra=_read_as("flag"),
+            ),
+        ]
+        | None
+    ) = None
+    gpus: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=MAX_GPUS,
+                description="Draw it on a worker of at least so many GPUs (GET /v1/workers); default: any that has the model.",
+                extra=_read_as("integer", "num_gpus"),
             ),
         ]
         | None

@@ -139,7 +139,7 @@ class Submitter:
         """Submit a job that is over once more, as it is, under the same name. Raises `EdgeError`."""
         order = self._named(
             Submission(
-                wanted=Generation(prompt=spec.prompt, seed=spec.seed),
+                wanted=Generation(prompt=spec.prompt, seed=spec.seed, gpus=view.submission.gpus),
                 priority=view.submission.priority,
                 origin=view.submission.origin,
                 alias=view.submission.alias,
@@ -331,6 +331,7 @@ def _fixed(order: Submission, spec: JobSpec, card: ModelCard) -> m.Submission:
         units=cost_units(spec, card),
         tenant=caller.tenant,
         priority=order.priority,
+        gpus=order.wanted.gpus or 1,
         origin=order.origin,
         alias=order.alias,
         pinned=order.worker,

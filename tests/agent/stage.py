@@ -101,7 +101,7 @@ class Stage:
         return self._out(self.core.engine_exited(how, self.now))
 
     def rank_ended(self, how: str) -> list[fx.Effect]:
-        return self._out(self.core.rank_ended(how, self.now))
+        return self._out(self.core.engine_broken(how, self.now))
 
     def leave(self, reason: str = "stopped by SIGTERM") -> list[fx.Effect]:
         return self._out(self.core.leave(reason, self.now))

@@ -196,13 +196,8 @@ class AgentCore:
         return self._flush_effects(now)
 
     def engine_broken(self, reason: str, now: float) -> list[fx.Effect]:
-        """The engine sent what is no message."""
-        self.engine_slot.engine.kill(f"it broke the protocol: {reason}", now, blamed=True)
-        return self._flush_effects(now)
-
-    def rank_ended(self, how: str, now: float) -> list[fx.Effect]:
-        """One of the engine's processes is gone, and the others are not yet."""
-        self.engine_slot.engine.rank_ended(how, now)
+        """The engine cannot go on: it sent what is no message, or one of its processes is gone and the others are not yet."""
+        self.engine_slot.engine.broken(reason, now)
         return self._flush_effects(now)
 
     def engine_exited(self, how: str, now: float) -> list[fx.Effect]:

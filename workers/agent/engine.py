@@ -31,6 +31,8 @@ class Engine:
         self._policy = policy
         self._emit = emit
         self._load_trouble = ""
+        #: Whether this process was sent SIGKILL, which it may not have heard yet.
+        self._killed = False
         #: Ids of the jobs in a row that ran out of memory in this process.
         self._out_of_memory: set[str] = set()
 
@@ -81,10 +83,10 @@ class Engine:
         if self.life.state in ("loading", "idle", "busy"):
             self.life.ending(now)
 
-    def rank_ended(self, how: str, now: float) -> None:
-        """One of its processes is gone: the others must go, too."""
-        if not self.life.was_killed:
-            self.kill(how, now, blamed=True)
+    def broken(self, reason: str, now: float) -> None:
+        """Kill what is left of it, unless that has been done."""
+        if not self._killed:
+            self.kill(reason, now, blamed=True)
 
     def exited(self, how: str, now: float) -> None:
         """The process is gone, or could not be started; the next one is planned, unless the device is broken."""
@@ -120,7 +122,7 @@ class Engine:
         life = self.life
         if life.start_at is not None and now >= life.start_at:
             life.spawn(now)
-            self._load_trouble = ""
+            self._load_trouble, self._killed = "", False
             self._emit(fx.StartEngine(self._setup))
         elif life.load_by is not None and now >= life.load_by:
             self._load_trouble = f"model {self._setup.preload!r} did not load in {self._policy.load_budget_s:g} s"
@@ -135,5 +137,6 @@ class Engine:
 
     def kill(self, reason: str, now: float, *, blamed: bool) -> None:
         """SIGKILL the process, which must be alive. `blamed`: for a fault of its own."""
+        self._killed = True
         self.life.killed(now, blamed=blamed)
         self._emit(fx.KillEngine(reason))

@@ -54,7 +54,6 @@ class _Process:
         self.ready_at: float | None = None
         #: Whether it has finished a job.
         self.proved = False
-        self.killed = False
         #: Whether its end is its own fault.
         self.blamed = True
 
@@ -177,13 +176,7 @@ class EngineLife:
             self._move("stop")
         self.load_by = self.kill_at = None
         self.unkillable_at = now + self._policy.unkillable_s
-        self._process.killed = True
         self._process.blamed = blamed
-
-    @property
-    def was_killed(self) -> bool:
-        """Whether this life was ended by SIGKILL, which it may not have heard yet."""
-        return self._process.killed
 
     def exited(self, now: float) -> float:
         """The process is gone. Seconds until the next is started."""

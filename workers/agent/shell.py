@@ -69,7 +69,6 @@ class AgentShell:
         environs = partial(engine_environs, config, os.environ)
         self._spare = SpareEngine(config.engine_command, environs, config.models)
         self._close_told = False
-        self._rank_told = False
         self._sample_at = clock.now()
         self._exit_code: int | None = None
 
@@ -154,16 +153,15 @@ class AgentShell:
             for message in engine.receive():
                 self._apply(self._core.from_engine(message, now))  # type: ignore[arg-type]  # the channel decodes this union
         except IpcError as error:
-            self._apply(self._core.engine_broken(str(error), now))
+            self._apply(self._core.engine_broken(f"it broke the protocol: {error}", now))
         engine_slot = self._core.engine_slot
         if engine_slot.attempts or engine_slot.engine.life.state == "loading":
             self._apply(self._core.progressed(engine.progress(), now))
         if how is not None:
             self._release_engine()
             self._apply(self._core.engine_exited(how, now))
-        elif engine.first_end and not self._rank_told:
-            self._rank_told = True
-            self._apply(self._core.rank_ended(engine.first_end, now))
+        elif engine.first_end:
+            self._apply(self._core.engine_broken(engine.first_end, now))
         elif engine.closed and not self._close_told:
             self._close_told = True
             self._apply(self._core.engine_closed(now))
@@ -258,7 +256,7 @@ class AgentShell:
         except OSError as error:
             return self._core.engine_exited(f"it could not be started: {error}", self._clock.now())
         self._engine = engine
-        self._close_told = self._rank_told = False
+        self._close_told = False
         engine.send(setup)
         self._tell_supervisor(EngineProcess(pids=engine.pids))
         for pid in engine.pids:

@@ -15,13 +15,11 @@ from typing import Literal
 from msgspec import Struct
 
 from broker.runtime.settings import SettingsError
+from broker.wire.submission import MAX_GPUS
 from workers.gpu.library import GpuLibrary, GpuLibraryError, PhysicalGpu, in_time
 
 #: No machine has more; keeps a typing error such as 0-77777 from making a list of it.
 MAX_DEVICES = 256
-
-#: The most GPUs that one job may ask for.
-MAX_GROUP = 64
 
 #: A management library that has not answered after this (a broken GPU can hold it up for ever) is taken for none.
 _ANSWER_S = 20.0
@@ -70,9 +68,9 @@ def resolve(text: str, visible: tuple[VisibleGpu, ...]) -> tuple[Device, ...]:
 
 def _group_size(text: str, digits: str) -> int:
     size = int(digits) if _NUMBER.fullmatch(digits) else 0
-    if not 1 <= size <= MAX_GROUP:
+    if not 1 <= size <= MAX_GPUS:
         raise SettingsError(
-            f"gpus: {text!r} must have the number of GPUs of a group behind the slash, 1 to {MAX_GROUP}, as in 0-3/2"
+            f"gpus: {text!r} must have the number of GPUs of a group behind the slash, 1 to {MAX_GPUS}, as in 0-3/2"
         )
     return size
 

@@ -63,6 +63,8 @@ class Job(Result, kw_only=True):
     eta_s: float | None = None
     worker: str | None = None
     priority: int = 5
+    #: That the worker must have which draws it.
+    gpus: int = 1
     attempts: int = 0
     cancel_requested: bool = False
     submitted_at: float | None = None

@@ -201,6 +201,7 @@ class Job(Struct, kw_only=True):
     eta_s: float | None
     worker: str | None
     priority: int
+    gpus: Annotated[int, Meta(description="GPUs that the worker must have that draws it.")]
     attempts: int
     crashes: int
     losses: int
