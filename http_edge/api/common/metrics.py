@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from broker.wire.messages import JobView, PoolView, WorkerView
 from broker.wire.terms import FINAL_NAMES, OLD_WORKER_STATES, WorkerStateName
+from http_edge.api.common.request_metrics import RequestMetrics
 from http_edge.jobs.hub import Hub
 
 _JOB_BUCKETS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0)
-_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 
 class Metrics:
@@ -24,21 +24,10 @@ class Metrics:
 
     def __init__(self, hub: Hub) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "zoetrope_edge_requests",
-            "Requests answered, by route template, method and status.",
-            ["route", "method", "status"],
-            registry=self._registry,
-        )
-        self._seconds = Histogram(
-            "zoetrope_edge_request_seconds",
-            "From the request's head to the last byte of the answer; event streams and downloads included.",
-            ["route"],
-            buckets=_BUCKETS,
-            registry=self._registry,
-        )
-        #: Looking a label set up costs more than counting.
-        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._requests = RequestMetrics()
+        self._registry.register(self._requests)
+        #: Takes note of an answered request.
+        self.observe = self._requests.observe
         self._waited = self._job_histogram(
             "zoetrope_job_wait_seconds", "Measured wait of finished jobs, from submit to last start."
         )
@@ -60,16 +49,6 @@ class Metrics:
                 max(0.0, view.started_at - view.submitted_at)
             )
             self._ran.labels(view.submission.model, view.state).observe(max(0.0, view.finished_at - view.started_at))
-
-    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
-        """A request was answered."""
-        key = (route, method, status)
-        pair = self._children.get(key)
-        if pair is None:
-            pair = (self._requests.labels(route, method, str(status)), self._seconds.labels(route))
-            self._children[key] = pair
-        pair[0].inc()
-        pair[1].observe(seconds)
 
     def exposition(self, accept: str, pool: PoolView | None) -> tuple[bytes, str]:
         """The page and its content type, for an Accept header; without the pool when the broker does not answer."""
