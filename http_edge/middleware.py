@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -27,6 +26,7 @@ from http_edge.base.context import ANYBODY, REQUEST, RequestScope
 from http_edge.base.errors import ANSWERED, EdgeError, ErrorResponses, from_disk
 from http_edge.base.idempotency import InFlight
 from http_edge.base.limits import too_large
+from http_edge.base.random_hex import random_hex
 from http_edge.base.trace import new_trace, read_trace
 from http_edge.body.upload_places import network_of
 from http_edge.http.read_turns import ReadPlaces
@@ -54,7 +54,7 @@ class Exchange:
         self.sent = sent
         self._send = send
         said = sent.get(b"x-request-id")
-        self.request_id = said.decode() if said is not None and _REQUEST_ID.fullmatch(said) else secrets.token_hex(16)
+        self.request_id = said.decode() if said is not None and _REQUEST_ID.fullmatch(said) else random_hex(32)
         self.status = 0
         #: None until it is admitted.
         self.request: RequestScope | None = None

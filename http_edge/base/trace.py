@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-import secrets
 
 from msgspec import Struct
+
+from http_edge.base.random_hex import random_hex
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
@@ -36,8 +37,7 @@ class Trace(Struct, frozen=True, kw_only=True):
 
 def new_trace() -> Trace:
     """A trace that begins here."""
-    digits = secrets.token_hex(24)
-    return Trace(trace_id=digits[:32], span_id=digits[32:], flags=_SAMPLED)
+    return Trace(trace_id=random_hex(32), span_id=random_hex(16), flags=_SAMPLED)
 
 
 def read_trace(traceparent: str, tracestate: str) -> Trace:
@@ -48,7 +48,7 @@ def read_trace(traceparent: str, tracestate: str) -> Trace:
     state = tracestate.strip()
     return Trace(
         trace_id=match[2],
-        span_id=secrets.token_hex(8),
+        span_id=random_hex(16),
         flags=f"{int(match[4], 16) & 1:02x}",
         state=state if _TRACESTATE.fullmatch(state) else "",
         parent_id=match[3],
