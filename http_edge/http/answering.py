@@ -52,7 +52,10 @@ class Answering(RequestResponseCycle):
     _says_close = False
 
     async def send(self, message: Any) -> None:
-        """ASGI's `send`. Raises `RuntimeError` for a message out of its turn, a header that is none, a body that is not as long as was said."""
+        """ASGI's `send`.
+
+        Raises `RuntimeError` for a message out of its turn, a header that is none, and a body of another length than was said.
+        """
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with a bound on the head of a request, which notifies the request that is being answered when its client left,
+"""The HTTP protocol with a bound on the head of a request, which notifies the request that is being answered when its client left,
 begins no further one for a client that does not read, and lets a client whose request was refused half way read why.
 
 uvicorn collects a head however long it gets; and of requests sent one behind the other on a connection it notifies only the last that the
@@ -12,14 +12,11 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 from typing import cast
-from urllib.parse import unquote
 
-import httptools
 from uvicorn._types import ASGI3Application
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from http_edge.http.answering import Answering
+from http_edge.http.protocol import LeanProtocol
 
 #: Request line and headers, bytes. What is within it and still too much is refused in the API's own words (`access`).
 MAX_HEAD_BYTES = 128 * 1024
@@ -32,9 +29,6 @@ _HEAD_TIMEOUT_S = 30.0
 _DROP_BYTES = 64 * 1024 * 1024
 _DROP_S, _DROP_IDLE_S = 30.0, 5.0
 
-#: Answer to what is no HTTP.
-_NO_HTTP = "Invalid HTTP request received."
-
 
 def _refusal(status: str, text: str) -> bytes:
     """The bytes of an answer that ends its connection."""
@@ -42,7 +36,7 @@ def _refusal(status: str, text: str) -> bytes:
     return f"{head}\r\n\r\n{text}".encode("ascii")
 
 
-class CappedProtocol(HttpToolsProtocol):
+class CappedProtocol(LeanProtocol):
     """Ends a connection whose head is too long, or too long in coming; ends what is being answered with its connection."""
 
     _in_head = True
@@ -53,14 +47,9 @@ class CappedProtocol(HttpToolsProtocol):
     _drop_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
-    _answering: Answering | None = None
+    _answering: RequestResponseCycle | None = None
     #: The request that begins when the client has read what lies ready for it.
-    _next: tuple[Answering, ASGI3Application] | None = None
-    #: Since when nothing is asked on the connection, by the loop's clock; None while a request is read or answered.
-    _idle_since: float | None = None
-    _idle_timer: asyncio.TimerHandle | None = None
-    #: Whether a header of the request names the client of a proxy.
-    _is_forwarded = False
+    _next: tuple[RequestResponseCycle, ASGI3Application] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -72,15 +61,10 @@ class CappedProtocol(HttpToolsProtocol):
             close=self._close_after_answer,
         )
         self._answer_transport = cast(asyncio.Transport, ends)
-        # The layer that reads a proxy's headers has nothing to do for requests without any.
-        app = self.app
-        self._unforwarded_app = app.app if isinstance(app, ProxyHeadersMiddleware) else app
         self._head_timer = self.loop.call_later(_HEAD_TIMEOUT_S, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
         if self._drop_timer is not None:
             self._drop_timer.cancel()
         self.pipeline.clear()
@@ -99,15 +83,7 @@ class CappedProtocol(HttpToolsProtocol):
                 self.transport.close()
             return
         was_in_head, scope_before = self._in_head, self.scope
-        self._idle_since = None
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._unsupported_upgrade_warning()
-        except httptools.HttpParserError:
-            self.logger.warning(_NO_HTTP)
-            self.send_400_response(_NO_HTTP)
-            return
+        super().data_received(data)
         # The server makes a scope when a request begins, and puts the path there when its head is complete.
         scope = self.scope
         self._in_head = scope is None or "path" not in scope
@@ -133,93 +109,28 @@ class CappedProtocol(HttpToolsProtocol):
         self.transport.write(_refusal("400 Bad Request", msg))
         self._close_and_drop()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name.startswith(b"x-forwarded-"):
-            self._is_forwarded = True
-        elif name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
-
     def on_headers_complete(self) -> None:
         """Begin the request. Of a target with a host of its own (`GET http://host/path`) that host counts, not `Host` (RFC 9112, 3.2.2)."""
         if not self.url.startswith(b"/") and b"://" in self.url:
             # Two `Host`s stay two, and are refused.
             authority = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
             self.headers[:] = [(name, authority if name == b"host" else value) for name, value in self.headers]
-        parser, scope = self.parser, self.scope
-        version = parser.get_http_version()
-        if version != "1.1":
-            scope["http_version"] = version
-        scope["method"] = parser.get_method().decode("ascii")
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
-        scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"] = url.path
-        scope["query_string"] = url.query or b""
-        before = self.cycle
-        cycle = self.cycle = Answering(
-            scope,
-            self.transport,
-            self.flow,
-            self.logger,
-            self.access_logger,
-            self.access_log,
-            self.server_state.default_headers,
-            asyncio.Event(),
-            self.expect_100_continue,
-            version != "1.0" and parser.should_keep_alive(),
-            self.on_response_complete,
-        )
-        app = self.app if self._is_forwarded else self._unforwarded_app
-        self._is_forwarded = False
-        if before is None or before.response_complete:
-            self._start_asgi_task(cycle, app)
-        else:
-            # It was sent before the answer to the last one.
-            self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, app))
+        super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Begin to answer; while answers before it lie unread, only once they are read: nobody waits for more than that."""
-        assert isinstance(cycle, Answering)
         if self.flow.write_paused and not self.transport.is_closing():
             self._next = (cycle, app)
             return
         self._answering = cycle
         cycle.transport = self._answer_transport
-        cycle.task = task = self.loop.create_task(self._answer(cycle, app))
-        self.tasks.add(task)
-
-    async def _answer(self, cycle: Answering, app: ASGI3Application) -> None:
-        """Run the application, until which the server does not stop. A callback of the task's end would be a turn of the loop more."""
-        try:
-            await cycle.run_asgi(app)
-        finally:
-            self.tasks.discard(cycle.task)
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        self.server_state.total_requests += 1
-        if self._drop_until is not None or self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-            return
-        self._idle_since = self.loop.time()
-        # One timer for many waits, as most end before it: it is moved when it rings, and not with every answer.
-        if self._idle_timer is None:
-            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_if_idle)
-
-    def _look_if_idle(self) -> None:
-        self._idle_timer = None
-        if self._idle_since is None:
-            return
-        due_at = self._idle_since + self.timeout_keep_alive
-        if self.loop.time() < due_at:
-            self._idle_timer = self.loop.call_at(due_at, self._look_if_idle)
-        elif not self.transport.is_closing():
-            self.transport.close()
+        if self._drop_until is None:
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -238,6 +149,7 @@ class CappedProtocol(HttpToolsProtocol):
         if self._drop_until is not None or self.transport.is_closing():
             return
         self._stop_timer()
+        self._idle_since = None
         self.pipeline.clear()
         self._next = None
         if self.transport.can_write_eof():
