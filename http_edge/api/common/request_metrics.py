@@ -16,7 +16,7 @@ _NAMES = (*map(floatToGoString, _BOUNDS), "+Inf")
 
 
 class _Durations:
-    """How long the requests of a route took."""
+    """Durations of a route's requests, by the bounds of a histogram."""
 
     __slots__ = ("begun_at", "counts", "sum_s")
 
