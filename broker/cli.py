@@ -86,10 +86,10 @@ def run(settings: BrokerSettings) -> None:
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        said = f"home: {str(home)!r} cannot be made: {error.strerror}"
+        message = f"home: {str(home)!r} cannot be made: {error.strerror}"
         if error.errno in _UNWRITABLE:
-            raise HomeUnwritable(said) from None
-        raise runtime_settings.SettingsError(said) from None
+            raise HomeUnwritable(message) from None
+        raise runtime_settings.SettingsError(message) from None
     with ExitStack() as stack:
         # The lock comes before the journal and the sockets, and is let go after both.
         stack.callback(Lock(home / BROKER_LOCK).release)

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 #: How often the pool is looked at, and the longest silence while it is not ready: loading weights takes minutes.
 _LOOK_S = 0.5
-_SAY_AGAIN_S = 15.0
+_LOG_AGAIN_S = 15.0
 
 #: Addresses to listen on that are no addresses to go to.
 _EVERY_ADDRESS = frozenset(("", "*", "0.0.0.0", "::"))
@@ -36,14 +36,14 @@ async def announce(catalogue: Catalogue, settings: EdgeSettings, *, is_open: boo
     `is_open`: others than this machine reach the port, and no key is asked for.
     """
     clock = asyncio.get_running_loop().time
-    said, said_at = "", 0.0
+    logged, logged_at = "", 0.0
     while True:
         missing = await _missing(catalogue)
         if not missing:
             break
-        if missing != said or clock() - said_at >= _SAY_AGAIN_S:
+        if missing != logged or clock() - logged_at >= _LOG_AGAIN_S:
             log.info("not ready yet: %s", missing, extra={"action": Action.WAITING})
-            said, said_at = missing, clock()
+            logged, logged_at = missing, clock()
         await asyncio.sleep(_LOOK_S)
     warning = "; whoever reaches this port may use it" if is_open else ""
     log.info(

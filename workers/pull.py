@@ -43,16 +43,16 @@ def main(argv: Sequence[str], out: TextIO = sys.stdout) -> int:
     parser.add_argument("--dry-run", action="store_true", help="say what would be fetched, and its size")
     parser.add_argument("--json", action="store_true", help="write what was fetched as JSON, and progress to stderr")
     arguments = parser.parse_args(argv)
-    said = sys.stderr if arguments.json else out
+    progress = sys.stderr if arguments.json else out
     huggingface_hub.logging.set_verbosity(
         logging.CRITICAL
     )  # its warnings say at length what the one sentence at the end says
     try:
         fetch = hub.plan(arguments.model, arguments.files, arguments.variant)
-        _say(fetch, said, listed=arguments.dry_run and not arguments.json)
-        directory = None if arguments.dry_run else hub.pull(fetch, _Lines(said))
+        _print_plan(fetch, progress, listed=arguments.dry_run and not arguments.json)
+        directory = None if arguments.dry_run else hub.pull(fetch, _Lines(progress))
         if arguments.json:
-            print(json.dumps(_told(fetch, directory), indent=2), file=out)
+            print(json.dumps(_as_json(fetch, directory), indent=2), file=out)
         elif directory is not None:
             print(directory, file=out)
             for name in arguments.files and fetch.files:
@@ -66,7 +66,7 @@ def main(argv: Sequence[str], out: TextIO = sys.stdout) -> int:
     return 0
 
 
-def _told(fetch: Fetch, directory: Path | None) -> dict[str, object]:
+def _as_json(fetch: Fetch, directory: Path | None) -> dict[str, object]:
     """A fetch in JSON. Sizes are in bytes; `missing_bytes` is what was not here before; no directory: nothing was fetched."""
     return {
         "model": fetch.model.repo,
@@ -78,7 +78,7 @@ def _told(fetch: Fetch, directory: Path | None) -> dict[str, object]:
     }
 
 
-def _say(fetch: Fetch, out: TextIO, *, listed: bool) -> None:
+def _print_plan(fetch: Fetch, out: TextIO, *, listed: bool) -> None:
     if listed:
         for name, size in fetch.files.items():
             print(f"{gigabytes(size):>10}  {name}", file=out)
@@ -99,18 +99,18 @@ class _Lines:
         self._terminal = out.isatty()
         self._lock = threading.Lock()
         self._begun: tuple[float, int] | None = None
-        self._said = -1e9
+        self._written_at = -1e9
 
     def __call__(self, done: int, total: int) -> None:
         with self._lock:
             now = self._clock()
             if self._begun is None:
                 self._begun = now, done
-            if now - self._said < (_ON_TERMINAL_S if self._terminal else _IN_LOG_S) and done < total:
+            if now - self._written_at < (_ON_TERMINAL_S if self._terminal else _IN_LOG_S) and done < total:
                 return
-            if done >= total and self._said == float("inf"):
+            if done >= total and self._written_at == float("inf"):
                 return
-            self._said = now if done < total else float("inf")
+            self._written_at = now if done < total else float("inf")
             text = _line(done, total, now - self._begun[0], done - self._begun[1])
             if self._terminal:
                 text = "\r" + text.ljust(shutil.get_terminal_size().columns - 1) + ("\n" if done >= total else "")

@@ -147,7 +147,7 @@ class Line:
         work = self._executor
         work.carry_out(self._core.receive(peer, decoded, self._now, found))
         if self._core.state.changed or self._core.state.steps.stepped:
-            work.carry_out(self._core.tell_watchers())
+            work.carry_out(self._core.notify_watchers())
         if work.durable:
             work.durable = False
             self.rows += self._journal.commit(lazy=False)

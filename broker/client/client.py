@@ -219,11 +219,11 @@ class BrokerClient:
         `on_gap` is called: events were lost, or may have been. If this raises, the stream is still wanted, and `on_gap` is called when it
         has begun.
         """
-        self._events.wanted, self._events.steps = True, steps
+        self._events.subscribed, self._events.steps = True, steps
         try:
             reply = await self._request(lambda req: m.Watch(req=req, steps=steps))
         except BaseException:
-            self._events.doubt()
+            self._events.expect_gap()
             raise
         _expect(m.Watching, reply)
 

@@ -24,7 +24,7 @@ class EventStream:
         self._on_event = on_event
         self._on_gap = on_gap
         self._on_gone = on_gone
-        self.wanted = False
+        self.subscribed = False
         #: Whether the steps of all jobs are wanted, or of those in `followed` alone.
         self.steps = True
         self.followed = FollowedJobs()
@@ -34,11 +34,11 @@ class EventStream:
         self._seq: int | None = None
         self._maybe_gap = False
 
-    def to_follow(self) -> Iterator[m.Follow]:
+    def follow_messages(self) -> Iterator[m.Follow]:
         """Messages to the broker about followed jobs: none before the stream has begun, as they would be lost."""
-        return self.followed.unsaid() if self._seq is not None else iter(())
+        return self.followed.unsent() if self._seq is not None else iter(())
 
-    def doubt(self) -> None:
+    def expect_gap(self) -> None:
         """Take it that events may be lost: the answer to `Watch` did not come, so the next one means a gap."""
         self._maybe_gap = True
 
@@ -46,7 +46,7 @@ class EventStream:
         """Take it that events may be lost if there were any: those under way on the old connection are."""
         self._maybe_gap = self._maybe_gap or self._seq is not None
 
-    def began(self, seq: int) -> None:
+    def begin(self, seq: int) -> None:
         """Take the answer to `Watch`: events are numbered from `seq`."""
         gap = self._maybe_gap or (self._seq is not None and seq != self._seq)
         if gap or self._seq is None:

@@ -133,10 +133,10 @@ class Exchange:
     def _follow(self) -> None:
         """Say what of the followed jobs is to be said; what cannot be sent is said on a later tick, or over the next connection."""
         self._following = None
-        for message in self._events.to_follow():
+        for message in self._events.follow_messages():
             if not self._send(codec.encode(message)):
                 return
-            self._events.followed.said(message)
+            self._events.followed.note_sent(message)
 
     def _send_unsent(self) -> None:
         """Send the requests that have waited for the end of the turn."""
@@ -177,10 +177,10 @@ class Exchange:
                 pending.future.set_exception(errors.BrokerUnavailable(text))
             elif now >= pending.resend_at:
                 self._send_pending(pending, now)
-        if self._events.wanted and now >= self._events.confirm_at:
+        if self._events.subscribed and now >= self._events.confirm_at:
             self._confirm_watch(now)
         self._follow()
-        if self._pending or self._events.wanted:
+        if self._pending or self._events.subscribed:
             self._ensure_ticker()
 
     def _confirm_watch(self, now: float) -> None:
@@ -222,7 +222,7 @@ class Exchange:
         for pending in [*self._pending.values()]:
             if not pending.future.done():
                 self._send_pending(pending, now)
-        if self._events.wanted:
+        if self._events.subscribed:
             self._events.reconnected()
             self._confirm_watch(now)
 
@@ -263,7 +263,7 @@ class Exchange:
             return
         # Here, not where the caller wakes up: events right behind the answer are numbered from it.
         if isinstance(message, m.Watching):
-            self._events.began(message.seq)
+            self._events.begin(message.seq)
             self.follow_soon()
         pending = self._pending.get(message.req)
         if pending is not None and not pending.future.done():

@@ -43,7 +43,7 @@ def able(state: State) -> Callable[[Lane], frozenset[str]]:
 
 def serves(worker: Worker) -> bool:
     """Whether it runs jobs, or is expected to: one that restarts its engine or is on trial later is, one that leaves is not."""
-    gone = worker.lost or worker.suspect or worker.draining or worker.drain_asked or worker.fault
+    gone = worker.lost or worker.suspect or worker.draining or worker.drain_requested or worker.fault
     return not gone and worker.engine != "stopped"
 
 

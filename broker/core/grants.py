@@ -54,7 +54,9 @@ def send_grant(state: State, job: Job, worker: Worker, now: float, *, known: boo
         lease_s=state.policy.lost_after_s,
         attempt=job.attempts + 1,
         profile=job.profile,
-        predicted_s=job.cost if known or (known is None and state.costs.knows(wanted.model, wanted.units)) else 0.0,
+        predicted_s=job.cost
+        if known or (known is None and state.costs.can_predict(wanted.model, wanted.units))
+        else 0.0,
         alone=job.crashes > 0,
         body=job.body,
         kept=job.kept,

@@ -4,8 +4,8 @@
 waits for its client (it was paused, or is a draft), `assigned` has been granted to a worker that has not said that it has it, `running` is
 in an engine. `succeeded`, `failed` and `cancelled` are final: nothing leads out of them.
 
-**stop** (`STOPS`, by reason; only `Job.ask_stop` changes it). Why a live job is being stopped. Durable and one-way: once set, the job can
-only end as cancelled (or expired), also if its result arrives a moment later.
+**stop** (`STOPS`, by reason; only `Job.request_stop` changes it). Why a live job is being stopped. Durable and one-way: once set, the job
+can only end as cancelled (or expired), also if its result arrives a moment later.
 
 **park** (`PARKS`, by reason; only `Job.wish_park` changes it). Why a job is to be in no engine though nothing is wrong with it. "pause" is
 its client's wish, durable, and holds until the client takes it back. "preempt" is a wish about one attempt, which is to make room, and to
@@ -391,7 +391,7 @@ class Job(JobRecord, kw_only=True, array_like=False):
         history += (first, HistoryEntry(now, between, target, cause, self.attempts, worker))
         return source, between
 
-    def ask_stop(self, reason: Stop) -> None:
+    def request_stop(self, reason: Stop) -> None:
         """Apply a row of `STOPS`. Raises `IllegalMove` for a job that is over, or has a reason."""
         if reason not in STOPS[self.stop] or self.state in FINAL:
             raise IllegalMove(self, f"stop {self.stop!r}, cannot be stopped by {reason!r}")

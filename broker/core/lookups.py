@@ -123,7 +123,7 @@ def _submit(state: State, _: bytes, message: m.Submit) -> Lookup | None:
     job = state.jobs.get(message.job_id)
     if job is not None:
         return FindSpec(job.id) if job.evicted else None
-    if message.fresh and state.trusts_fresh and not _may_refuse(state, message):
+    if message.fresh and state.skips_lookup_of_fresh and not _may_refuse(state, message):
         return None
     if message.alias_unique:
         return FindJob(message.job_id, message.submission.origin, message.submission.alias, message.submission.tenant)

@@ -133,10 +133,10 @@ class Core:
         if state.orphans:
             state.deadlines.set(timers.REJOIN, state.rejoin_until)
         if not empty:
-            state.trusts_fresh = False
+            state.skips_lookup_of_fresh = False
             state.deadlines.set(timers.FRESH, now + timers.FRESH_S)
 
-    def tell_watchers(self) -> list[Effect]:
+    def notify_watchers(self) -> list[Effect]:
         """Send watchers what has changed since the last call, each job once, as it is now; of jobs that made but a step, those who are sent
         their steps. To be called once a pass, before its commit."""
         state = self.state
@@ -153,7 +153,7 @@ class Core:
             for peer in watchers:
                 state.send_event(peer, body)
         if stepped:
-            _tell_steps(state, stepped, self.now)
+            _send_steps(state, stepped, self.now)
         effects, state.effects = state.effects, []
         return effects
 
@@ -163,13 +163,13 @@ class Core:
 
     def sent(self) -> None:
         """Note that all messages so far were sent, or given up."""
-        if self.state.spoken_to:
-            self.state.spoken_to = set()
+        if self.state.ordered_peers:
+            self.state.ordered_peers = set()
 
     def stalled(self, seconds: float, now: float) -> None:
         """Extend leases by `seconds` for which the shell did not run: silence in that time says nothing about the workers."""
         for worker in self.state.pool:
-            worker.last_heard_at = min(now, worker.last_heard_at + seconds)
+            worker.last_message_at = min(now, worker.last_message_at + seconds)
         if now - seconds < self.state.rejoin_until:
             self.state.rejoin_until = now + self.state.policy.rejoin_s
         if self.state.orphans:
@@ -256,7 +256,7 @@ class Core:
             if not isinstance(message, m.Goodbye):
                 state.send(peer, m.Identify())
             return
-        pool.heard(worker, now)
+        pool.renew_lease(worker, now)
         match message:  # the most frequent first: each case costs
             case m.Finished():
                 reports.finished(state, worker, message, found, now)
@@ -272,7 +272,7 @@ class Core:
                 reports.goodbye(state, worker, message, now)
 
 
-def _tell_steps(state: State, stepped: dict[bytes, list[Job]], now: float) -> None:
+def _send_steps(state: State, stepped: dict[bytes, list[Job]], now: float) -> None:
     """Send each of these peers the updates of its jobs, each made once for all of them."""
     updates: dict[str, msgspec.Raw] = {}
     for peer, jobs in stepped.items():

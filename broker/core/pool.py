@@ -27,7 +27,7 @@ class Worker:
         self.models = frozenset(card.name for card in info.models)
         #: Those of which a job goes on from its checkpoint.
         self.resumable = frozenset(card.name for card in info.models if card.resumes)
-        self.last_heard_at = now
+        self.last_message_at = now
         self.seen = 0
         self.free = 0
         #: job id -> fence, as granted or adopted.
@@ -38,9 +38,9 @@ class Worker:
         self.lost = False
         #: It says that it drains; it has been asked to.
         self.draining = False
-        self.drain_asked = False
+        self.drain_requested = False
         #: It is to take jobs again, which `Undrain` repeats while it says that it drains.
-        self.undrain_asked = False
+        self.undrain_requested = False
         #: What it holds is to come back at once.
         self.hand_back = False
         #: Jobs that failed here since one succeeded and nowhere else, oldest first; without work until then, and how often in a row by now.
@@ -76,7 +76,7 @@ class Worker:
             self.lost
             or self.suspect
             or self.draining
-            or self.drain_asked
+            or self.drain_requested
             or self.tripped_until
             or self.stats.health.fault
         ):
@@ -142,14 +142,14 @@ class Pool:
         """
         self.by_peer.pop(worker.peer, None)
         if boot != worker.boot:
-            worker.drain_asked, worker.hand_back, worker.tripped_until, worker.trips = False, False, 0.0, 0
-            worker.undrain_asked = False
+            worker.drain_requested, worker.hand_back, worker.tripped_until, worker.trips = False, False, 0.0, 0
+            worker.undrain_requested = False
             worker.recent_failures.clear()
             worker.stats = Heartbeat(seen=0, free=0)
         worker.boot, worker.peer, worker.info = boot, peer, info
         worker.models = frozenset(card.name for card in info.models)
         worker.resumable = frozenset(card.name for card in info.models if card.resumes)
-        worker.last_heard_at = worker.idle_since = now
+        worker.last_message_at = worker.idle_since = now
         worker.seen = worker.free = 0
         worker.suspect = worker.lost = worker.draining = False
         self.by_peer[peer] = worker
@@ -166,32 +166,32 @@ class Pool:
 
     # ------------------------------------------------------------ silence
 
-    def heard(self, worker: Worker, now: float) -> None:
+    def renew_lease(self, worker: Worker, now: float) -> None:
         """Renew the lease and lift the suspicion, as any message does."""
-        if now > worker.last_heard_at:
-            worker.last_heard_at = now
+        if now > worker.last_message_at:
+            worker.last_message_at = now
         if worker.suspect:
             worker.suspect = False
             self._index(worker)
 
-    def suspect(self, worker: Worker) -> None:
+    def mark_suspect(self, worker: Worker) -> None:
         """Give no new work to a worker that is silent."""
         worker.suspect = True
         self._index(worker)
 
-    def unreachable(self, worker: Worker) -> None:
+    def mark_unreachable(self, worker: Worker) -> None:
         """Drop the worker's address, which cannot be reached: it comes back from another one, with a `Hello`."""
         self.by_peer.pop(worker.peer, None)
-        self.suspect(worker)
+        self.mark_suspect(worker)
 
-    def lose(self, worker: Worker) -> None:
+    def mark_lost(self, worker: Worker) -> None:
         """Mark a worker as lost, which was silent for too long."""
         worker.lost = True
         self._index(worker)
 
     # ------------------------------------------------------------ room
 
-    def said(self, worker: Worker, seen: int, free: int) -> None:
+    def update_room(self, worker: Worker, seen: int, free: int) -> None:
         """Take the worker's word that it has received every fence up to `seen`, and had `free` room then."""
         if seen > worker.seen:
             worker.seen = seen
@@ -203,12 +203,12 @@ class Pool:
             worker.unseen = [] if unseen[-1] <= seen else unseen[bisect_right(unseen, seen) :]
         self._index(worker)
 
-    def reported(self, worker: Worker, stats: Heartbeat) -> None:
+    def update_stats(self, worker: Worker, stats: Heartbeat) -> None:
         """Take the numbers of a heartbeat."""
         worker.engine, worker.model, worker.stats = stats.engine, stats.model, stats
         worker.draining = stats.draining
-        worker.undrain_asked = worker.undrain_asked and stats.draining
-        self.said(worker, stats.seen, stats.free)
+        worker.undrain_requested = worker.undrain_requested and stats.draining
+        self.update_room(worker, stats.seen, stats.free)
 
     def grant(self, worker: Worker, job_id: str, fence: int) -> None:
         """Count an attempt that is about to be sent to the worker."""
@@ -236,16 +236,16 @@ class Pool:
 
     # ------------------------------------------------------------ out of service
 
-    def ask_drain(self, worker: Worker, *, hand_back: bool = False) -> None:
+    def request_drain(self, worker: Worker, *, hand_back: bool = False) -> None:
         """Give no new work to a worker that was asked to leave, and to hand back what it holds."""
-        worker.drain_asked, worker.undrain_asked = True, False
+        worker.drain_requested, worker.undrain_requested = True, False
         worker.hand_back = worker.hand_back or hand_back
         self._index(worker)
 
-    def ask_undrain(self, worker: Worker) -> None:
+    def request_undrain(self, worker: Worker) -> None:
         """Take a drain back. Work comes once the worker itself says that it drains no more."""
-        worker.drain_asked = worker.hand_back = False
-        worker.undrain_asked = True
+        worker.drain_requested = worker.hand_back = False
+        worker.undrain_requested = True
         self._index(worker)
 
     def trip(self, worker: Worker, until: float) -> None:

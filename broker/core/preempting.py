@@ -133,7 +133,7 @@ def _soonest(state: State, until: float, now: float) -> Iterator[tuple[float, st
 
 def _may_lead(state: State, job: Job) -> bool:
     """Whether a job may press others, for what its tenant is owed and what is known of such jobs."""
-    known = state.costs.knows(job.submission.model, job.submission.units)
+    known = state.costs.can_predict(job.submission.model, job.submission.units)
     return (
         known and state.tenants.may_start(job.submission.tenant) and state.queue.lead_s(job.id) <= promises.MAX_LEAD_S
     )
@@ -180,7 +180,7 @@ def _running(
             job = state.jobs[job_id]
             own, units = job.submission.model, job.submission.units
             above = job.submission.priority > priority and not waiting.promised
-            if above or not state.costs.knows(own, units):
+            if above or not state.costs.can_predict(own, units):
                 continue
             left_s, sd_s = expected.left(state, job, now)
             done = job.step - job.goes_on_from

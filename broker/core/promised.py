@@ -87,7 +87,7 @@ def _start(
     for worker in state.pool:
         for held_id in worker.held:
             held = state.jobs.get(held_id)
-            if held is not None and not costs.knows(held.submission.model, held.submission.units):
+            if held is not None and not costs.can_predict(held.submission.model, held.submission.units):
                 return None
     limits = expected.limits(state, submission)
     line = forecast.Line(
@@ -106,7 +106,7 @@ def _start(
                 break
             job = state.jobs[ahead_id]
             ahead = job.submission
-            if not costs.knows(ahead.model, ahead.units):
+            if not costs.can_predict(ahead.model, ahead.units):
                 return None
             work = expected.work(state, ahead, job.left(ahead.units, job.kept))
             line.give(work)

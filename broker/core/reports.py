@@ -57,7 +57,7 @@ def hello(state: State, peer: bytes, message: m.Hello, now: float) -> None:
     stands = old is not None and old.peer == peer and not reborn
     worker = _register(state, message, peer, info, now)
     state.on_demand.saw(info)
-    state.pool.said(worker, message.seen, message.free)
+    state.pool.update_room(worker, message.seen, message.free)
     state.send(
         peer,
         m.Welcome(
@@ -166,7 +166,7 @@ def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) ->
     """Renew the lease, take the numbers, reconcile the held attempts, answer. Raises `DecodeError` before anything changes."""
     check_fence(state, max((message.seen, *(item.fence for item in message.held))))
     was_sound, before = not worker.fault, worker.stats.depot
-    state.pool.reported(worker, bounds.heartbeat(message))
+    state.pool.update_stats(worker, bounds.heartbeat(message))
     if before is not message.depot:
         _note_depot(state, worker, before, message.depot)
     if worker.fault and was_sound:
@@ -178,9 +178,9 @@ def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) ->
     for job_id in [job_id for job_id in worker.held if job_id not in held]:
         _reconcile_absent(state, worker, state.jobs[job_id], message.seen, now)
     state.send(worker.peer, m.HeartbeatAck(epoch=state.epoch))
-    if worker.drain_asked and (not worker.draining or (worker.hand_back and worker.held)):
+    if worker.drain_requested and (not worker.draining or (worker.hand_back and worker.held)):
         state.send(worker.peer, m.Drain(hand_back=worker.hand_back))
-    elif worker.undrain_asked:
+    elif worker.undrain_requested:
         state.send(worker.peer, m.Undrain())
 
 
@@ -226,7 +226,7 @@ def refused(state: State, worker: Worker, message: m.Refused, now: float) -> Non
     """
     check_fence(state, message.fence)
     job = state.jobs.get(message.job_id)
-    state.pool.said(worker, message.fence, message.free)
+    state.pool.update_room(worker, message.fence, message.free)
     if job is None or not job.held or job.fence != message.fence or job.worker != worker.name:
         return
     if message.kept and message.kept != job.kept:
@@ -273,7 +273,7 @@ def finished(state: State, worker: Worker, message: m.Finished, found: Found, no
     if load_s:
         state.reloads.learn(job.submission.model, load_s)
     if unheard:
-        state.finish_unheard(job, _begun_at(job, message.age_s, now), now)
+        state.start_and_finish(job, _begun_at(job, message.age_s, now), now)
     else:
         state.move(job, FINISHED, now)
     worker.succeeded += 1
@@ -352,7 +352,7 @@ def _current(
     fence = message.fence
     if fence > state.last_fence:
         check_fence(state, fence)
-    state.pool.said(worker, fence, message.free)
+    state.pool.update_room(worker, fence, message.free)
     job = state.jobs.get(message.job_id) or found.job
     if job is None or job.fence != fence or job.closed or job.worker != worker.name:
         _acknowledge(state, worker, message, accepted=_already(job, message))

@@ -159,7 +159,7 @@ def _most_gpus(state: State, wanted: Submission, now: float) -> int:
 
 def _too_late(state: State, message: m.Submit, cost: float, now: float) -> tuple[m.RejectCode, str, float] | None:
     wanted, left = message.submission, message.deadline_s
-    needed = views.wait_s(state, now) + cost if state.costs.knows(wanted.model, wanted.units) else 0.0
+    needed = views.wait_s(state, now) + cost if state.costs.can_predict(wanted.model, wanted.units) else 0.0
     if left > needed:
         return None
     return "deadline", f"the deadline is in {left:.1f} s, the job would take about {needed:.1f} s", 0.0
@@ -196,11 +196,11 @@ def _cancel(state: State, job: Job, now: float) -> m.CancelOutcome:
         set_aside.note_cancel(state, job)
         return "requested"
     if job.waiting:
-        job.ask_stop("cancel")
+        job.request_stop("cancel")
         state.move(job, Cause.CANCELLED, now)
         return "cancelled"
     if not job.stop:
-        job.ask_stop("cancel")
+        job.request_stop("cancel")
         state.move(job, Cause.STOP_REQUESTED, now, "cancel")
         state.tell_stop(job)
     return "requested"
@@ -296,8 +296,8 @@ def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) 
     if worker is None or worker.lost:
         state.send(peer, m.WorkerReply(req=message.req, found=False))
         return
-    if not worker.drain_asked or (message.hand_back and not worker.hand_back):
-        state.pool.ask_drain(worker, hand_back=message.hand_back)
+    if not worker.drain_requested or (message.hand_back and not worker.hand_back):
+        state.pool.request_drain(worker, hand_back=message.hand_back)
         state.effects.append(WorkerNoted(worker.name, "drain_asked", f"it holds {len(worker.held)} jobs"))
         state.send(worker.peer, m.Drain(hand_back=worker.hand_back))
         worker_breaker.reconsider(state)
@@ -313,8 +313,8 @@ def undrain_worker(state: State, peer: bytes, message: m.UndrainWorker, now: flo
     if worker is None or worker.lost:
         state.send(peer, m.WorkerReply(req=message.req, found=False))
         return
-    if (worker.drain_asked or worker.draining) and not worker.undrain_asked:
-        state.pool.ask_undrain(worker)
+    if (worker.drain_requested or worker.draining) and not worker.undrain_requested:
+        state.pool.request_undrain(worker)
         state.effects.append(WorkerNoted(worker.name, "undrain_asked", f"it holds {len(worker.held)} jobs"))
         state.send(worker.peer, m.Undrain())
     _answer_worker(state, peer, message.req, worker, now)

@@ -55,7 +55,7 @@ def resolve(state: State, peer: bytes, message: m.SettleSetAside, found: Found, 
             job.renew_fence("voided", 0)
         state.close_attempt(job)  # what a worker still says of an old one is nothing any more
         if mark.stop and not job.stop:
-            job.ask_stop(mark.stop)
+            job.request_stop(mark.stop)
         if message.action == "fail" and not job.stop:
             text = f"the broker could not handle this job: {mark.reason}"
             state.fail(job, m.Failure(m.FailureKind.QUARANTINED, text), now)

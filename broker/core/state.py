@@ -90,7 +90,7 @@ class State:
         #: Jobs that were held when the broker stopped and whose worker has not come back yet.
         self.orphans = Orphans()
         #: Whether an id that its edge has just drawn is taken for new without a look at the disk: see `timers.FRESH`.
-        self.trusts_fresh = True
+        self.skips_lookup_of_fresh = True
         #: Until when workers may bring back attempts whose rows were lost with the broker that granted them.
         self.rejoin_until = 0.0
         #: Peer -> number of the last event sent to it.
@@ -114,7 +114,7 @@ class State:
         #: Jobs that are parked or set aside on disk and go on since the last commit.
         self.reopened: set[str] = set()
         #: Workers with a message on its way since `sent` was called last that no `Run` may overtake.
-        self.spoken_to: set[bytes] = set()
+        self.ordered_peers: set[bytes] = set()
         #: The highest fence that can have been given: those of earlier epochs are all below.
         self.last_fence = epoch << 32
         #: The last one given: `epoch << 32 | counter`, like a fence.
@@ -126,7 +126,7 @@ class State:
 
     def send(self, peer: bytes, message: m.Message) -> None:
         if type(message) in _IN_ORDER:
-            self.spoken_to.add(peer)
+            self.ordered_peers.add(peer)
         self.effects.append(Send(peer, message))
 
     def send_run(self, peer: bytes, run: m.Run, *, evicted: bool = False) -> None:
@@ -139,9 +139,9 @@ class State:
         not wait for the commit, nor for that of the job itself: should it fail, nobody knows the job, its worker is told to stop, and what
         the attempt has made counts for no job that is accepted later, whose fence is higher from its first moment.
         """
-        early = peer not in self.spoken_to and run.job_id not in self.reopened
+        early = peer not in self.ordered_peers and run.job_id not in self.reopened
         if not early:
-            self.spoken_to.add(peer)
+            self.ordered_peers.add(peer)
         self.effects.append(SendRun(peer, run, early) if evicted else Send(peer, run, early))
 
     # ------------------------------------------------------------ jobs
@@ -209,7 +209,7 @@ class State:
         if self.watchers:
             self.changed[job.id] = job
 
-    def finish_unheard(self, job: Job, begun_at: float, now: float) -> None:
+    def start_and_finish(self, job: Job, begun_at: float, now: float) -> None:
         """End a job, which has a result, whose start is reported with it: as two moves, in one. It has no promise and no webhook."""
         job.begin_attempt(begun_at)
         last_at = job.history[-1].at
@@ -366,7 +366,7 @@ class State:
         self.end_watch(peer)
         worker = self.pool.by_peer.get(peer)
         if worker is not None:
-            self.pool.unreachable(worker)
+            self.pool.mark_unreachable(worker)
 
     # ------------------------------------------------------------ watching
 

@@ -38,7 +38,7 @@ def run_due(state: State, now: float) -> None:
         elif kind == "worker":
             _watch_worker(state, name, now)
         elif kind == "promise":
-            _look_at_promise(state, name, now)
+            _check_promise(state, name, now)
         elif kind == "promises":
             if state.policy.preempt:
                 preempting.rescue(state, now)
@@ -50,7 +50,7 @@ def run_due(state: State, now: float) -> None:
         elif kind == "room":
             pass  # woken is enough: it is looked after every pass
         elif kind == "fresh":
-            state.trusts_fresh = True
+            state.skips_lookup_of_fresh = True
         else:
             _close_rejoin(state, now)
 
@@ -67,7 +67,7 @@ def _end_back_off(state: State, job_id: str, now: float) -> None:
         state.enqueue(job)
 
 
-def _look_at_promise(state: State, job_id: str, now: float) -> None:
+def _check_promise(state: State, job_id: str, now: float) -> None:
     job = state.jobs.get(job_id)
     if job is not None:
         promised.check(state, job, now)
@@ -78,10 +78,10 @@ def _expire(state: State, job_id: str, now: float) -> None:
     if job is None or job.final:
         return
     if job.waiting:
-        job.ask_stop("expired")
+        job.request_stop("expired")
         state.end_stopped(job, now)
     elif not job.stop:
-        job.ask_stop("expired")
+        job.request_stop("expired")
         state.move(job, Cause.STOP_REQUESTED, now, "expired")
         state.tell_stop(job)
 
@@ -92,30 +92,30 @@ def _watch_worker(state: State, name: str, now: float) -> None:
     if worker is None:
         return
     policy = state.policy
-    silent_s = now - worker.last_heard_at
+    silent_s = now - worker.last_message_at
     key = ("worker", name)
     if worker.lost:
         if silent_s >= policy.lost_after_s + policy.forget_worker_s:
             state.deadlines.clear(("breaker", name))
             state.pool.remove(worker)
             return
-        state.deadlines.set(key, worker.last_heard_at + policy.lost_after_s + policy.forget_worker_s)
+        state.deadlines.set(key, worker.last_message_at + policy.lost_after_s + policy.forget_worker_s)
     elif silent_s >= policy.lost_after_s:
         _lose_worker(state, worker, now)
-        state.deadlines.set(key, worker.last_heard_at + policy.lost_after_s + policy.forget_worker_s)
+        state.deadlines.set(key, worker.last_message_at + policy.lost_after_s + policy.forget_worker_s)
     elif silent_s >= policy.suspect_after_s:
-        state.pool.suspect(worker)
-        state.deadlines.set(key, worker.last_heard_at + policy.lost_after_s)
+        state.pool.mark_suspect(worker)
+        state.deadlines.set(key, worker.last_message_at + policy.lost_after_s)
     else:
-        state.deadlines.set(key, worker.last_heard_at + policy.suspect_after_s)
+        state.deadlines.set(key, worker.last_message_at + policy.suspect_after_s)
 
 
 def _lose_worker(state: State, worker: Worker, now: float) -> None:
     """End a worker's lease: what it holds goes back to the queue."""
-    state.pool.lose(worker)
+    state.pool.mark_lost(worker)
     for job_id in list(worker.held):
         reports.lose(
-            state, state.jobs[job_id], now, f"worker {worker.name} silent for {now - worker.last_heard_at:.1f} s"
+            state, state.jobs[job_id], now, f"worker {worker.name} silent for {now - worker.last_message_at:.1f} s"
         )
     worker_breaker.reconsider(state)
 

@@ -260,7 +260,7 @@ def worker_view(worker: Worker, jobs: dict[str, Job], now: float) -> m.WorkerVie
         models=worker.info.models,
         jobs=tuple(held),
         free=worker.room,
-        heartbeat_age_s=max(0.0, now - worker.last_heard_at),
+        heartbeat_age_s=max(0.0, now - worker.last_message_at),
         memory_used_mb=stats.memory_used_mb,
         memory_total_mb=stats.memory_total_mb,
         utilisation=stats.utilisation,
@@ -284,7 +284,7 @@ def _worker_state(worker: Worker) -> m.WorkerStateName:
         return "lost"
     if worker.suspect:
         return "suspect"
-    if worker.draining or worker.drain_asked:
+    if worker.draining or worker.drain_requested:
         return "draining"
     if worker.fault:
         return "faulty"
@@ -304,7 +304,7 @@ def load_sample(state: State, now: float) -> m.LoadSample:
             worker.lost
             or worker.suspect
             or worker.draining
-            or worker.drain_asked
+            or worker.drain_requested
             or worker.tripped_until
             or worker.stats.health.fault
         ):

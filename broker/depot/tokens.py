@@ -100,8 +100,8 @@ def verify(known: Sequence[str], method: str, path: str, query: Mapping[str, str
 def _signature(key: str, method: str, path: str, signed: Signed) -> str:
     # What is asked of a file is no more than what is answered.
     verb = "GET" if method == "HEAD" else method
-    said = "\n".join((verb, path, signed.worker, str(signed.expires), str(signed.size), signed.sha256))
-    return hmac.new(key.encode(), said.encode(), hashlib.sha256).hexdigest()
+    text = "\n".join((verb, path, signed.worker, str(signed.expires), str(signed.size), signed.sha256))
+    return hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
 # ---------------------------------------------------------------- paths

@@ -86,7 +86,7 @@ def facts_of(file: BinaryIO) -> ClipFacts:
                 raise BadClip("holds no frame")
             turned = first.rotation % 180 != 0
     except (av.error.FFmpegError, ValueError, LookupError, ArithmeticError) as error:
-        raise error if isinstance(error, BadClip) else BadClip(f"is a damaged video: {_said(error)}") from None
+        raise error if isinstance(error, BadClip) else BadClip(f"is a damaged video: {_reason(error)}") from None
     span = times[-1] - times[0]
     rate = (len(times) - 1) / span if span > 0 else float(stream.average_rate or 1)
     return ClipFacts((height, width) if turned else (width, height), len(times), rate)
@@ -118,7 +118,7 @@ def frames_at(file: BinaryIO, fps: float, count: int, skip: int = 0) -> Iterator
             if shown is not None and given < count and given / fps <= shown.time - start + _ROUNDING_S:
                 yield _picture(shown)
     except av.error.FFmpegError as error:
-        raise BadClip(f"is a damaged video: {_said(error)}") from None
+        raise BadClip(f"is a damaged video: {_reason(error)}") from None
 
 
 def _opened(file: BinaryIO) -> Any:
@@ -163,7 +163,7 @@ def _picture(frame: Any) -> Image.Image:
     return picture.rotate(turn, expand=True) if turn else picture
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return (getattr(error, "strerror", "") or str(error) or type(error).__name__)[:120]
 
 

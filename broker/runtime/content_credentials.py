@@ -209,10 +209,10 @@ def _read(store: dict[str, Any]) -> Credentials:
     failures = tuple(dict.fromkeys(one.get("code", "") for one in results.get("failure", ())))
     broken = [code for code in failures if code != "signingCredential.untrusted"]
     state: State = "invalid" if broken or not manifest else "untrusted" if failures else "valid"
-    said = {one.get("label"): one.get("data") for one in manifest.get("assertions", ())}
-    actions = (said.get(_ACTIONS) or said.get("c2pa.actions") or {}).get("actions", ())
+    assertions = {one.get("label"): one.get("data") for one in manifest.get("assertions", ())}
+    actions = (assertions.get(_ACTIONS) or assertions.get("c2pa.actions") or {}).get("actions", ())
     source = next((one.get("digitalSourceType", "") for one in actions if one.get("action") == _CREATED), "")
-    unsigned, recipe = said.get(_UNSIGNED), said.get(_RECIPE)
+    unsigned, recipe = assertions.get(_UNSIGNED), assertions.get(_RECIPE)
     signature = manifest.get("signature_info") or {}
     generators = manifest.get("claim_generator_info") or [{}]
     return Credentials(

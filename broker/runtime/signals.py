@@ -16,7 +16,7 @@ from typing import NoReturn
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
-_told = False
+_stop_requested = False
 _held = False
 
 
@@ -34,7 +34,7 @@ def obey(argv: Sequence[str]) -> None:
 
 def check() -> None:
     """Raise `SystemExit` if the process has been asked to stop. Call before serving: raised while garbage is collected, it is dropped."""
-    if _told:
+    if _stop_requested:
         raise SystemExit(0)
 
 
@@ -51,7 +51,7 @@ def hold() -> None:
 
 def received() -> bool:
     """Whether the process was asked to stop before its loop handled signals."""
-    return _told
+    return _stop_requested
 
 
 def deaf() -> None:
@@ -70,10 +70,10 @@ def leave(code: int) -> NoReturn:
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
-    global _told
+    global _stop_requested
     deaf()
     # A second signal may have come before that; it must not break off the tidying that the first began.
-    if not _told:
-        _told = True
+    if not _stop_requested:
+        _stop_requested = True
         if not _held:
             raise SystemExit(0)

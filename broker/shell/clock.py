@@ -56,7 +56,7 @@ class Timeline:
         unseen_s = now - record.seen_at if record is not None and record.boot != boot else 0.0
         if unseen_s > STEP_S or (record is None and not new):
             # The wall clock alone says how long that was, and right after a boot it may not be set yet.
-            self._believe_at(now + SETTLE_S)
+            self._settle_at(now + SETTLE_S)
         self.look()
 
     def __call__(self) -> float:
@@ -81,10 +81,10 @@ class Timeline:
             )
         self.calendar = Calendar(calendar.ahead_s + by_s, calendar.settled_at, steps)
         if abs(by_s) > STEP_S:
-            self._believe_at(now + SETTLE_S)
+            self._settle_at(now + SETTLE_S)
         return True
 
-    def _believe_at(self, at: float) -> None:
+    def _settle_at(self, at: float) -> None:
         self.calendar = Calendar(self.calendar.ahead_s, at, self.calendar.steps)
 
 

@@ -81,18 +81,18 @@ class Housekeeping:
         self._clock = clock
         self._metrics_file = MetricsFile(metrics_file, metrics, core, journal)
         self._files = files
-        self._alive_at = clock()
+        self._last_run_at = clock()
         self._next_disk_check = 0.0
         self._next_record = clock() + RECORD_S
 
     def start(self) -> None:
         """Begin to measure the loop's gaps."""
-        self._alive_at = self._clock()
+        self._last_run_at = self._clock()
 
     def alive(self, now: float) -> None:
         """Note that the loop runs; a gap since the last call extends the workers' leases."""
-        gap = now - self._alive_at
-        self._alive_at = now
+        gap = now - self._last_run_at
+        self._last_run_at = now
         if gap > STALL_S:
             self._metrics.stalls += 1
             logger.warning("the loop stood still", extra={"action": Action.STALL, "seconds": gap})

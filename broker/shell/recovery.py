@@ -89,7 +89,7 @@ class Recovery:
         if not job_id and message is not None:
             job_id = getattr(message, "job_id", "")
         if isinstance(message, _QUESTIONS) and not _gave_out_work(error):
-            self._say("question not answered", job_id, error)
+            self._log("question not answered", job_id, error)
             self.failures += 1
             return []
         self._spend(error, now)
@@ -98,7 +98,7 @@ class Recovery:
         if delivery is not None:
             self._give_up(delivery, error)
         elif not (job_id and self._set_aside(job_id, error, now)):
-            self._say("the core raised", job_id, error)
+            self._log("the core raised", job_id, error)
         self.load(now)
         sends = [Send(worker, m.Identify()) for worker in workers]
         if delivery is not None and isinstance(message, m.DeliveryDone):
@@ -138,7 +138,7 @@ class Recovery:
             return False
         job = self._journal.find(job_id)
         moves = [f"{move.source or 'new'} > {move.target} ({move.cause})" for move in job.history] if job else []
-        self._say("job set aside", job_id, error, action=Action.SET_ASIDE, moves="; ".join(moves))
+        self._log("job set aside", job_id, error, action=Action.SET_ASIDE, moves="; ".join(moves))
         return True
 
     def _give_up(self, delivery: Delivery, error: Exception) -> None:
@@ -147,10 +147,10 @@ class Recovery:
             msgspec.structs.replace(delivery, state="failed", claim=0, note=_sentence(error)[:200])
         )
         self._journal.commit()
-        self._say("webhook delivery given up", delivery.job_id, error)
+        self._log("webhook delivery given up", delivery.job_id, error)
 
     @staticmethod
-    def _say(what: str, job_id: str, error: Exception, action: Action = Action.CORE_FAILED, **more: str) -> None:
+    def _log(what: str, job_id: str, error: Exception, action: Action = Action.CORE_FAILED, **more: str) -> None:
         extra = {"action": action, "job_id": job_id or None, "reason": _sentence(error), **more}
         logger.error(what, extra=extra, exc_info=error)
 

@@ -224,7 +224,7 @@ class Router:
                 self._send(early, gone)
             state = self._core.state
             if state.changed or state.gone or state.steps.stepped:
-                self._attempt(self._core.tell_watchers, now)
+                self._attempt(self._core.notify_watchers, now)
             if work.idle and not gone:
                 return
             sends, work.sends = work.sends, []

@@ -71,7 +71,7 @@ class CoreHarness:
     def apply(self, effects: list[Effect]) -> list[Effect]:
         """Do with the archive what the router does with the journal at the end of a pass; the effects, their specs filled in, and what
         watchers are sent."""
-        effects = [*effects, *self.core.tell_watchers()]
+        effects = [*effects, *self.core.notify_watchers()]
         effects = [self._with_spec(effect) if isinstance(effect, SendRun) else effect for effect in effects]
         durable = False
         for effect in effects:

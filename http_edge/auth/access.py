@@ -80,7 +80,7 @@ class Access:
                 return Caller(
                     key_name=record.name,
                     tenant=record.tenant,
-                    sees=record.tenant,
+                    visible_tenant=record.tenant,
                     max_queued=record.max_queued,
                     max_running=record.max_running,
                     max_priority=record.max_priority,

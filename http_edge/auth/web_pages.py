@@ -43,7 +43,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z._~%-]{1,32})?\]|[A-Za-
 _IPV4 = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+)){0,3}")
 
 #: Good values of `Host` remembered: a client always sends the same.
-_REMEMBERED = 256
+_MAX_KEPT = 256
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
@@ -93,7 +93,7 @@ class WebPages:
                 return
             raise EdgeError("bad_header", "Host: the header is missing", param="Host", place="header", headers=CLOSE)
         self._check_host(host.decode("latin-1"), sent)
-        if len(self.good_hosts) >= _REMEMBERED:
+        if len(self.good_hosts) >= _MAX_KEPT:
             self.good_hosts.clear()
         self.good_hosts.add(host)
 

@@ -161,7 +161,7 @@ class Retention:
         while more:
             window, more = await self._finals(after)
             old = [record for record in window if record.finished_at <= cutoff]
-            gone = await self._forget(old, self._retention_s)
+            gone = await self._delete(old, self._retention_s)
             if window and window[-1].submitted_at > cutoff:
                 return
             # A page begins behind a job that is still there.
@@ -209,7 +209,7 @@ class Retention:
                     break
             if not batch or over <= 0:
                 break
-            over -= sum(sizes[job_id] for job_id in await self._forget(batch))
+            over -= sum(sizes[job_id] for job_id in await self._delete(batch))
         return over
 
     def _drop_previews(self, record: _Record) -> bool:
@@ -231,7 +231,7 @@ class Retention:
             after = found[-1].id
         return found, more
 
-    async def _forget(self, records: Iterable[_Record], finished_s: float = 0.0) -> set[str]:
+    async def _delete(self, records: Iterable[_Record], finished_s: float = 0.0) -> set[str]:
         """Forget these jobs, but those that must stay: record, then files; which are gone. Raises `EdgeError`, `OSError`."""
         gone: set[str] = set()
         batch: list[_Record] = []
@@ -239,11 +239,11 @@ class Retention:
             if record is not None:
                 batch.append(record)
             if batch and (record is None or len(batch) == _BATCH):
-                gone |= await self._forget_batch(batch, finished_s)
+                gone |= await self._delete_batch(batch, finished_s)
                 batch = []
         return gone
 
-    async def _forget_batch(self, batch: list[_Record], finished_s: float) -> set[str]:
+    async def _delete_batch(self, batch: list[_Record], finished_s: float) -> set[str]:
         locks: list[int] = []
         try:
             free = await run_sync(self._free_of, batch, locks)

@@ -151,7 +151,7 @@ def _stays(view: JobView) -> Iterator[_Stay]:
 
 def _of_job(view: JobView, spec: JobSpec) -> dict[str, Value]:
     """Attributes by OpenTelemetry's conventions for generative AI, and this service's own."""
-    said: dict[str, Value] = {
+    attributes: dict[str, Value] = {
         "gen_ai.operation.name": "generate_content",
         "gen_ai.provider.name": "zoetrope",
         "gen_ai.request.model": spec.model,
@@ -167,7 +167,7 @@ def _of_job(view: JobView, spec: JobSpec) -> dict[str, Value]:
         "zoetrope.job.frames": spec.num_frames,
     }
     if view.submission.tenant:
-        said["zoetrope.tenant"] = view.submission.tenant
+        attributes["zoetrope.tenant"] = view.submission.tenant
     if view.failure is not None and view.state == "failed":
-        said["error.type"] = str(view.failure.kind)
-    return said
+        attributes["error.type"] = str(view.failure.kind)
+    return attributes

@@ -36,7 +36,7 @@ _MOST_BACK_S = 600.0
 #: Longer than this is slow; and for how long a host is remembered to be, and how many hosts are.
 _SLOW_S = 5.0
 _SLOW_FOR_S = 300.0
-_REMEMBERED = 1000
+_MAX_KEPT = 1000
 
 
 class Turn(Struct, frozen=True):
@@ -115,7 +115,7 @@ class Turns(Generic[T]):
         self._slow.pop(turn.host, None)
         if took_s >= _SLOW_S:
             self._slow[turn.host] = now + _SLOW_FOR_S
-            if len(self._slow) > _REMEMBERED:
+            if len(self._slow) > _MAX_KEPT:
                 self._slow.popitem(last=False)
 
     # ------------------------------------------------------------ parts

@@ -27,7 +27,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     #: Whose its jobs are.
     tenant: str = OPEN_TENANT
     #: Whose jobs it may see; "" for everybody's.
-    sees: str = OPEN_TENANT
+    visible_tenant: str = OPEN_TENANT
     #: Of its tenant: jobs that may wait, and that may run at once; 0: no limit.
     max_queued: int = 0
     max_running: int = 0
@@ -39,13 +39,13 @@ class Caller(Struct, frozen=True, kw_only=True):
 
     def may_see(self, tenant: str) -> bool:
         """Whether jobs and files of this tenant are there for it."""
-        return self.sees in ("", tenant)
+        return self.visible_tenant in ("", tenant)
 
 
 #: Without keys all requests are alike.
 ANYBODY = Caller()
 #: The service itself.
-SERVICE = Caller(sees="")
+SERVICE = Caller(visible_tenant="")
 
 
 class Payload:

@@ -61,14 +61,14 @@ class Reader:
             raise missing([name], place=self.place)
         return value
 
-    def _said(self, name: str) -> Any:
+    def _given(self, name: str) -> Any:
         """The value; None also for the empty text that stands for an absent one, but in a query."""
         value = self.raw(name)
         return None if self.place != "query" and isinstance(value, str) and not value.strip() else value
 
     def integer(self, name: str, low: int, high: int) -> int | None:
         """A whole number within bounds, or None when absent."""
-        value = self._said(name)
+        value = self._given(name)
         if value is None:
             return None
         if isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
@@ -84,7 +84,7 @@ class Reader:
 
     def number(self, name: str, low: float, high: float) -> float | None:
         """A finite number within bounds, or None when absent."""
-        value = self._said(name)
+        value = self._given(name)
         if value is None:
             return None
         if isinstance(value, str) and len(value) <= 40:
@@ -97,7 +97,7 @@ class Reader:
 
     def flag(self, name: str) -> bool | None:
         """True or false, or None when absent; 0, 1 and their words will do."""
-        value = self._said(name)
+        value = self._given(name)
         if isinstance(value, bool) or value is None:
             return value
         if str(value).strip().lower() in _TRUE:
@@ -108,7 +108,7 @@ class Reader:
 
     def choice(self, name: str, words: tuple[str, ...]) -> str | None:
         """Return one of these words, or None when absent."""
-        value = self._said(name)
+        value = self._given(name)
         if value is not None and value not in words:
             raise self.fault(name, f"must be {' or '.join(f'{chr(34)}{word}{chr(34)}' for word in words)}")
         return None if value is None else str(value)
@@ -118,7 +118,7 @@ class Reader:
 
         Which of two numbers is the width differs from service to service: the second where `height_first`, else they must be equal.
         """
-        value = self._said(name)
+        value = self._given(name)
         if isinstance(value, str) and value.strip().lower() == "auto":
             value = None
         if value is None or value == []:
@@ -143,7 +143,7 @@ class Reader:
 
     def scalars(self, name: str, *, max_items: int = 64, max_chars: int = 4096) -> dict[str, Scalar]:
         """An object of plain values, itself or as JSON text, empty when absent. Numbers and truths may be text in it, too."""
-        value = self._said(name)
+        value = self._given(name)
         if isinstance(value, str):
             try:
                 value = decode_json(value)

@@ -19,7 +19,7 @@ from http_edge.media.result_files import ResultFiles
 log = logging.getLogger(__name__)
 
 #: Jobs remembered to need no further look at their path, and how long a failure to fill one is believed.
-_REMEMBERED = 10_000
+_MAX_KEPT = 10_000
 _RETRY_S = 5.0
 
 
@@ -45,7 +45,7 @@ class ExportOnRead:
                     "result could not be saved", extra={"action": Action.SAVE, "job_id": job.view.id, "reason": reason}
                 )
             known = self._settled[job.view.id] = (reason, time.monotonic())
-            if len(self._settled) > _REMEMBERED:
+            if len(self._settled) > _MAX_KEPT:
                 self._settled.popitem(last=False)
         return job.unsaved(known[0]) if known[0] else job
 

@@ -207,7 +207,7 @@ class _Reading:
         policy = self._policy
         for name, value in self._values.items():
             is_field = NAMES.get(name, name if name in FIELDS else "") not in ("", *policy.without)
-            if is_field or name in self._own or name in policy.silent or _asks_nothing(value, policy.idle):
+            if is_field or name in self._own or name in policy.silent or _is_empty(value, policy.idle):
                 continue
             yield name
 
@@ -237,7 +237,7 @@ class _Reading:
         self._warnings.append(text)
 
 
-def _asks_nothing(value: Any, idle: tuple[Any, ...]) -> bool:
+def _is_empty(value: Any, idle: tuple[Any, ...]) -> bool:
     if isinstance(value, str):
         return not value.strip() or value in idle
     if isinstance(value, list | dict):

@@ -22,16 +22,16 @@ from http_edge.jobs.step_interest import POLLED_S, StepInterest
 
 #: Jobs remembered, in number and in bytes of their specs, and for how long a view of one is believed: progress comes as events, a
 #: queue position does not.
-_REMEMBERED = 2048
+_MAX_KEPT = 2048
 
-_REMEMBERED_BYTES = 16 * 1024 * 1024
+_MAX_KEPT_BYTES = 16 * 1024 * 1024
 
 _RUNNING_FRESH_S = 1.0
 
 _WAITING_FRESH_S = 0.25
 
 #: How long answers about a deleted job may still be under way.
-_GONE_REMEMBERED_S = 30.0
+_KEEP_GONE_S = 30.0
 
 
 class Memory:
@@ -43,7 +43,7 @@ class Memory:
         self._jobs: OrderedDict[str, tuple[Job, float]] = OrderedDict()
         self._bytes = 0
         #: Job -> revision of its last event: an answer that was overtaken by an event is not worth keeping.
-        self._heard: OrderedDict[str, int] = OrderedDict()
+        self._revisions: OrderedDict[str, int] = OrderedDict()
         #: Deleted job -> when the broker said so.
         self._gone: OrderedDict[str, float] = OrderedDict()
 
@@ -74,24 +74,24 @@ class Memory:
 
     def put(self, job: Job) -> None:
         """Remember a full view, unless a newer one is here."""
-        if self._clock() - self._gone.get(job.view.id, -math.inf) < _GONE_REMEMBERED_S:
+        if self._clock() - self._gone.get(job.view.id, -math.inf) < _KEEP_GONE_S:
             return
         held = self._jobs.get(job.view.id)
-        newest = max(held[0].view.revision if held else 0, self._heard.get(job.view.id, 0))
+        newest = max(held[0].view.revision if held else 0, self._revisions.get(job.view.id, 0))
         if newest > job.view.revision:
             return
         self.forget(job.view.id)
         self._jobs[job.view.id] = (job, self._believed_until(job))
         self._bytes += len(job.view.body)
-        while len(self._jobs) > _REMEMBERED or self._bytes > _REMEMBERED_BYTES:
+        while len(self._jobs) > _MAX_KEPT or self._bytes > _MAX_KEPT_BYTES:
             self.forget(next(iter(self._jobs)))
 
-    def learn(self, view: JobView) -> None:
+    def update(self, view: JobView) -> None:
         """Follow an event: progress is taken over; a change of state is forgotten, as its history is not in the event."""
-        self._heard[view.id] = view.revision
-        self._heard.move_to_end(view.id)
-        if len(self._heard) > _REMEMBERED:
-            self._heard.popitem(last=False)
+        self._revisions[view.id] = view.revision
+        self._revisions.move_to_end(view.id)
+        if len(self._revisions) > _MAX_KEPT:
+            self._revisions.popitem(last=False)
         held = self._jobs.get(view.id)
         if held is None:
             return
@@ -109,7 +109,7 @@ class Memory:
         self.forget(job_id)
         self._gone[job_id] = self._clock()
         self._gone.move_to_end(job_id)
-        if len(self._gone) > _REMEMBERED:
+        if len(self._gone) > _MAX_KEPT:
             self._gone.popitem(last=False)
 
     def forget(self, job_id: str) -> None:
@@ -238,26 +238,26 @@ class Hub:
         """Call this after events were lost."""
         self._on_gap.append(callback)
 
-    def ask(self, job_id: str) -> Job | None:
+    def job_for_client(self, job_id: str) -> Job | None:
         """The job for a client that asks for it, if what is remembered can still be believed."""
         job = self.memory.get(job_id)
         if job is not None:
-            self.steps.asked(job_id)
+            self.steps.read(job_id)
         elif self.memory.is_polled(job_id):
             self.steps.polled(job_id)
         return job
 
     def on_event(self, view: JobView) -> None:
         """An event arrived."""
-        self.memory.learn(view)
+        self.memory.update(view)
         if view.state in FINAL_NAMES:
             self.steps.over(view.id)
         self.steps.expire()
         audience = self._audiences.get(view.id)
         for listener in audience.listeners if audience else ():
             listener.offer(view)
-        for tell in self._on_event:
-            tell(view)
+        for notify in self._on_event:
+            notify(view)
         if view.state == "succeeded":
             for callback in self._on_success:
                 callback(view.id)

@@ -32,13 +32,13 @@ def fields_of(files: Files) -> tuple[str, ...]:
     return tuple(file.field for uploads in files.values() for file in uploads)
 
 
-def with_files(wanted: Generation, values: Mapping[str, Any], files: Files) -> Generation:
+def with_files(generation: Generation, values: Mapping[str, Any], files: Files) -> Generation:
     """The generation with these files in it, by their names. Raises `EdgeError` for a field that came as text, too."""
-    labels = dict(wanted.labels)
+    labels = dict(generation.labels)
     for role, uploads in files.items():
-        texts = getattr(wanted, role) or [values[name] for name in FIELDS[role].names if values.get(name)]
+        texts = getattr(generation, role) or [values[name] for name in FIELDS[role].names if values.get(name)]
         if texts:
-            raise invalid(wanted.label(role), texts[0], f"came as a file, too, in {uploads[0].field}")
+            raise invalid(generation.label(role), texts[0], f"came as a file, too, in {uploads[0].field}")
         labels[role] = uploads[0].field
     names = {role: tuple(file.file_name or "a file" for file in uploads) for role, uploads in files.items()}
-    return msgspec.structs.replace(wanted, labels=labels, **names)
+    return msgspec.structs.replace(generation, labels=labels, **names)

@@ -57,11 +57,11 @@ class JobLookup:
     async def get(self, job_id: str) -> Job:
         """The job of this id. Raises `EdgeError`."""
         caller = current().caller
-        held = self._hub.ask(job_id)
+        held = self._hub.job_for_client(job_id)
         if held is not None and caller.may_see(held.view.submission.tenant):
             return held
         for name in meant(caller, job_id):
-            held = self._hub.ask(name)
+            held = self._hub.job_for_client(name)
             if held is not None and caller.may_see(held.view.submission.tenant):
                 return held
             view = await self.view(name) if is_job_id(name) else None
@@ -72,7 +72,7 @@ class JobLookup:
     async def by_alias(self, origin: str, alias: str) -> Job | None:
         """The newest job of this name, or None. Raises `EdgeError`."""
         with translated():
-            view = await self._broker.get_alias(origin, alias, current().caller.sees)
+            view = await self._broker.get_alias(origin, alias, current().caller.visible_tenant)
         return None if view is None else await self.remember(view)
 
     async def page(self, *, after: str = "", newest_first: bool = True, **query: Any) -> tuple[list[Job], bool]:
@@ -98,7 +98,9 @@ class JobLookup:
 
     async def _search(self, answers: int | None, newest_first: bool, query: dict[str, Any]) -> FoundJobs:
         with translated():
-            found = await self._broker.search(answers, newest_first=newest_first, **query, tenant=current().caller.sees)
+            found = await self._broker.search(
+                answers, newest_first=newest_first, **query, tenant=current().caller.visible_tenant
+            )
         jobs: list[Job] = await in_slices(found.jobs, self._keep_listed)
         if found.behind:
             return FoundJobs(jobs, True, f"{_SEARCH_TAG}{found.behind}", found.behind_at)
@@ -114,20 +116,20 @@ class JobLookup:
 
     async def visible(self, job_ids: Sequence[str]) -> list[str]:
         """Return those of these jobs that the caller may see. Raises `EdgeError`."""
-        sees = current().caller.sees
+        tenant = current().caller.visible_tenant
         with translated():
-            views = await asyncio.gather(*(self._broker.get(job_id, sees) for job_id in job_ids))
+            views = await asyncio.gather(*(self._broker.get(job_id, tenant) for job_id in job_ids))
         return [view.id for view in views if view is not None]
 
     async def views(self, **query: Any) -> tuple[list[m.JobView], bool]:
         """A page as the broker has it, of the fields of `ListJobs`: nothing is remembered, no path is filled. Raises `EdgeError`."""
         with translated():
-            return await self._broker.list(**query, tenant=current().caller.sees)
+            return await self._broker.list(**query, tenant=current().caller.visible_tenant)
 
     async def view(self, job_id: str) -> m.JobView | None:
         """A job as the broker has it. Raises `EdgeError`."""
         with translated():
-            return await self._broker.get(job_id, current().caller.sees)
+            return await self._broker.get(job_id, current().caller.visible_tenant)
 
     async def _keep_listed(self, view: m.JobView) -> Job:
         """Remember jobs of a list; one that is over and known stays the one that it was, with the answers that were encoded of it."""

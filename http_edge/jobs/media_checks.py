@@ -37,28 +37,26 @@ _EITHER = (("start_video", "image"), ("mask_video", "mask_image"))
 _MOST_PIXELS = 2 * MAX_IMAGE_PIXELS
 
 
-def check_roles(wanted: Generation, card: ModelCard, output: MediaKind) -> None:
+def check_roles(generation: Generation, card: ModelCard, output: MediaKind) -> None:
     """Refuse inputs that the model does not take, and a request without one that it needs."""
-    roles = wanted.roles()
+    roles = generation.roles()
     for role in roles:
-        label, value = wanted.label(role), getattr(wanted, role)
+        label, value = generation.label(role), getattr(generation, role)
         if not card.takes(role, output):
             raise invalid(label, value if isinstance(value, str) else value[0], _refusal(role, card))
         if role in ROLES and len(value) > ROLES[role].most:
             raise invalid(label, value, f"is too many: {len(value)} came, at most {ROLES[role].most} can be used")
     for role in card.needs:
         if role not in roles:
-            raise _missing(wanted, role, f"model {shown(card.name)} needs {_noun(role)}")
+            raise _missing(generation, role, f"model {shown(card.name)} needs {_noun(role)}")
     for role in roles:
         able = [beside for beside in _BESIDE.get(role, ()) if card.takes(beside, output)] or _BESIDE.get(role, ())
         if able and not set(able) & set(roles):
-            raise _missing(wanted, able[0], f"{wanted.label(role)} needs {_noun(able[0])} beside it")
+            raise _missing(generation, able[0], f"{generation.label(role)} needs {_noun(able[0])} beside it")
     for one, other in _EITHER:
         if one in roles and other in roles:
-            text = (
-                f"{wanted.label(other)}: {wanted.label(one)} is there already, and stands for the same; leave one out"
-            )
-            raise EdgeError("invalid_value", text, param=wanted.label(other))
+            text = f"{generation.label(other)}: {generation.label(one)} is there already, and stands for the same; leave one out"
+            raise EdgeError("invalid_value", text, param=generation.label(other))
 
 
 def _refusal(role: str, card: ModelCard) -> str:
@@ -73,8 +71,8 @@ def _refusal(role: str, card: ModelCard) -> str:
     return f"{rule} for an image" if role in card.takes_inputs else rule
 
 
-def _missing(wanted: Generation, role: str, rule: str) -> EdgeError:
-    label = wanted.label(role)
+def _missing(generation: Generation, role: str, rule: str) -> EdgeError:
+    label = generation.label(role)
     return EdgeError("missing_field", f"{label}: {rule}", param=label)
 
 
@@ -92,38 +90,38 @@ def is_cut_little(picture: Picture, size: tuple[int, int]) -> bool:
     return abs(math.log(picture.width / picture.height * size[1] / size[0])) <= _ROUNDING
 
 
-def check_media(wanted: Generation, media: Media) -> None:
+def check_media(generation: Generation, media: Media) -> None:
     """Refuse inputs that do not go together, once they are kept."""
     pictures = [one for kept in media.values() for one in kept if one.clip is None]
     pixels = sum(one.width * one.height for one in pictures)
     if len(pictures) > 1 and pixels > _MOST_PIXELS:
-        label = wanted.label(next(iter(media)))
+        label = generation.label(next(iter(media)))
         raise EdgeError(
             "invalid_value", f"{label}: the images have {pixels} pixels; at most {_MOST_PIXELS}", param=label
         )
     for name in ("mask_image", "mask_video"):
         for mask in media.get(name, ()):
-            _check_mask(wanted, name, mask, media)
+            _check_mask(generation, name, mask, media)
 
 
-def _check_mask(wanted: Generation, name: str, mask: Picture, media: Media) -> None:
+def _check_mask(generation: Generation, name: str, mask: Picture, media: Media) -> None:
     """Refuse a mask of another shape than what it is of."""
     role = next(role for role in _BESIDE[name] if role in media)
     beside = media[role][0]
     if is_cut_little(beside, (mask.width, mask.height)):
         return
-    label = wanted.label(name)
-    shapes = f"{mask.width}x{mask.height} and {wanted.label(role)} {beside.width}x{beside.height}"
+    label = generation.label(name)
+    shapes = f"{mask.width}x{mask.height} and {generation.label(role)} {beside.width}x{beside.height}"
     raise EdgeError("invalid_value", f"{label}: it is {shapes}; they must be of one shape", param=label)
 
 
-def check_start(wanted: Generation, card: ModelCard, media: Media, frames: int, fps: float) -> Iterator[str]:
+def check_start(generation: Generation, card: ModelCard, media: Media, frames: int, fps: float) -> Iterator[str]:
     """Say what is seen of a clip to go on from, a sentence. Raises `EdgeError` for one that is too short."""
     seen = card.start_frames
     for one in media.get("start_video", ()):
         if seen is None or one.clip is None:
             continue
-        label, there = wanted.label("start_video"), one.clip.frames_at(fps)
+        label, there = generation.label("start_video"), one.clip.frames_at(fps)
         count = seen.of(there, frames)
         has = f"it has {there} frames at {fps:g} frames per second"
         if not count:
@@ -132,10 +130,10 @@ def check_start(wanted: Generation, card: ModelCard, media: Media, frames: int, 
             yield f"{label}: {has}, and the last {count} were used"
 
 
-def media_warnings(wanted: Generation, card: ModelCard, media: Media, size: tuple[int, int]) -> Iterator[str]:
+def media_warnings(generation: Generation, card: ModelCard, media: Media, size: tuple[int, int]) -> Iterator[str]:
     """Return warnings about changed inputs and parts that are cut off to draw this size, a sentence each."""
     for role, kept in media.items():
-        label = wanted.label(role)
+        label = generation.label(role)
         for one in kept:
             yield from (f"{label}: {note}" for note in one.notes)
             cut = card.cuts_image if role in ("image", "mask_image") else role not in _OWN_SHAPE

@@ -22,7 +22,7 @@ _SHARES: dict[str, tuple[int, int]] = {
     "finished": (99, 99),
 }
 
-_REMEMBERED = 10_000
+_MAX_KEPT = 10_000
 
 
 def of_view(view: JobView) -> int:
@@ -49,6 +49,6 @@ class Progress:
         now = max(now, self._highest.get(view.id, 0))
         self._highest[view.id] = now
         self._highest.move_to_end(view.id)
-        if len(self._highest) > _REMEMBERED:
+        if len(self._highest) > _MAX_KEPT:
             self._highest.popitem(last=False)
         return now

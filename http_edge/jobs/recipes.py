@@ -45,22 +45,22 @@ def obstacles(recipe: Recipe, workers: Sequence[WorkerView], policy: Policy) -> 
         yield error.message
         return
     yield from reading.warnings
-    wanted = reading.generation
-    serving = [(worker, card) for worker in workers for card in worker.models if card.name == wanted.model]
+    generation = reading.generation
+    serving = [(worker, card) for worker in workers for card in worker.models if card.name == generation.model]
     for role, files in recipe.inputs.items():
         count = "a file" if len(files) == 1 else f"{len(files)} files"
         yield f"{role}: it was drawn from {count}, which a result does not hold; add {role} to the request"
     if not serving:
         cards = {card.name: card for worker in workers for card in worker.models}
-        yield unknown_model("model", wanted.model or "", list(cards.values())).message
+        yield unknown_model("model", generation.model or "", list(cards.values())).message
         return
     for _, card in serving[:1]:
-        yield from _of_model(recipe, wanted, card)
+        yield from _of_model(recipe, generation, card)
     yield from _of_versions(recipe.versions, [worker for worker, _ in serving])
 
 
-def _of_model(recipe: Recipe, wanted: Generation, card: ModelCard) -> Iterator[str]:
-    lacking = [wish.name for wish in wanted.loras if wish.name not in card.loras]
+def _of_model(recipe: Recipe, generation: Generation, card: ModelCard) -> Iterator[str]:
+    lacking = [wish.name for wish in generation.loras if wish.name not in card.loras]
     for name in lacking:
         yield f"loras: {shown(name)} is not a LoRA of model {shown(card.name)}"
     if lacking:
@@ -68,7 +68,7 @@ def _of_model(recipe: Recipe, wanted: Generation, card: ModelCard) -> Iterator[s
     held = {role: _TO_COME if role == "image" else (_TO_COME,) * len(files) for role, files in recipe.inputs.items()}
     known = {role: held[role] for role in held if role == "image" or role in ROLES}
     try:
-        spec = build_spec(msgspec.structs.replace(wanted, **known), card)
+        spec = build_spec(msgspec.structs.replace(generation, **known), card)
     except EdgeError as error:
         yield error.message
         return

@@ -84,7 +84,7 @@ class JobService:
         threads = anyio.CapacityLimiter(_FILE_THREADS)
         export_on_read = ExportOnRead(self.results, exports, threads)
         hub.when_gone(export_on_read.forget)
-        hub.steps.tell(broker.follow, broker.unfollow)
+        hub.steps.on_interest(broker.follow, broker.unfollow)
         self.jobs = JobLookup(broker, hub, export_on_read, settings.retention_s)
         self.follower = JobFollower(self.jobs, hub)
         self.deletion = JobDeletion(broker, self.jobs, hub, ArtefactStore(settings.home_path, remote), threads)
@@ -107,9 +107,9 @@ class JobService:
         view, duplicate = await self._submitter.submit(order)
         return await self.jobs.of(view), duplicate
 
-    async def estimate(self, wanted: Generation, priority: int) -> tuple[str, m.Forecast, float]:
+    async def estimate(self, generation: Generation, priority: int) -> tuple[str, m.Forecast, float]:
         """(the model, what would become of such a job if it came now, Unix time now). Raises `EdgeError`."""
-        return await self._submitter.estimate(wanted, priority)
+        return await self._submitter.estimate(generation, priority)
 
     async def repeat(self, job: Job) -> Job:
         """Submit a job that is over once more, as it is, under the same name: the newest of that name is what the name means then.
@@ -125,9 +125,9 @@ class JobService:
         self, first_day: int, last_day: int, by: tuple[m.UsageGroup, ...]
     ) -> tuple[Sequence[m.UsageRow], bool]:
         """Usage of the caller's tenant, and whether there is more than is returned. Raises `EdgeError`."""
-        sees = current().caller.sees
+        tenant = current().caller.visible_tenant
         with translated():
-            return await self._broker.usage(first_day=first_day, last_day=last_day, by=by, tenant=sees)
+            return await self._broker.usage(first_day=first_day, last_day=last_day, by=by, tenant=tenant)
 
     async def cancel(self, job_id: str) -> tuple[Cancelled, Job]:
         """Cancel a job; return the outcome and the job. Raises `EdgeError`."""
@@ -136,7 +136,7 @@ class JobService:
             if not is_job_id(name):
                 continue
             with translated():
-                outcome, view = await self._broker.cancel(name, caller.sees)
+                outcome, view = await self._broker.cancel(name, caller.visible_tenant)
             if outcome != "not_found":
                 self.hub.memory.forget(name)
                 return outcome, await (
@@ -151,7 +151,7 @@ class JobService:
             if not is_job_id(name):
                 continue
             with translated():
-                outcome, reason, view = await self._broker.control(name, action, caller.sees)
+                outcome, reason, view = await self._broker.control(name, action, caller.visible_tenant)
             if outcome == "not_found" or view is None:
                 continue
             if outcome == "refused":

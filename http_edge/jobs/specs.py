@@ -86,7 +86,7 @@ def echoed_image(text: str) -> str:
 
 
 def build_spec(
-    wanted: Generation,
+    generation: Generation,
     card: ModelCard,
     *,
     seed: int = 0,
@@ -102,166 +102,166 @@ def build_spec(
     wish that this model cannot grant is ignored with a warning, where else it is an error. `media`: the inputs, once they are kept; the
     first one's shape is drawn where the request names none, and a clip bounds the number of frames.
     """
-    output = _output_of(wanted, card)
-    check_roles(wanted, card, output)
-    check_media(wanted, media)
+    output = _output_of(generation, card)
+    check_roles(generation, card, output)
+    check_media(generation, media)
     notes = [*warnings]
-    wanted, extra = _honoured(wanted, card, notes, lenient=lenient)
-    loras = _loras_of(wanted, card, notes)
-    preset = _preset_of(wanted, card, loras)
-    wanted = _as_sampled(wanted, card, preset, extra, notes)
+    generation, extra = _honoured(generation, card, notes, lenient=lenient)
+    loras = _loras_of(generation, card, notes)
+    preset = _preset_of(generation, card, loras)
+    generation = _as_sampled(generation, card, preset, extra, notes)
     defaults = card.defaults_with(card.presets[preset]) if preset else card.defaults
-    width, height = _size(wanted, card, notes, shaping(media))
-    _check_size(wanted, width, height, card.limits)
-    notes.extend(media_warnings(wanted, card, media, (width, height)))
-    fps = wanted.fps or defaults.fps
-    steps = wanted.num_inference_steps or defaults.num_inference_steps
+    width, height = _size(generation, card, notes, shaping(media))
+    _check_size(generation, width, height, card.limits)
+    notes.extend(media_warnings(generation, card, media, (width, height)))
+    fps = generation.fps or defaults.fps
+    steps = generation.num_inference_steps or defaults.num_inference_steps
     if steps > card.limits.max_steps:
-        raise invalid(wanted.label("num_inference_steps"), steps, f"must be 1 to {card.limits.max_steps}")
-    if wanted.image or wanted.video:
-        _check_steps_drawn(wanted, card, steps, extra.get("strength", card.default_strength))
-    if wanted.draft_steps is not None:
-        _check_draft(wanted, card, steps)
+        raise invalid(generation.label("num_inference_steps"), steps, f"must be 1 to {card.limits.max_steps}")
+    if generation.image or generation.video:
+        _check_steps_drawn(generation, card, steps, extra.get("strength", card.default_strength))
+    if generation.draft_steps is not None:
+        _check_draft(generation, card, steps)
     return JobSpec(
-        **_passed_on(wanted, defaults),
+        **_passed_on(generation, defaults),
         model=card.name,
         output=output,
         width=width,
         height=height,
-        num_frames=_frames_drawn(wanted, card, output, fps, media, notes),
+        num_frames=_frames_drawn(generation, card, output, fps, media, notes),
         fps=fps,
         num_inference_steps=steps,
-        seed=_or(wanted.seed, seed),
-        num_outputs=wanted.num_outputs or 1,
+        seed=_or(generation.seed, seed),
+        num_outputs=generation.num_outputs or 1,
         extra=extra,
         echo=echo or {},
         preset=preset,
-        cache=_cache(wanted, card),
+        cache=_cache(generation, card),
         loras=loras,
         warnings=tuple(notes[:MAX_WARNINGS]),
     )
 
 
-def _passed_on(wanted: Generation, defaults: Defaults) -> dict[str, Any]:
-    values = {name: _or(getattr(wanted, name), getattr(defaults, name, None)) for name in _PASSED_ON}
+def _passed_on(generation: Generation, defaults: Defaults) -> dict[str, Any]:
+    values = {name: _or(getattr(generation, name), getattr(defaults, name, None)) for name in _PASSED_ON}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _honoured(
-    wanted: Generation, card: ModelCard, notes: list[str], *, lenient: bool
+    generation: Generation, card: ModelCard, notes: list[str], *, lenient: bool
 ) -> tuple[Generation, dict[str, Scalar]]:
     """The request without what has no effect on this model, and the arguments of its call. Raises `EdgeError`."""
     for name, member in _EFFECTS.items():
-        if getattr(wanted, name) in (None, "", getattr(card.defaults, name)) or getattr(card, member):
+        if getattr(generation, name) in (None, "", getattr(card.defaults, name)) or getattr(card, member):
             continue
-        notes.append(f"{wanted.label(name)}: has no effect on model {shown(card.name)}, ignored")
-        wanted = msgspec.structs.replace(wanted, **{name: None})
-    arguments = arguments_of(wanted)
-    if "strength" in arguments and not (wanted.image or wanted.video):
-        notes.append(f"{wanted.label('strength')}: there is no image to change, ignored")
+        notes.append(f"{generation.label(name)}: has no effect on model {shown(card.name)}, ignored")
+        generation = msgspec.structs.replace(generation, **{name: None})
+    arguments = arguments_of(generation)
+    if "strength" in arguments and not (generation.image or generation.video):
+        notes.append(f"{generation.label('strength')}: there is no image to change, ignored")
         del arguments["strength"]
     taken = card.extra_parameters
     for name in [name for name in arguments if taken is not None and name not in taken]:
-        label = f"extra.{name}" if name in wanted.extra else wanted.label(name)
+        label = f"extra.{name}" if name in generation.extra else generation.label(name)
         if name in ("strength", "true_cfg_scale") and not lenient:
             raise invalid(label, arguments[name], f"is not supported: model {shown(card.name)} does not take it")
         notes.append(f"{label}: model {shown(card.name)} does not take it, ignored")
         del arguments[name]
-    return wanted, arguments
+    return generation, arguments
 
 
-def _loras_of(wanted: Generation, card: ModelCard, notes: list[str]) -> tuple[LoraUse, ...]:
+def _loras_of(generation: Generation, card: ModelCard, notes: list[str]) -> tuple[LoraUse, ...]:
     """The LoRAs of a job. Raises `EdgeError`."""
-    if tag := _LORA_TAG.search(wanted.prompt):
-        notes.append(f"{wanted.label('prompt')}: {shown(tag[0])} is read as words; a LoRA is named in loras")
+    if tag := _LORA_TAG.search(generation.prompt):
+        notes.append(f"{generation.label('prompt')}: {shown(tag[0])} is read as words; a LoRA is named in loras")
     # Some clients send a strength of 1 always.
-    if not wanted.loras and wanted.lora_strength not in (None, 1.0):
-        notes.append(f"{wanted.label('lora_strength')}: there is no LoRA, ignored")
-    return chosen_loras(wanted.label("loras"), wanted.loras, wanted.lora_strength, card)
+    if not generation.loras and generation.lora_strength not in (None, 1.0):
+        notes.append(f"{generation.label('lora_strength')}: there is no LoRA, ignored")
+    return chosen_loras(generation.label("loras"), generation.loras, generation.lora_strength, card)
 
 
 # ---------------------------------------------------------------- how the steps are taken
 
 
-def _cache(wanted: Generation, card: ModelCard) -> Literal["", CacheMode]:
+def _cache(generation: Generation, card: ModelCard) -> Literal["", CacheMode]:
     """The step cache of a job. Raises `EdgeError` for one that the model does not have."""
-    if wanted.cache is None:
+    if generation.cache is None:
         return ""
-    if wanted.cache != "off" and wanted.cache not in card.caches:
+    if generation.cache != "off" and generation.cache not in card.caches:
         raise invalid(
-            wanted.label("cache"), wanted.cache, f"is not for model {shown(card.name)}, which has no step cache"
+            generation.label("cache"), generation.cache, f"is not for model {shown(card.name)}, which has no step cache"
         )
-    return wanted.cache
+    return generation.cache
 
 
-def _preset_of(wanted: Generation, card: ModelCard, loras: tuple[LoraUse, ...]) -> str:
+def _preset_of(generation: Generation, card: ModelCard, loras: tuple[LoraUse, ...]) -> str:
     """The preset of a job, that of its LoRAs where the request names none; "" for none at all. Raises `EdgeError`."""
-    name = wanted.preset or preset_of_loras(wanted.label("loras"), loras, card)
+    name = generation.preset or preset_of_loras(generation.label("loras"), loras, card)
     if name and name not in card.presets:
         known = f"; known: {', '.join(card.presets)}" if card.presets else ", which has none"
-        raise invalid(wanted.label("preset"), name, f"is not a preset of model {shown(card.name)}{known}")
+        raise invalid(generation.label("preset"), name, f"is not a preset of model {shown(card.name)}{known}")
     return name
 
 
 def _as_sampled(
-    wanted: Generation, card: ModelCard, preset: str, arguments: Mapping[str, Scalar], notes: list[str]
+    generation: Generation, card: ModelCard, preset: str, arguments: Mapping[str, Scalar], notes: list[str]
 ) -> Generation:
     """The request without a negative prompt where the sampler draws without guidance. Raises `EdgeError` for a contradiction."""
     sampler = card.presets[preset] if preset else card.sampler
     if sampler is None:
-        return wanted
+        return generation
     what = f"preset {shown(preset)}" if preset else f"the sampler of model {shown(card.name)}"
     if sampler.fixes_steps:
-        _same(wanted, "num_inference_steps", wanted.num_inference_steps, sampler.own_steps, what)
+        _same(generation, "num_inference_steps", generation.num_inference_steps, sampler.own_steps, what)
     if sampler.fixes_shift:
-        _same(wanted, "flow_shift", arguments.get("flow_shift"), sampler.shift, what)
+        _same(generation, "flow_shift", arguments.get("flow_shift"), sampler.shift, what)
     if not sampler.fixed or sampler.guidance is None:
-        return wanted
+        return generation
     second = sampler.guidance if sampler.guidance_2 is None else sampler.guidance_2
-    _same(wanted, "guidance_scale", wanted.guidance_scale, sampler.guidance, what)
-    _same(wanted, "guidance_scale_2", wanted.guidance_scale_2, second, what)
+    _same(generation, "guidance_scale", generation.guidance_scale, sampler.guidance, what)
+    _same(generation, "guidance_scale_2", generation.guidance_scale_2, second, what)
     if max(sampler.guidance, second) > 1:
-        return wanted
+        return generation
     true_scale = arguments.get("true_cfg_scale")
     if isinstance(true_scale, int | float) and true_scale > 1:
-        raise _contradiction(wanted, "true_cfg_scale", true_scale, "1 at most", what)
-    if wanted.negative_prompt not in (None, "", card.defaults.negative_prompt):
+        raise _contradiction(generation, "true_cfg_scale", true_scale, "1 at most", what)
+    if generation.negative_prompt not in (None, "", card.defaults.negative_prompt):
         notes.append(
-            f"{wanted.label('negative_prompt')}: has no effect with {what}, which draws without guidance, ignored"
+            f"{generation.label('negative_prompt')}: has no effect with {what}, which draws without guidance, ignored"
         )
-    return msgspec.structs.replace(wanted, negative_prompt="")
+    return msgspec.structs.replace(generation, negative_prompt="")
 
 
-def _same(wanted: Generation, name: str, value: Any, own: float | None, what: str) -> None:
+def _same(generation: Generation, name: str, value: Any, own: float | None, what: str) -> None:
     if value is not None and value != own:
-        raise _contradiction(wanted, name, value, "the model's own" if own is None else f"{own:g}", what)
+        raise _contradiction(generation, name, value, "the model's own" if own is None else f"{own:g}", what)
 
 
-def _contradiction(wanted: Generation, name: str, value: Any, own: str, what: str) -> EdgeError:
-    label = wanted.label(name)
+def _contradiction(generation: Generation, name: str, value: Any, own: str, what: str) -> EdgeError:
+    label = generation.label(name)
     return invalid(
         label, value, f"contradicts {what}, in which it is {own}; leave {label} out, or choose another preset"
     )
 
 
-def _check_draft(wanted: Generation, card: ModelCard, steps: int) -> None:
+def _check_draft(generation: Generation, card: ModelCard, steps: int) -> None:
     """Refuse a draft of a job that could not go on from it, or would be done by then."""
-    label, asked = wanted.label("draft_steps"), wanted.draft_steps
+    label, asked = generation.label("draft_steps"), generation.draft_steps
     if not card.resumes:
         raise invalid(label, asked, f"is not for model {shown(card.name)}, which cannot go on from a draft")
     if asked is not None and asked >= steps:
         raise invalid(label, asked, f"must be less than the job's {steps} steps")
 
 
-def _check_steps_drawn(wanted: Generation, card: ModelCard, steps: int, strength: Scalar) -> None:
+def _check_steps_drawn(generation: Generation, card: ModelCard, steps: int, strength: Scalar) -> None:
     """Refuse what skips every step of a change to an image."""
     if card.default_strength is None or isinstance(strength, bool) or not isinstance(strength, int | float):
         return
     if steps_drawn(steps, strength) >= 1:
         return
     least = f"; at least {math.ceil(1 / strength)} are needed" if strength > 0 else ""
-    label, sent = wanted.label("num_inference_steps"), wanted.label("strength")
-    own = "" if wanted.strength is not None or "strength" in wanted.extra else ", the model's own,"
+    label, sent = generation.label("num_inference_steps"), generation.label("strength")
+    own = "" if generation.strength is not None or "strength" in generation.extra else ", the model's own,"
     raise EdgeError(
         "invalid_value",
         f"{sent}: {strength:g}{own} x {label} {steps} leaves no step for model {shown(card.name)} to draw{least}",
@@ -283,28 +283,33 @@ def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def _output_of(wanted: Generation, card: ModelCard) -> MediaKind:
-    if wanted.output is None or wanted.output == card.output:
+def _output_of(generation: Generation, card: ModelCard) -> MediaKind:
+    if generation.output is None or generation.output == card.output:
         return card.output
-    if wanted.output == "image" and card.also_image:
+    if generation.output == "image" and card.also_image:
         return "image"
     raise invalid(
-        wanted.label("output"), wanted.output, f"is not what model {shown(card.name)} makes: {shown(card.output)}"
+        generation.label("output"),
+        generation.output,
+        f"is not what model {shown(card.name)} makes: {shown(card.output)}",
     )
 
 
-def _size(wanted: Generation, card: ModelCard, notes: list[str], picture: Picture | None) -> tuple[int, int]:
+def _size(generation: Generation, card: ModelCard, notes: list[str], picture: Picture | None) -> tuple[int, int]:
     """(width, height) of what is drawn. Raises `EdgeError`."""
-    aspect, explicit = wanted.aspect_ratio, wanted.size is not None or wanted.width or wanted.height
-    width, height = wanted.size or (wanted.width or card.defaults.width, wanted.height or card.defaults.height)
+    aspect, explicit = generation.aspect_ratio, generation.size is not None or generation.width or generation.height
+    width, height = generation.size or (
+        generation.width or card.defaults.width,
+        generation.height or card.defaults.height,
+    )
     if not card.takes_size and (explicit or aspect):
-        name = next(name for name in ("size", "width", "height", "aspect_ratio") if getattr(wanted, name))
-        notes.append(f"{wanted.label(name)}: model {shown(card.name)} chooses the size itself")
+        name = next(name for name in ("size", "width", "height", "aspect_ratio") if getattr(generation, name))
+        notes.append(f"{generation.label(name)}: model {shown(card.name)} chooses the size itself")
     if aspect is None:
         if picture is None or explicit or not card.takes_size or is_cut_little(picture, (width, height)):
             return width, height
         return nearest_size((picture.width, picture.height), card)
-    label = wanted.label("aspect_ratio")
+    label = generation.label("aspect_ratio")
     if explicit:
         if abs(math.log(width / height * aspect[1] / aspect[0])) > _SAME_SHAPE:
             notes.append(f"{label}: ignored, as the size is {width}x{height}")
@@ -316,17 +321,17 @@ def _size(wanted: Generation, card: ModelCard, notes: list[str], picture: Pictur
     return size
 
 
-def _check_size(wanted: Generation, width: int, height: int, limits: Limits) -> None:
-    _check_side(wanted, "width", width, limits)
-    _check_side(wanted, "height", height, limits)
+def _check_size(generation: Generation, width: int, height: int, limits: Limits) -> None:
+    _check_side(generation, "width", width, limits)
+    _check_side(generation, "height", height, limits)
     if width * height > limits.max_pixels:
-        label = wanted.label("width" if wanted.size is None else "size")
+        label = generation.label("width" if generation.size is None else "size")
         rule = f"has {width * height} pixels; this model takes at most {limits.max_pixels}"
         raise invalid(label, f"{width}x{height}", rule)
 
 
-def _check_side(wanted: Generation, name: str, value: int, limits: Limits) -> None:
-    label = wanted.label(name if wanted.size is None else "size")
+def _check_side(generation: Generation, name: str, value: int, limits: Limits) -> None:
+    label = generation.label(name if generation.size is None else "size")
     subject = name if label == name else f"{name} {value} of {label}"
     step = limits.side_multiple
     if not limits.min_side <= value <= limits.max_side:
@@ -344,51 +349,53 @@ def _check_side(wanted: Generation, name: str, value: int, limits: Limits) -> No
 
 
 def _frames_drawn(
-    wanted: Generation, card: ModelCard, output: MediaKind, fps: float, media: Media, notes: list[str]
+    generation: Generation, card: ModelCard, output: MediaKind, fps: float, media: Media, notes: list[str]
 ) -> int:
-    frames = _clip_frames(wanted, card, _frames(wanted, card, output, fps, notes), fps, media, notes)
-    notes.extend(check_start(wanted, card, media, frames, fps))
+    frames = _clip_frames(generation, card, _frames(generation, card, output, fps, notes), fps, media, notes)
+    notes.extend(check_start(generation, card, media, frames, fps))
     return frames
 
 
-def _frames(wanted: Generation, card: ModelCard, output: MediaKind, fps: float, notes: list[str]) -> int:
+def _frames(generation: Generation, card: ModelCard, output: MediaKind, fps: float, notes: list[str]) -> int:
     limits = card.limits
     if output == "image":
         for name in ("seconds", "fps"):
-            if getattr(wanted, name) is not None:
-                notes.append(f"{wanted.label(name)}: this job makes images, ignored")
-        if wanted.num_frames not in (None, 1):
-            raise invalid(wanted.label("num_frames"), wanted.num_frames, "must be 1: this job makes images")
+            if getattr(generation, name) is not None:
+                notes.append(f"{generation.label(name)}: this job makes images, ignored")
+        if generation.num_frames not in (None, 1):
+            raise invalid(generation.label("num_frames"), generation.num_frames, "must be 1: this job makes images")
         return 1
-    if wanted.num_frames is not None:
-        frames = wanted.num_frames
+    if generation.num_frames is not None:
+        frames = generation.num_frames
         if not limits.allows_frames(frames):
             nearest = " or ".join(str(count) for count in limits.nearest_frames(frames))
-            raise invalid(wanted.label("num_frames"), frames, f"must be {limits.frame_rule()}; nearest: {nearest}")
-        if wanted.seconds is not None and limits.closest_frames(wanted.seconds * fps) != (frames, False):
-            notes.append(f"{wanted.label('seconds')}: ignored, as {wanted.label('num_frames')} is {frames}")
+            raise invalid(generation.label("num_frames"), frames, f"must be {limits.frame_rule()}; nearest: {nearest}")
+        if generation.seconds is not None and limits.closest_frames(generation.seconds * fps) != (frames, False):
+            notes.append(f"{generation.label('seconds')}: ignored, as {generation.label('num_frames')} is {frames}")
         return frames
-    if wanted.seconds is None:
+    if generation.seconds is None:
         return card.defaults.num_frames
-    frames, too_long = limits.closest_frames(wanted.seconds * fps)
+    frames, too_long = limits.closest_frames(generation.seconds * fps)
     if too_long:
-        takes = f"at {fps:g} frames per second takes {round(wanted.seconds * fps)} frames"
+        takes = f"at {fps:g} frames per second takes {round(generation.seconds * fps)} frames"
         longest = f"this model makes at most {frames} ({frames / fps:.4g} s)"
-        raise invalid(wanted.label("seconds"), wanted.seconds, f"{takes}; {longest}")
+        raise invalid(generation.label("seconds"), generation.seconds, f"{takes}; {longest}")
     return frames
 
 
-def _clip_frames(wanted: Generation, card: ModelCard, frames: int, fps: float, media: Media, notes: list[str]) -> int:
+def _clip_frames(
+    generation: Generation, card: ModelCard, frames: int, fps: float, media: Media, notes: list[str]
+) -> int:
     """`frames`, or as many as there are of a clip to draw over where the request leaves the number open. Raises `EdgeError`."""
     there = frames_there(media, fps)
     if there is None:
         return frames
-    label, (role, most) = wanted.label(there[0]), there
+    label, (role, most) = generation.label(there[0]), there
     clip = media[role][0].clip
     assert clip is not None
     has = f"it has {most} frames at {fps:g} frames per second"
     if most < frames:
-        fixed = next((name for name in ("num_frames", "seconds") if getattr(wanted, name) is not None), None)
+        fixed = next((name for name in ("num_frames", "seconds") if getattr(generation, name) is not None), None)
         fitting = card.limits.nearest_frames(most)[0]
         if fixed is not None or fitting > most:
             least = frames if fixed is not None else fitting
@@ -396,7 +403,7 @@ def _clip_frames(wanted: Generation, card: ModelCard, frames: int, fps: float, m
                 "invalid_value",
                 f"{label}: {has}, and {least} are drawn at least",
                 param=label,
-                params=(label, *([wanted.label(fixed)] if fixed else ())),
+                params=(label, *([generation.label(fixed)] if fixed else ())),
             )
         return fitting
     if most > frames:

@@ -26,7 +26,7 @@ class StepInterest:
         self._follow: Callable[[str], None] = lambda job_id: None
         self._unfollow: Callable[[str], None] = lambda job_id: None
 
-    def tell(self, follow: Callable[[str], None], unfollow: Callable[[str], None]) -> None:
+    def on_interest(self, follow: Callable[[str], None], unfollow: Callable[[str], None]) -> None:
         """Call these with the ids of jobs from now on."""
         self._follow, self._unfollow = follow, unfollow
 
@@ -56,7 +56,7 @@ class StepInterest:
         if now >= self._look_at:
             self.expire()
 
-    def asked(self, job_id: str) -> None:
+    def read(self, job_id: str) -> None:
         """A job was asked for and known: if it is polled, it goes on to be."""
         if job_id in self._polled:
             self._polled[job_id] = self._clock() + POLLED_S

@@ -14,14 +14,14 @@ from http_edge.media.image_inputs import Picture
 class Submission(Struct, frozen=True, kw_only=True):
     """Generation request of any API family, ready to be submitted."""
 
-    wanted: Generation
-    #: What of the request was changed or is ignored, as its reader found.
+    generation: Generation
+    #: Changes to the request, and fields that are ignored, as its reader found.
     warnings: tuple[str, ...] = ()
-    #: Whether a wish that the model cannot grant is ignored with a warning, where else it is an error.
+    #: Whether a field that the model does not support is ignored with a warning, instead of refused.
     lenient: bool = False
-    #: What `JobService.image` returned, when the image came otherwise than as text in `wanted.image`; that is then only shown in errors.
+    #: Result of `JobService.image`, where the image did not come as text; `generation.image` is then only shown in errors.
     image: Picture | None = None
-    #: Of further media those that came so, by role; their names are in `wanted`.
+    #: Of further media those that came so, by role; their names are in `generation`.
     inputs: dict[str, tuple[Picture, ...]] = {}
     #: The client's own id, which makes the request idempotent; "" for a new one, which begins so.
     job_id: str = ""

@@ -93,12 +93,12 @@ class Submitter:
         if there is not None:
             return there, True
         card = await self._card(order)
-        wanted = order.wanted
-        if order.image and not wanted.image:
-            wanted = msgspec.structs.replace(wanted, image="the uploaded image")
+        generation = order.generation
+        if order.image and not generation.image:
+            generation = msgspec.structs.replace(generation, image="the uploaded image")
         make = partial(
             build_spec,
-            wanted,
+            generation,
             card,
             seed=secrets.randbelow(_SEED_BOUND),
             echo=order.echo,
@@ -108,9 +108,11 @@ class Submitter:
         # What is wrong with the request is said before a picture is fetched; the picture then has a say in the size.
         spec = make()
         if spec.save_to and spec.num_outputs > 1:
-            raise invalid(wanted.label("save_to"), wanted.save_to, f"is one file, and the job makes {spec.num_outputs}")
-        save_to = await self._checked_path(wanted, spec)
-        media = await self._media(wanted, order)
+            raise invalid(
+                generation.label("save_to"), generation.save_to, f"is one file, and the job makes {spec.num_outputs}"
+            )
+        save_to = await self._checked_path(generation, spec)
+        media = await self._media(generation, order)
         if media:
             paths = {role: tuple(one.path for one in kept) for role, kept in media.items()}
             image = paths.pop("image", ("",))[0]
@@ -118,19 +120,21 @@ class Submitter:
         spec = msgspec.structs.replace(spec, save_to=save_to)
         if order.webhook is not None:
             await self._check_webhook(order.webhook.url)
-        if wanted.use_prompt_enhancer:
+        if generation.use_prompt_enhancer:
             spec = await self._enhanced(order, spec)
         return await self._submit(order, spec, card)
 
-    async def estimate(self, wanted: Generation, priority: int) -> tuple[str, m.Forecast, float]:
+    async def estimate(self, generation: Generation, priority: int) -> tuple[str, m.Forecast, float]:
         """(the model, what would become of such a job if it came now, Unix time now). Nothing is fetched or kept. Raises `EdgeError`."""
         scope = current()
-        order = Submission(wanted=wanted, priority=priority)
+        order = Submission(generation=generation, priority=priority)
         order = msgspec.structs.replace(order, priority=_priority(order, scope.caller))
         card = await self._card(order)
-        spec = build_spec(wanted, card)
-        _check_loras(spec, wanted, scope.caller)
-        ask = m.Estimate(req=0, submission=_fixed(order, spec, card), confidence=wanted.ready_confidence or CONFIDENCE)
+        spec = build_spec(generation, card)
+        _check_loras(spec, generation, scope.caller)
+        ask = m.Estimate(
+            req=0, submission=_fixed(order, spec, card), confidence=generation.ready_confidence or CONFIDENCE
+        )
         with translated():
             found = await self._broker.estimate(ask)
         return spec.model, found, self._wall_clock()
@@ -139,7 +143,7 @@ class Submitter:
         """Submit a job that is over once more, as it is, under the same name. Raises `EdgeError`."""
         order = self._named(
             Submission(
-                wanted=Generation(prompt=spec.prompt, seed=spec.seed, gpus=view.submission.gpus),
+                generation=Generation(prompt=spec.prompt, seed=spec.seed, gpus=view.submission.gpus),
                 priority=view.submission.priority,
                 origin=view.submission.origin,
                 alias=view.submission.alias,
@@ -200,10 +204,10 @@ class Submitter:
 
     async def _submit(self, order: Submission, spec: JobSpec, card: ModelCard) -> tuple[m.JobView, bool]:
         scope = current()
-        _check_loras(spec, order.wanted, scope.caller)
+        _check_loras(spec, order.generation, scope.caller)
         spec = msgspec.structs.replace(
             spec,
-            recipe=spec.recipe and self._may_tell(order.wanted, scope.caller),
+            recipe=spec.recipe and self._may_hold_recipe(order.generation, scope.caller),
             traceparent=scope.trace.traceparent if scope.trace else "",
             parent_span=scope.trace.parent_id if scope.trace else "",
             request_digest=scope.payload.digest() if scope.job_key and scope.payload else "",
@@ -228,8 +232,8 @@ class Submitter:
         first = _spec_of(there) if there is not None else None
         if first is None:
             return None
-        seed = spec.seed if order.wanted.seed is not None else first.seed
-        if order.wanted.use_prompt_enhancer:
+        seed = spec.seed if order.generation.seed is not None else first.seed
+        if order.generation.use_prompt_enhancer:
             spec = as_before(spec, first)
         same = msgspec.structs.replace(spec, seed=seed, traceparent=first.traceparent, parent_span=first.parent_span)
         return same if same != spec else None
@@ -254,7 +258,7 @@ class Submitter:
             deadline_s=order.deadline_s,
             fresh=order.fresh,
             body=body,
-            promise=_wish(order.wanted),
+            promise=_wish(order.generation),
         )
         try:
             with translated():
@@ -269,35 +273,35 @@ class Submitter:
         return msgspec.structs.replace(view, body=body), duplicate
 
     async def _card(self, order: Submission) -> ModelCard:
-        wanted = order.wanted
+        generation = order.generation
         return await self._catalogue.choose(
-            wanted.model,
-            label=wanted.label("model"),
+            generation.model,
+            label=generation.label("model"),
             default=self._settings.default_model,
-            output=wanted.output or order.prefers,
-            inputs={*wanted.roles(), *(("image",) if order.image else ())},
+            output=generation.output or order.prefers,
+            inputs={*generation.roles(), *(("image",) if order.image else ())},
             worker=order.worker,
         )
 
-    async def _checked_path(self, wanted: Generation, spec: JobSpec) -> str:
+    async def _checked_path(self, generation: Generation, spec: JobSpec) -> str:
         """Return the checked path that the result is saved to; "" for none. Raises `EdgeError`."""
         if not spec.save_to:
             return ""
-        label, tenant = wanted.label("save_to"), current().caller.tenant
+        label, tenant = generation.label("save_to"), current().caller.tenant
         return await self._in_thread(lambda: self._exports.check(label, spec.save_to, spec.output, tenant))
 
-    async def _media(self, wanted: Generation, order: Submission) -> dict[str, tuple[Picture, ...]]:
+    async def _media(self, generation: Generation, order: Submission) -> dict[str, tuple[Picture, ...]]:
         """The job's inputs by role, kept. Raises `EdgeError`."""
         media: dict[str, tuple[Picture, ...]] = {}
-        for role in wanted.roles():
-            label, there = wanted.label(role), order.inputs.get(role, ())
+        for role in generation.roles():
+            label, there = generation.label(role), order.inputs.get(role, ())
             if role == "image":
                 there = (order.image,) if order.image else ()
             for one in there:
                 await self._images.touch(label, one.path)
             if not there:
                 kind: InputKind = ROLES[role].kind if role in ROLES else "picture"
-                texts = (wanted.image,) if role == "image" else getattr(wanted, role)
+                texts = (generation.image,) if role == "image" else getattr(generation, role)
                 there = tuple([await self._images.resolve(label, text, allow_paths=True, kind=kind) for text in texts])
             media[role] = there
         return media
@@ -309,14 +313,14 @@ class Submitter:
         except TimeoutError:
             raise invalid("webhook", url, "names a host that cannot be resolved") from None
 
-    def _may_tell(self, wanted: Generation, caller: Caller) -> bool:
+    def _may_hold_recipe(self, generation: Generation, caller: Caller) -> bool:
         """Whether the files may have their recipe. Raises `EdgeError` when they may not, and the request asks for it."""
         if self._settings.recipe and caller.recipe:
             return True
-        if wanted.recipe:
+        if generation.recipe:
             who = "this key's results" if self._settings.recipe else "results of this service"
             message = f"recipe: {who} do not hold their recipe"
-            raise EdgeError("forbidden", message, param=wanted.label("recipe"), value=True)
+            raise EdgeError("forbidden", message, param=generation.label("recipe"), value=True)
         return False
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -331,7 +335,7 @@ def _fixed(order: Submission, spec: JobSpec, card: ModelCard) -> m.Submission:
         units=cost_units(spec, card),
         tenant=caller.tenant,
         priority=order.priority,
-        gpus=order.wanted.gpus or 1,
+        gpus=order.generation.gpus or 1,
         origin=order.origin,
         alias=order.alias,
         pinned=order.worker,
@@ -341,16 +345,16 @@ def _fixed(order: Submission, spec: JobSpec, card: ModelCard) -> m.Submission:
         lora_names=short_list(use.name for use in spec.loras) if spec.loras else (),
         submitted_by=caller.key_name,
         steps=spec.num_inference_steps * spec.num_outputs,
-        draft_steps=(order.wanted.draft_steps or 0) * spec.num_outputs,
+        draft_steps=(order.generation.draft_steps or 0) * spec.num_outputs,
     )
 
 
-def _wish(wanted: Generation) -> m.PromiseWish | None:
+def _wish(generation: Generation) -> m.PromiseWish | None:
     """The promise that a request asks for. Raises `EdgeError`."""
-    within_s, confidence = wanted.ready_within_s, wanted.ready_confidence
+    within_s, confidence = generation.ready_within_s, generation.ready_confidence
     if within_s is None:
         if confidence is not None:
-            label = wanted.label("ready_confidence")
+            label = generation.label("ready_confidence")
             raise invalid(label, confidence, "says how sure ready_within_s is to be, which is missing")
         return None
     return m.PromiseWish(within_s=within_s, confidence=CONFIDENCE if confidence is None else confidence)
@@ -391,11 +395,11 @@ def _priority(order: Submission, caller: Caller) -> int:
     raise EdgeError("forbidden", message, param="priority", value=order.priority)
 
 
-def _check_loras(spec: JobSpec, wanted: Generation, caller: Caller) -> None:
+def _check_loras(spec: JobSpec, generation: Generation, caller: Caller) -> None:
     """Raise `EdgeError` for a LoRA that the caller's key does not allow."""
     for use in spec.loras:
         if caller.loras is not None and use.name not in caller.loras:
-            label = wanted.label("loras")
+            label = generation.label("loras")
             message = f"{label}: this key may not draw with LoRA {shown(use.name)}"
             raise EdgeError("forbidden", message, param=label, value=use.name)
 

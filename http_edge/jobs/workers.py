@@ -65,7 +65,7 @@ class WorkerControl:
 
 def _require_operator() -> None:
     caller = current().caller
-    if caller.key_name and caller.sees:
+    if caller.key_name and caller.visible_tenant:
         raise EdgeError("forbidden", "workers are drained with a key that sees every tenant, or without keys")
 
 

@@ -196,7 +196,7 @@ class Stage:
         """The engine takes another job beside what is left of this one."""
         return self.engine(PostprocessBegun(fence=fence(counter), model=model, loaded_loras=loras))
 
-    def next_wanted(self, counter: int = 1) -> list[fx.Effect]:
+    def next_requested(self, counter: int = 1) -> list[fx.Effect]:
         """The engine asks for the next job, to prepare it beside the last steps of this one."""
         return self.engine(NextWanted(fence=fence(counter)))
 

@@ -279,7 +279,7 @@ def test_agents_that_were_welcomed_together_do_not_beat_together() -> None:
         assert 0.25 <= now <= 1.0
         assert not agent.beat_due("idle", now - 0.001)
         assert agent.beat_due("idle", now)
-        agent.heard(now)
+        agent.note_message(now)
         assert agent.next_due("idle") == now + 1.0
         beats[int(now * 100) % 100] += 1
     assert max(beats) < 150

@@ -37,7 +37,7 @@ def scene(seed: int) -> State:
         loras = tuple(name for name in LORAS if random.random() < 0.3)
         free = random.randint(0, 3)
         beat = m.Heartbeat(seen=0, free=free, engine="ready", model=random.choice(("", *models)), loaded_loras=loras)
-        state.pool.reported(worker, beat)
+        state.pool.update_stats(worker, beat)
     tenants = ("a", "b") if random.random() < 0.2 else ("a",)
     lanes = [random.choice((1, 1, 1, 2)), random.choice(("", "", "", "w1"))]
     limit = random.choice((0, 0, 0, 2))

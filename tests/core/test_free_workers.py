@@ -24,26 +24,26 @@ def changed(random: Random, pool: Pool, at: float) -> None:
     if what == "beat":
         model, loras = random.choice(("", *MODELS)), random.choice(((), ("a",), ("a", "b")))
         stats = m.Heartbeat(seen=worker.seen, free=random.randint(0, 2), model=model, loaded_loras=loras)
-        pool.reported(worker, stats)
+        pool.update_stats(worker, stats)
     elif what == "grant":
         pool.grant(worker, f"j{at}", int(at * 10))
     elif what == "end" and worker.held:
         job_id, fence = random.choice([*worker.held.items()])
-        pool.said(worker, fence, random.randint(0, 2))
+        pool.update_room(worker, fence, random.randint(0, 2))
         pool.release(worker, job_id, fence, at)
     elif what == "trip":
         pool.trip(worker, random.choice((0.0, at + 5.0)))
     elif what == "suspect":
-        pool.suspect(worker)
+        pool.mark_suspect(worker)
     elif what == "heard":
-        pool.heard(worker, at)
+        pool.renew_lease(worker, at)
     elif what == "drain":
-        pool.ask_drain(worker)
+        pool.request_drain(worker)
     elif what == "undrain":
-        pool.ask_undrain(worker)
+        pool.request_undrain(worker)
     elif what == "again":
         pool.register_again(worker, random.choice(("b", "c")), worker.peer, info(random), at)
-        pool.said(worker, 0, 1)
+        pool.update_room(worker, 0, 1)
     elif what == "remove" and len(pool.workers) > 4:
         pool.remove(worker)
 
@@ -60,7 +60,7 @@ def test_it_chooses_as_a_look_at_all_of_them(seed):
     for number in range(24):
         name = f"w{number}"
         pool.add(Worker(name, "b", name.encode(), info(random), NOW + random.randint(0, 3)))
-        pool.said(pool.workers[name], 0, random.randint(0, 2))
+        pool.update_room(pool.workers[name], 0, random.randint(0, 2))
     chosen = 0
     for step in range(300):
         changed(random, pool, NOW + step)
@@ -83,12 +83,12 @@ def test_workers_that_come_and_go_leave_nothing_behind():
     for number in range(2 * FEW):
         name = f"w{number:02}"
         pool.add(Worker(name, "b", name.encode(), codec.worker_info(worker_info("demo")), NOW))
-        pool.said(pool.workers[name], 0, 1)
+        pool.update_room(pool.workers[name], 0, 1)
     # The first of them stays idle for ever, so that it is never the one to go.
     last, wanted = pool.workers[name], m.Submission(model="demo")
     for fence in range(1, 2_000):
         pool.grant(last, "job", fence)
-        pool.said(last, fence, 1)
+        pool.update_room(last, fence, 1)
         pool.release(last, "job", fence, NOW + fence)
         assert pool.free.choose(wanted).name == "w00"
     (group,) = pool.free._groups.values()

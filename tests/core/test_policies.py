@@ -269,10 +269,10 @@ def test_the_error_of_predictions_is_kept_by_model():
 
 def test_costs_are_learned_by_model():
     costs = Costs()
-    assert not costs.knows("demo", UNIT)
+    assert not costs.can_predict("demo", UNIT)
     assert costs.predict("demo", 2.0) > costs.predict("demo", 1.0)
     costs.learn("demo", 10 * UNIT, 5.0)
-    assert costs.knows("demo", UNIT)
+    assert costs.can_predict("demo", UNIT)
     assert costs.predict("demo", 4 * UNIT) == pytest.approx(2.0, rel=0.01)
     costs.learn("demo", 10 * UNIT, 10.0)
     assert 2.0 < costs.predict("demo", 4 * UNIT) < 4.0
@@ -303,7 +303,7 @@ def test_a_tiny_job_that_took_long_says_little_of_a_large_one():
     costs = Costs()
     costs.learn("demo", 1.0, 12.0)
     large = 200 * 128 * 128 * 65 * 10.0
-    assert not costs.knows("demo", large)
+    assert not costs.can_predict("demo", large)
     assert costs.predict("demo", 1.0) == pytest.approx(12.0, rel=0.1)
     assert 0 <= costs.predict("demo", large) <= MAX_RUN_S
     costs.learn("demo", large, 3600.0)

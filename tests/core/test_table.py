@@ -61,17 +61,17 @@ def test_a_story_tells_each_move_and_stays_bounded():
 
 def test_a_stop_has_one_reason_and_is_never_taken_back():
     record = job(JobState.RUNNING)
-    record.ask_stop("cancel")
+    record.request_stop("cancel")
     for reason in ("cancel", "expired", ""):
         with pytest.raises(IllegalMove, match="cannot be stopped by"):
-            record.ask_stop(reason)
+            record.request_stop(reason)
     assert record.stop == "cancel"
 
 
 def test_a_job_that_is_over_is_neither_stopped_nor_granted():
     record = job(JobState.SUCCEEDED)
     with pytest.raises(IllegalMove, match="cannot be stopped by"):
-        record.ask_stop("cancel")
+        record.request_stop("cancel")
     with pytest.raises(IllegalMove, match="cannot be granted with"):
         record.renew_fence("granted", 9)
     with pytest.raises(IllegalMove, match="cannot be granted"):

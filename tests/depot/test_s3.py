@@ -297,12 +297,12 @@ def test_a_pin_is_known_to_edges_of_all_homes(place: Place, bucket: Bucket) -> N
     view = place.far.do(place.far.edge.calls.jobs.view, job_id)
     record = _Record(view.id, view.fence, view.submitted_at, view.finished_at)
     bucket.away = True
-    assert place.far.do(retention._forget, [record]) == set()
+    assert place.far.do(retention._delete, [record]) == set()
     assert place.far.http.get(f"/v1/jobs/{job_id}/pin").status_code == 503
     bucket.away = False
-    assert place.far.do(retention._forget, [record]) == set()
+    assert place.far.do(retention._delete, [record]) == set()
     assert not place.far.http.delete(f"/v1/jobs/{job_id}/pin").json()["pinned"]
-    assert place.far.do(retention._forget, [record]) == {job_id}
+    assert place.far.do(retention._delete, [record]) == {job_id}
     assert (bucket.all_keys(), bucket.all_keys("pins")) == ([], [])
 
 

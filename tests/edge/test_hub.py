@@ -67,7 +67,7 @@ def test_an_event_renews_a_running_job_and_keeps_its_spec() -> None:
     memory = Memory(clock)
     memory.put(job(1))
     clock.now += 0.9
-    memory.learn(view(2, step=3))
+    memory.update(view(2, step=3))
     clock.now += 0.9
     held = memory.get("j")
     assert held is not None
@@ -77,7 +77,7 @@ def test_an_event_renews_a_running_job_and_keeps_its_spec() -> None:
 def test_an_older_event_changes_nothing() -> None:
     memory = Memory(Clock())
     memory.put(job(5, step=5))
-    memory.learn(view(4, step=4))
+    memory.update(view(4, step=4))
     held = memory.get("j")
     assert held is not None
     assert held.view.step == 5
@@ -87,13 +87,13 @@ def test_an_older_event_changes_nothing() -> None:
 def test_a_change_of_standing_is_asked_for_anew(change: dict[str, Any]) -> None:
     memory = Memory(Clock())
     memory.put(job(1))
-    memory.learn(view(2, **change))
+    memory.update(view(2, **change))
     assert memory.get("j") is None
 
 
 def test_an_answer_that_an_event_overtook_is_not_kept() -> None:
     memory = Memory(Clock())
-    memory.learn(view(7, "succeeded"))
+    memory.update(view(7, "succeeded"))
     memory.put(job(6))
     assert memory.get("j") is None
     memory.put(job(7, "succeeded"))
@@ -104,7 +104,7 @@ def test_an_answer_that_an_event_overtook_is_not_kept() -> None:
 
 
 def test_memory_is_bounded_in_jobs_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_REMEMBERED", 3)
+    monkeypatch.setattr(hub, "_MAX_KEPT", 3)
     memory = Memory(Clock())
 
     def put(name: str, size: int = 10) -> None:
@@ -118,7 +118,7 @@ def test_memory_is_bounded_in_jobs_and_bytes(monkeypatch: pytest.MonkeyPatch) ->
     for name in "abcd":
         put(name)
     assert [name for name in "abcd" if memory.get(name)] == ["b", "c", "d"]
-    monkeypatch.setattr(hub, "_REMEMBERED_BYTES", 100)
+    monkeypatch.setattr(hub, "_MAX_KEPT_BYTES", 100)
     put("big", 95)
     assert [name for name in ("b", "c", "d", "big") if memory.get(name)] == ["big"]
     put("big", 20)
@@ -290,16 +290,16 @@ def test_a_wait_asks_for_no_steps_and_neither_does_a_stream_of_what_is_over(tmp_
 def test_a_job_that_is_polled_is_followed_until_it_is_not() -> None:
     clock, followed = Clock(), []
     hub = Hub(clock)
-    hub.steps.tell(followed.append, followed.remove)
-    assert hub.ask("j") is None
+    hub.steps.on_interest(followed.append, followed.remove)
+    assert hub.job_for_client("j") is None
     hub.memory.put(job(1))
     assert followed == []
     clock.now += 2.0
-    assert hub.ask("j") is None
+    assert hub.job_for_client("j") is None
     assert followed == ["j"]
     hub.on_event(view(2, step=1))
     clock.now += 0.9
-    assert hub.ask("j") is not None
+    assert hub.job_for_client("j") is not None
     clock.now += 5.1
     hub.on_event(view(3, step=2))
     assert followed == []
@@ -308,10 +308,10 @@ def test_a_job_that_is_polled_is_followed_until_it_is_not() -> None:
 def test_a_job_that_is_asked_for_now_and_then_is_not_followed() -> None:
     clock, followed = Clock(), []
     hub = Hub(clock)
-    hub.steps.tell(followed.append, followed.remove)
+    hub.steps.on_interest(followed.append, followed.remove)
     for state in ("running", "queued"):
         for _ in range(3):
-            hub.ask("j")
+            hub.job_for_client("j")
             hub.memory.put(job(1, state))
             clock.now += 6.1 if state == "running" else 1.0
     assert followed == []
@@ -320,10 +320,10 @@ def test_a_job_that_is_asked_for_now_and_then_is_not_followed() -> None:
 def test_a_polled_job_that_ends_is_followed_no_more_unless_a_stream_does() -> None:
     clock, followed = Clock(), []
     hub = Hub(clock)
-    hub.steps.tell(followed.append, followed.remove)
+    hub.steps.on_interest(followed.append, followed.remove)
     hub.memory.put(job(1))
     clock.now += 2.0
-    hub.ask("j")
+    hub.job_for_client("j")
     with hub.listen("j") as listener:
         listener.want_steps()
         assert followed == ["j"]

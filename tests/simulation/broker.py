@@ -190,7 +190,7 @@ class BrokerProcess:
             self.core, self.journal, self.wires, self.room, Metrics(junk), junk, self.timeline.clock, recovery
         )  # type: ignore[arg-type]
         self.world.trace("broker", "start", f"epoch {self.journal.epoch}")
-        self._alive_at = self.now()
+        self._last_run_at = self.now()
         self._beat.set(self.timeline.now + BEAT_S)
         self._pass.set(self.timeline.now)
         for cable in self.world.cables():
@@ -315,10 +315,10 @@ class BrokerProcess:
             return
         now = self.now()
         try:
-            if now - self._alive_at > STALL_S:
+            if now - self._last_run_at > STALL_S:
                 self.world.count("broker stalled")
-                self.core.stalled(now - self._alive_at, now)
-            self._alive_at = now
+                self.core.stalled(now - self._last_run_at, now)
+            self._last_run_at = now
             more = self.router.run_pass(now)
         except Killed as boundary:
             self._die(str(boundary), self.random.choice((0.2, 2.0, 9.0)))
@@ -336,10 +336,10 @@ class BrokerProcess:
         self._beat.set(self.timeline.now + BEAT_S)
         if not self.serving:
             return
-        if self.now() - self._alive_at > STALL_S:
+        if self.now() - self._last_run_at > STALL_S:
             self._run()
             return
-        self._alive_at = self.now()
+        self._last_run_at = self.now()
         try:
             self.router.commit(self.now())
         except Killed as boundary:

@@ -40,7 +40,7 @@ def _any_fence(original: Callable[..., Any]) -> Callable[..., Any]:
         job = core_state.jobs.get(message.job_id) or found.job
         if job is None or job.final:
             return original(core_state, worker, message, found, now, **how)
-        core_state.pool.said(worker, message.fence, message.free)
+        core_state.pool.update_room(worker, message.fence, message.free)
         return job
 
     return current
@@ -51,7 +51,7 @@ def _after_the_end(original: Callable[..., Any]) -> Callable[..., Any]:
         job = core_state.jobs.get(message.job_id) or found.job
         if job is None or job.fence != message.fence:
             return original(core_state, worker, message, found, now, **how)
-        core_state.pool.said(worker, message.fence, message.free)
+        core_state.pool.update_room(worker, message.fence, message.free)
         return job
 
     return current
@@ -158,7 +158,7 @@ def _always_fresh(original: Callable[..., Any]) -> Callable[..., Any]:
 def _trusted_at_once(original: Callable[..., Any]) -> Callable[..., Any]:
     def restore(core: Any, *args: Any, **options: Any) -> None:
         original(core, *args, **options)
-        core.state.trusts_fresh = True
+        core.state.skips_lookup_of_fresh = True
 
     return restore
 
@@ -181,7 +181,7 @@ def _lose_freely(_: Any) -> Callable[..., Any]:
 def _refused_for_free(_: Any) -> Callable[..., Any]:
     def refused(core_state: Any, worker: Any, message: Any, now: float) -> None:
         job = core_state.jobs.get(message.job_id)
-        core_state.pool.said(worker, message.fence, message.free)
+        core_state.pool.update_room(worker, message.fence, message.free)
         if job is not None and job.held and job.fence == message.fence and job.worker == worker.name:
             core_state.give_back(job, Cause.REFUSED, now, message.reason)
 
@@ -330,7 +330,7 @@ RULES: tuple[Mutation, ...] = (
     Mutation("no-tenant-limit", "a tenant has its share of workers", ((Tenants, "may_start", constant(True)),)),
     Mutation("wrong-worker", "a pinned job runs where it was pinned", ((placement, "fits", constant(True)),)),
     Mutation("silent-steps", "who follows a job is told of its steps", ((StepStreams, "note", nothing),)),
-    Mutation("silent-watch", "every change is sent to watchers", ((Core, "tell_watchers", constant([])),)),
+    Mutation("silent-watch", "every change is sent to watchers", ((Core, "notify_watchers", constant([])),)),
     Mutation(
         "result-said-once",
         "a result is said until it is acknowledged",

@@ -187,7 +187,7 @@ TIMERS: tuple[Mutation, ...] = (
     Mutation(
         "promise-untold",
         "a promise that is not kept is told broken",
-        ((timers, "_look_at_promise", nothing),),
+        ((timers, "_check_promise", nothing),),
     ),
     Mutation("back-off-kept", "what waits no more has no back-off", ((State, "_end_wait", nothing),)),
     Mutation(

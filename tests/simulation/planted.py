@@ -50,7 +50,7 @@ def planted(bug: Bug | None, shows: Callable[[], bool]) -> Iterator[None]:
         yield
         return
     move, adopt = State.move, State.adopt_record
-    grant_new, finish_unheard = State.grant_new, State.finish_unheard
+    grant_new, start_and_finish = State.grant_new, State.start_and_finish
     #: The new job that is being granted at once.
     fresh: list[Job] = []
 
@@ -64,7 +64,7 @@ def planted(bug: Bug | None, shows: Callable[[], bool]) -> Iterator[None]:
 
     def finished(state: State, job: Job, begun_at: float, now: float) -> None:
         with shown(job, Cause.STARTED, Cause.FINISHED):
-            finish_unheard(state, job, begun_at, now)
+            start_and_finish(state, job, begun_at, now)
 
     @contextmanager
     def shown(job: Job, *causes: str) -> Iterator[None]:
@@ -86,9 +86,9 @@ def planted(bug: Bug | None, shows: Callable[[], bool]) -> Iterator[None]:
             adopt(state, job)
 
     State.move, State.adopt_record = moved, adopted  # type: ignore[method-assign]
-    State.grant_new, State.finish_unheard = granted, finished  # type: ignore[method-assign]
+    State.grant_new, State.start_and_finish = granted, finished  # type: ignore[method-assign]
     try:
         yield
     finally:
         State.move, State.adopt_record = move, adopt  # type: ignore[method-assign]
-        State.grant_new, State.finish_unheard = grant_new, finish_unheard  # type: ignore[method-assign]
+        State.grant_new, State.start_and_finish = grant_new, start_and_finish  # type: ignore[method-assign]

@@ -136,7 +136,7 @@ def plant(monkeypatch, cause: Cause, *, late: bool = False, job_id: str = BAD) -
     move = State.move
     pairs = {
         "grant_new": (Cause.SUBMITTED, Cause.DISPATCHED),
-        "finish_unheard": (Cause.STARTED, Cause.FINISHED),
+        "start_and_finish": (Cause.STARTED, Cause.FINISHED),
     }
 
     def planted_pair(name):

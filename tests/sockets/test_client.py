@@ -304,20 +304,20 @@ def test_what_is_followed_is_said_once_in_bounded_messages_and_again_after_a_gap
     names = [f"job-{n:03}" for n in range(MAX_FOLLOW + 1)]
     for name in names:
         jobs.follow(name)
-    first, second = jobs.unsaid()
+    first, second = jobs.unsent()
     assert ([*first.job_ids, *second.job_ids], first.on, second.on) == (names, True, True)
-    jobs.said(first)  # and the second could not be sent
-    assert [*jobs.unsaid()] == [second]
-    jobs.said(second)
+    jobs.note_sent(first)  # and the second could not be sent
+    assert [*jobs.unsent()] == [second]
+    jobs.note_sent(second)
     jobs.unfollow(names[0])
     jobs.follow(names[0])
-    assert [*jobs.unsaid()] == []
+    assert [*jobs.unsent()] == []
     jobs.unfollow(names[0])
-    (end,) = jobs.unsaid()
+    (end,) = jobs.unsent()
     assert end == m.Follow(job_ids=(names[0],), on=False)
-    jobs.said(end)
+    jobs.note_sent(end)
     jobs.renew()
-    assert sorted(job_id for message in jobs.unsaid() for job_id in message.job_ids) == names[1:]
+    assert sorted(job_id for message in jobs.unsent() for job_id in message.job_ids) == names[1:]
 
 
 @in_loop

@@ -130,4 +130,4 @@ def test_junk_is_said_once_a_second_and_the_table_of_peers_is_bounded(bench, cap
     bench.wires.front.inbox.append([b"1", b"junk"])
     bench.run(seconds=5.0)
     last = [record for record in caplog.records if record.action == "invalid_message"][-1]
-    assert last.unsaid == MAX_PEERS + 49
+    assert last.suppressed == MAX_PEERS + 49

@@ -43,7 +43,7 @@ class Pulse:
         self.step = 0
         self.total = 0
         #: Time of the last sign of life.
-        self.alive_at = now
+        self.last_sign_at = now
         self._predicted_s = predicted_s
         self._tick = -1
         self._step_at = now
@@ -54,18 +54,18 @@ class Pulse:
         self.begun = True
         if progress.tick != self._tick:
             self._tick = progress.tick
-            self.alive_at = now
+            self.last_sign_at = now
         phase = cast("Phase", progress.phase)
         if phase != self.phase or progress.step < self.step:
             self._step_at = now
         elif progress.step > self.step:
             # The first steps that show may have been taken by an earlier attempt.
             if self.step or progress.step == 1:
-                self._learn((now - self._step_at) / (progress.step - self.step))
+                self._update_step_s((now - self._step_at) / (progress.step - self.step))
             self._step_at = now
         self.phase, self.step, self.total = phase, progress.step, progress.total
 
-    def _learn(self, step_s: float) -> None:
+    def _update_step_s(self, step_s: float) -> None:
         if self.phase != "denoise":
             return
         self._average_s = step_s if self._average_s == 0.0 else self._average_s + _WEIGHT * (step_s - self._average_s)
@@ -144,7 +144,7 @@ class Attempt:
         return self.stage == "postprocess"
 
     @property
-    def next_wanted(self) -> bool:
+    def next_requested(self) -> bool:
         """Whether the engine has asked for the next job, to prepare it beside this one's last steps."""
         return self.stage == "last_steps"
 
@@ -160,23 +160,23 @@ class Attempt:
     def wait_no_more(self, now: float) -> None:
         """End its wait for another attempt: from now on its own silence counts."""
         if not self.begun:
-            self._pulse.alive_at = now
+            self._pulse.last_sign_at = now
 
-    def grace_s(self, policy: AgentPolicy, asked_s: float) -> float:
+    def grace_s(self, policy: AgentPolicy, requested_s: float) -> float:
         """Return the seconds that a cancel may take before the engine is killed: as asked, 0 for the agent's own rule.
 
         Neither an order nor a prediction, however large, takes the promise back.
         """
         own_s = _CANCEL_STEPS * self.predicted_step_s() + policy.cancel_grace_s
-        return min(asked_s or own_s, policy.cancel_grace_max_s)
+        return min(requested_s or own_s, policy.cancel_grace_max_s)
 
     def silence_s(self, now: float) -> float:
         """Seconds since its last sign of life."""
-        return now - self._pulse.alive_at
+        return now - self._pulse.last_sign_at
 
     def stuck_at(self, policy: AgentPolicy) -> float:
         """Return the time at which this attempt counts as stuck, should no further sign of life come."""
-        return self._pulse.alive_at + self._pulse.budget_s(policy)
+        return self._pulse.last_sign_at + self._pulse.budget_s(policy)
 
     def describe(self) -> str:
         """Describe its progress for people: "denoise, step 3 of 40"."""

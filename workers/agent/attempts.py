@@ -54,7 +54,7 @@ class Attempts:
         if attempt is None or before is None or attempt.postprocessing or fence in self.fetching:
             return None
         if attempt is not before:
-            if attempt.alone or not before.next_wanted:
+            if attempt.alone or not before.next_requested:
                 return None
             self._overtake(before, attempt)
         return attempt

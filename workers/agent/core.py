@@ -103,14 +103,14 @@ class AgentCore:
     def from_broker(self, message: m.ToAgent | None, now: float) -> list[fx.Effect]:
         """A message of the broker; None for its probe."""
         if self.leaving is None:
-            self.registration.heard(now)
-            self._told(message, now)
+            self.registration.note_message(now)
+            self._handle(message, now)
         return self._flush_effects(now)
 
-    def _told(self, message: m.ToAgent | None, now: float) -> None:
+    def _handle(self, message: m.ToAgent | None, now: float) -> None:
         match message:
             case None | m.Identify():
-                self.registration.forgotten(now)
+                self.registration.unregister(now)
             case m.Welcome():
                 self._on_welcome(message, now)
             case m.Run():

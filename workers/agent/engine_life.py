@@ -73,7 +73,7 @@ class EngineLife:
         self.load_by: float | None = None
         self.kill_at: float | None = None
         self.unkillable_at: float | None = None
-        self._lives = 0
+        self._starts = 0
         self._streak = 0
         self._memory_streak = 0
         self._process = _Process(now)
@@ -82,12 +82,12 @@ class EngineLife:
         try:
             self.state = TABLE[self.state][event]
         except KeyError:
-            raise EngineStateError(f"the engine is {self.state}, it cannot {event} (life {self._lives})") from None
+            raise EngineStateError(f"the engine is {self.state}, it cannot {event} (life {self._starts})") from None
 
     @property
     def shown(self) -> EngineState:
         """The state in a heartbeat's words."""
-        return "starting" if self._lives == 0 else _SHOWN[self.state]
+        return "starting" if self._starts == 0 else _SHOWN[self.state]
 
     @property
     def alive(self) -> bool:
@@ -105,7 +105,7 @@ class EngineLife:
     def spawn(self, now: float) -> None:
         """A process is being started."""
         self._move("spawn")
-        self._lives += 1
+        self._starts += 1
         self.start_at = None
         self.load_by = now + self._policy.load_budget_s
         self._process = _Process(now, shows=Loading(error=self._process.load_error))

@@ -108,7 +108,7 @@ class EngineSlot:
             case LoadFailed() if self.engine.life.state == "loading":
                 self.engine.load_failed(message, now)
             case NextWanted() if (drawn := self.attempts.pass_turn(message.fence)) is not None:
-                self._next_wanted(drawn)
+                self._next_requested(drawn)
             case PostprocessBegun() if (drawn := self.attempts.pass_turn(message.fence)) is not None:
                 self._postprocess_begun(drawn, message)
             case JobFinished() | JobFailed() | JobCancelled() | JobParked() if (
@@ -118,8 +118,8 @@ class EngineSlot:
             case _:
                 self._emit(fx.Note(action=Action.STRAY_ENGINE_MESSAGE, level="warning", detail=type(message).__name__))
 
-    def _next_wanted(self, attempt: Attempt) -> None:
-        if not attempt.next_wanted:
+    def _next_requested(self, attempt: Attempt) -> None:
+        if not attempt.next_requested:
             attempt.stage = "last_steps"
             self.engine.life.free()
 
@@ -130,7 +130,7 @@ class EngineSlot:
 
     def _takes_next(self, attempt: Attempt) -> None:
         """This attempt is denoised: the engine takes the next job, unless it may have been given one since it asked for that."""
-        if not attempt.next_wanted:
+        if not attempt.next_requested:
             self.engine.life.free()
 
     def _job_ended(self, attempt: Attempt, message: JobEnding, now: float) -> None:

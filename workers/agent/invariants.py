@@ -24,11 +24,11 @@ def check(core: AgentCore) -> None:
         # It takes another while it draws one, if it asked for that.
         "only a busy or stopping engine draws a job": not denoising
         or state in ("busy", "stopping")
-        or denoising[-1].next_wanted,
+        or denoising[-1].next_requested,
         "an engine without a process has no job": not attempts or engine_slot.engine.life.alive,
         "one job is drawn, and behind it one that it asked for": len(denoising) <= 2
         and denoising == attempts[len(attempts) - len(denoising) :]
-        and all(attempt.next_wanted for attempt in denoising[:-1]),
+        and all(attempt.next_requested for attempt in denoising[:-1]),
         "there are no more jobs than slots": len(attempts) <= SLOTS,
         "every job has a slot of its own": len({attempt.slot for attempt in attempts}) == len(attempts),
         "a job that must be alone has nobody after it": not any(attempt.alone for attempt in attempts[:-1]),
@@ -37,7 +37,7 @@ def check(core: AgentCore) -> None:
         "free means that a job would be taken": core.capacity.free == 0
         or (
             state == "idle"
-            and all(attempt.next_wanted for attempt in denoising)
+            and all(attempt.next_requested for attempt in denoising)
             and not core.capacity.draining
             and core.leaving is None
         ),

@@ -32,17 +32,17 @@ class Registration:
         #: Until the next heartbeat, if nothing changes.
         self._pause_s = self._beat_s
         self.registered = False
-        self.heard_at = now
+        self.last_message_at = now
         self._hello_at = now
         self._beat_at = now
         self._beat_shown: object = None
 
-    def heard(self, now: float) -> None:
+    def note_message(self, now: float) -> None:
         """Note that something came from the broker."""
-        self.heard_at = now
+        self.last_message_at = now
 
-    def forgotten(self, now: float) -> None:
-        """The broker does not know this agent (any more): a `Hello` is due at once."""
+    def unregister(self, now: float) -> None:
+        """Note that the broker does not know this agent (any more): a `Hello` is due at once."""
         self.registered = False
         self._hello_at = now
 
@@ -61,9 +61,9 @@ class Registration:
 
     def lapse(self, now: float) -> bool:
         """Whether the broker has just been silent for too long; from now on `Hello` is said instead of heartbeats."""
-        if not self.registered or now < self.heard_at + self._silent_s:
+        if not self.registered or now < self.last_message_at + self._silent_s:
             return False
-        self.forgotten(now)
+        self.unregister(now)
         return True
 
     @property
@@ -73,7 +73,7 @@ class Registration:
     @property
     def detached_at(self) -> float:
         """Return the time at which work for this broker becomes pointless, should it stay silent."""
-        return self.heard_at + self._detached_s
+        return self.last_message_at + self._detached_s
 
     def hello_due(self, now: float) -> bool:
         """Whether to say `Hello` now; if so, the next one is due in `resend_s`."""
@@ -98,4 +98,4 @@ class Registration:
 
     def next_due(self, shown: object) -> float:
         """Return the time of the next check."""
-        return min(self._next_beat(shown), self.heard_at + self._silent_s) if self.registered else self._hello_at
+        return min(self._next_beat(shown), self.last_message_at + self._silent_s) if self.registered else self._hello_at

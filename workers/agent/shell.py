@@ -68,7 +68,7 @@ class AgentShell:
         self._engine: EngineGroup | None = None
         environs = partial(engine_environs, config, os.environ)
         self._spare = SpareEngine(config.engine_command, environs, config.models)
-        self._close_told = False
+        self._close_reported = False
         self._sample_at = clock.now()
         self._exit_code: int | None = None
 
@@ -162,8 +162,8 @@ class AgentShell:
             self._apply(self._core.engine_exited(how, now))
         elif engine.first_end:
             self._apply(self._core.engine_broken(engine.first_end, now))
-        elif engine.closed and not self._close_told:
-            self._close_told = True
+        elif engine.closed and not self._close_reported:
+            self._close_reported = True
             self._apply(self._core.engine_closed(now))
 
     def _serve_transfers(self) -> None:
@@ -241,7 +241,7 @@ class AgentShell:
             ):
                 self._files.carry_out(effect, self._core.policy)
             case fx.Report(message):
-                self._tell_supervisor(message)
+                self._notify_supervisor(message)
             case fx.Note():
                 _log(effect)
             case fx.Exit(code):
@@ -256,9 +256,9 @@ class AgentShell:
         except OSError as error:
             return self._core.engine_exited(f"it could not be started: {error}", self._clock.now())
         self._engine = engine
-        self._close_told = False
+        self._close_reported = False
         engine.send(setup)
-        self._tell_supervisor(EngineProcess(pids=engine.pids))
+        self._notify_supervisor(EngineProcess(pids=engine.pids))
         for pid in engine.pids:
             logger.info("engine started", extra={"action": Action.ENGINE_STARTED, "pid": pid})
         return []
@@ -282,7 +282,7 @@ class AgentShell:
         if self._engine is not None:
             self._engine.release(self._spare.pids)
             self._engine = None
-            self._tell_supervisor(EngineProcess())
+            self._notify_supervisor(EngineProcess())
 
     def _end_engine(self) -> None:
         """End the engine: it must not outlive this loop, whatever ended that."""
@@ -292,7 +292,7 @@ class AgentShell:
             self._engine.poll()
             self._release_engine()
 
-    def _tell_supervisor(self, message: object) -> None:
+    def _notify_supervisor(self, message: object) -> None:
         if self._link is not None:
             with contextlib.suppress(OSError):  # gone: its end of the stream says so in the next pass
                 self._link.send(message)  # type: ignore[arg-type]

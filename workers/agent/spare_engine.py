@@ -45,7 +45,7 @@ class SpareEngine:
         try:
             self._engine = EngineGroup(self._as_spare, self._environs())
         except OSError as error:
-            self._say_gone(f"it could not be started: {error}")
+            self._log_end(f"it could not be started: {error}")
             return
         logger.info("spare engine started", extra={"action": Action.SPARE_STARTED, "pid": self.pids[0]})
 
@@ -55,7 +55,7 @@ class SpareEngine:
             self._engine.poll()
             if how := self._engine.first_end:
                 self.end(engine_pids)
-                self._say_gone(how)
+                self._log_end(how)
 
     def take(self) -> EngineGroup:
         """The engine, which is not the spare any more; a new one when there is none. Raises `OSError` when that cannot be started."""
@@ -71,5 +71,5 @@ class SpareEngine:
             engine.poll()
             engine.release(engine_pids)
 
-    def _say_gone(self, why: str) -> None:
+    def _log_end(self, why: str) -> None:
         logger.warning("there is no spare engine", extra={"action": Action.SPARE_ENDED, "detail": why})

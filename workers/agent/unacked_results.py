@@ -14,7 +14,7 @@ from msgspec import structs
 from broker.wire.messages import AgentResult, Finished, Held
 
 #: Acknowledged results kept to answer a late cancel.
-_REMEMBERED = 64
+_MAX_KEPT = 64
 
 
 class _Pending:
@@ -96,7 +96,7 @@ class UnackedResults:
             return None
         if accepted:
             self._acknowledged[fence] = pending
-            if len(self._acknowledged) > _REMEMBERED:
+            if len(self._acknowledged) > _MAX_KEPT:
                 self._acknowledged.popitem(last=False)
         return pending.message
 

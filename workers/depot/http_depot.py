@@ -187,8 +187,8 @@ def _no(response: http.client.HTTPResponse, what: str) -> NotNow:
 def _reason(response: http.client.HTTPResponse) -> str:
     """Reason in an error's body, behind a colon; "" when there is none."""
     try:
-        said = json.loads(response.read(_MAX_ERROR_BYTES))
-        detail = said.get("detail") or said["error"]["message"]
+        answer = json.loads(response.read(_MAX_ERROR_BYTES))
+        detail = answer.get("detail") or answer["error"]["message"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return ""
     return f": {str(detail)[:500]}"

@@ -113,11 +113,11 @@ class _Lane:
         return Outcome(order=one.order)
 
     def _put_off(self, one: Attempted, fault: str) -> Outcome | None:
-        told = one.fault
+        logged = one.fault
         with self._changed:
             outcome = self._backlog.put_off(one, fault, time.monotonic())
             wanted = outcome is None and one in self._backlog
-        if wanted and fault != told:
+        if wanted and fault != logged:
             logger.warning("depot", extra={"action": Action.DEPOT, "detail": f"{fault}; it is tried again"})
             if _awaited(one.order):
                 self._report(Delay(fence=one.order.fence, fault=fault))

@@ -61,12 +61,14 @@ class GpuWatch:
         sample, at = self._latest
         silent = self._watching and self._clock() - at > _STALE_S
         if silent and not self._silent:
-            self._say_unread(f"no answer in {_STALE_S:g} s")
+            self._log_unread(f"no answer in {_STALE_S:g} s")
         self._silent = silent
         if not silent:
             return sample
-        said = sample.health
-        return Sample(health=DeviceHealth(ecc_uncorrected=said.ecc_uncorrected, xids=said.xids, fault=said.fault))
+        reported = sample.health
+        return Sample(
+            health=DeviceHealth(ecc_uncorrected=reported.ecc_uncorrected, xids=reported.xids, fault=reported.fault)
+        )
 
     def _run(self, opened: threading.Event) -> None:
         try:
@@ -74,7 +76,7 @@ class GpuWatch:
             self.name = gpu.name
         except GpuLibraryError as error:
             self._watching = False
-            self._say_unread(str(error))
+            self._log_unread(str(error))
             return
         finally:
             opened.set()
@@ -97,11 +99,11 @@ class GpuWatch:
             time.sleep(_PACE_S)  # the next one may answer; what was measured grows old meanwhile
 
     def _note(self, reading: Reading, *, lost: bool = False) -> None:
-        said = health(reading, self._xids, lost=lost)
-        self._fault = self._fault or said.fault
-        self._latest = (Sample(reading, replace(said, fault=self._fault)), self._clock())
+        reported = health(reading, self._xids, lost=lost)
+        self._fault = self._fault or reported.fault
+        self._latest = (Sample(reading, replace(reported, fault=self._fault)), self._clock())
 
-    def _say_unread(self, why: str) -> None:
+    def _log_unread(self, why: str) -> None:
         logger.warning(
             "a GPU's numbers cannot be read",
             extra={"action": Action.GPU_UNREAD, "device": self._visible, "detail": why},

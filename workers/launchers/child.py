@@ -53,7 +53,7 @@ class LastReports:
     def __init__(self) -> None:
         self._last: dict[str, tuple[Report, float]] = {}
 
-    def said(self, report: Report, now: float) -> None:
+    def put(self, report: Report, now: float) -> None:
         """Keep this report."""
         self._last[report.name] = report, now
 

@@ -65,7 +65,7 @@ class EdgeService:
 
     def look(self) -> Sight:
         """Read all that a plan needs."""
-        answer = self._asked("GET", "/v1/workers")
+        answer = self._request("GET", "/v1/workers")
         queue = answer.get("queue", {})
         workers = tuple(convert(Worker, one) for one in answer.get("data", ()))
         try:
@@ -82,7 +82,7 @@ class EdgeService:
         """Let it stay."""
         self._opened().undrain(worker)
 
-    def _asked(self, method: str, path: str) -> dict[str, Any]:
+    def _request(self, method: str, path: str) -> dict[str, Any]:
         return self._opened().request(method, path)
 
     def _opened(self) -> Client:

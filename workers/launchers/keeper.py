@@ -131,9 +131,9 @@ class Keeper:
         self._memory = Memory(since=now)
         self._hold = Hold()
         #: The order that a process was sent last, by its boot: a second SIGTERM would end its grace.
-        self._told: dict[str, Step] = {}
+        self._sent: dict[str, Step] = {}
         self._stop: Literal["", "finish", "hand_back"] = ""
-        self._seen_at = now
+        self._last_seen_at = now
         self._models = frozenset(order.models)
         self._status = PoolStatus(pool=order.pool, limits=order.limits, log=str(log.path))
         pool = re.escape(f"{order.prefix}{order.pool}")
@@ -164,10 +164,10 @@ class Keeper:
         except ZoetropeError as error:
             self._blind(members, error, now, unix_now)
             return
-        self._seen_at = now
+        self._last_seen_at = now
         found = self._sorted(sight.workers)
         phases = {name: _phase(report, found.get(name, ())) for name, report in members.items()}
-        self._heed_notices(members, found, phases, unix_now)
+        self._handle_notices(members, found, phases, unix_now)
         if now >= self._hold.until + _FORGIVEN_S:
             self._hold = Hold()
         self._models |= {model for workers in found.values() for worker in workers for model in worker.models}
@@ -200,7 +200,7 @@ class Keeper:
             self._cluster.withdraw(name)
         for name in made.undrain:
             self._log.event(unix_now, "undrain", name)
-            self._tell(self._service.undrain, found.get(name, ()))
+            self._call_each(self._service.undrain, found.get(name, ()))
         for name in made.drain:
             self._log.event(unix_now, "drain", name)
             self._leave(members[name], found.get(name, ()), hand_back=self._stop == "hand_back")
@@ -217,7 +217,7 @@ class Keeper:
             if report is None or report.code is None:
                 continue
             self._cluster.release(name, report.boot)
-            self._told.pop(report.boot, None)
+            self._sent.pop(report.boot, None)
             if report.code == EXIT_LEFT:
                 self._log.event(unix_now, "left", name)
             else:
@@ -238,7 +238,7 @@ class Keeper:
         for name, left_s in self._going_away(members, unix_now).items():
             if left_s <= self._order.stop_grace_s + _HAND_BACK_S:
                 self._end((members[name],))
-        if self._stop and now - self._seen_at >= _AWAY_S:
+        if self._stop and now - self._last_seen_at >= _AWAY_S:
             self._end(members.values())
             for name, report in members.items():
                 if report is None:
@@ -255,7 +255,7 @@ class Keeper:
             if report is not None and report.node in notices
         }
 
-    def _heed_notices(
+    def _handle_notices(
         self,
         members: Mapping[str, Report | None],
         found: Mapping[str, tuple[Worker, ...]],
@@ -267,23 +267,23 @@ class Keeper:
             step = on_notice(left_s, self._order.stop_grace_s)
             phases[name] = "doomed"
             report = members[name]
-            if report is None or self._told.get(report.boot) in (step, "end"):
+            if report is None or self._sent.get(report.boot) in (step, "end"):
                 continue
             self._log.event(unix_now, "notice", name, f"{step}, {left_s:.0f} s left")
             if step == "end":
                 self._end((report,))
             else:
-                self._told[report.boot] = step
+                self._sent[report.boot] = step
                 self._leave(report, found.get(name, ()), hand_back=step == "hand_back")
 
     def _leave(self, report: Report | None, workers: tuple[Worker, ...], *, hand_back: bool) -> None:
         if workers:
-            self._tell(partial(self._service.drain, hand_back=hand_back), workers)
+            self._call_each(partial(self._service.drain, hand_back=hand_back), workers)
         else:
             # The service does not know of it yet: it has no job either.
             self._end((report,))
 
-    def _tell(self, call: Callable[[str], None], workers: Iterable[Worker]) -> None:
+    def _call_each(self, call: Callable[[str], None], workers: Iterable[Worker]) -> None:
         for worker in workers:
             try:
                 call(worker.name)
@@ -293,8 +293,8 @@ class Keeper:
 
     def _end(self, reports: Iterable[Report | None]) -> None:
         for report in reports:
-            if report is not None and self._told.get(report.boot) != "end":
-                self._told[report.boot] = "end"
+            if report is not None and self._sent.get(report.boot) != "end":
+                self._sent[report.boot] = "end"
                 self._cluster.terminate(report.name, report.boot)
 
     def _sorted(self, workers: Iterable[Worker]) -> dict[str, tuple[Worker, ...]]:

@@ -79,7 +79,7 @@ def plan(
     limits: Limits, demand: Demand, workers: Mapping[str, Phase], memory: Memory, now: float, *, may_start: bool = True
 ) -> tuple[Plan, Memory]:
     """Plan the workers of the pool, by name. `may_start`: whether new ones have a chance (`held` says why not)."""
-    memory = _remember(memory, limits, needed(limits, demand, _count(workers, "busy")), workers, now)
+    memory = _with_wanted(memory, limits, needed(limits, demand, _count(workers, "busy")), workers, now)
     wanted = memory.wanted[-1][1]
     active = sum(phase not in _LEAVING for phase in workers.values())
     if active < wanted:
@@ -104,7 +104,7 @@ def _in_order(workers: Mapping[str, Phase], phases: tuple[Phase, ...], memory: M
     )
 
 
-def _remember(memory: Memory, limits: Limits, wanted: int, workers: Mapping[str, Phase], now: float) -> Memory:
+def _with_wanted(memory: Memory, limits: Limits, wanted: int, workers: Mapping[str, Phase], now: float) -> Memory:
     # The last entry before the window still holds for its beginning; of equal ones the newest says as much as all.
     larger = tuple((at, count) for at, count in memory.wanted if count > wanted and now - at <= limits.idle_s)
     idle = {name: memory.idle_since.get(name, now) for name in _named(workers, "idle")}

@@ -171,7 +171,7 @@ class RayCluster:
         self._order_bytes = msgspec.json.encode(order)
         self._name = re.compile(rf"{re.escape(order.pool)}\.(w\d+)")
         self._handles: dict[str, Any] = {}
-        self._asked: dict[str, Any] = {}
+        self._pending: dict[str, Any] = {}
         self._last = LastReports()
 
     def members(self) -> dict[str, Report | None]:
@@ -179,13 +179,13 @@ class RayCluster:
         names = {match[1] for full in ray.util.list_named_actors() if (match := self._name.fullmatch(full))}
         for gone in self._handles.keys() - names:
             del self._handles[gone]
-            self._asked.pop(gone, None)
+            self._pending.pop(gone, None)
             self._last.forget(gone)
         for name in names:
             with contextlib.suppress(ValueError):  # it has ended since
                 handle = self._handles.setdefault(name, ray.get_actor(self._full(name), _NAMESPACE))
-                self._asked.setdefault(name, handle.report.remote())
-        asked = dict(self._asked)
+                self._pending.setdefault(name, handle.report.remote())
+        asked = dict(self._pending)
         ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=0.5) if asked else ([], [])
         now = time.monotonic()
         for name, ref in asked.items():
@@ -194,9 +194,9 @@ class RayCluster:
         return {name: self._last.of(name, now) for name in asked}
 
     def _answered(self, name: str, ref: Any, now: float) -> None:
-        del self._asked[name]
+        del self._pending[name]
         try:
-            self._last.said(msgspec.json.decode(ray.get(ref), type=Report), now)
+            self._last.put(msgspec.json.decode(ray.get(ref), type=Report), now)
         except ray.exceptions.RayError:
             self._last.forget(name)
 

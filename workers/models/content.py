@@ -38,14 +38,14 @@ def content_of(files: Iterable[tuple[str, Path]]) -> str:
 
 def model_content(card: ModelCard, setup: ModelSetup, device: str, dtype: str) -> str:
     """Names a model as it is made ready, by its files' content, on whichever machine. Raises `OSError`."""
-    said = msgspec.json.encode([card.pipeline, device, dtype, setup.without_files()]).decode()
+    text = msgspec.json.encode([card.pipeline, device, dtype, setup.without_files()]).decode()
     source = find(card.source)
     places = [source or Path(card.source), *([Path(setup.config)] if setup.config else [])]
     files = [
         (f"{number}/{path.relative_to(place)}", path) for number, place in enumerate(places) for path in _below(place)
     ]
     parts = [(f"part {name}", Path(path)) for name, path in sorted(setup.parts.items())]
-    return hashlib.sha256(f"{said} {content_of([*files, *parts])}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{text} {content_of([*files, *parts])}".encode()).hexdigest()[:16]
 
 
 def _below(place: Path) -> list[Path]:

@@ -109,13 +109,13 @@ class Layers(Struct, frozen=True):
     def is_own(self, key: str) -> bool:
         """Whether what an error says of a key is of the model's own file."""
         table, _, name = key.partition(".")
-        if table == "defaults" and any(_says(self.given, f"limits.{limit}") for limit in _BOUND_BY.get(name, ())):
+        if table == "defaults" and any(_has_key(self.given, f"limits.{limit}") for limit in _BOUND_BY.get(name, ())):
             return False  # the two do not agree, and the service's table can mend both
-        return _says(self.own, key) and not _says(self.given, key)
+        return _has_key(self.own, key) and not _has_key(self.given, key)
 
     def outranks(self, one: str, other: str) -> bool:
         """Whether the service's table says the `one`, and the `other` is the model's own or nobody's."""
-        return _says(self.given, one) and not _says(self.given, other)
+        return _has_key(self.given, one) and not _has_key(self.given, other)
 
 
 def anchored(where: str, own: Mapping[str, Any], directory: Path) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _words(entry: Any) -> Iterator[Any]:
     return iter(entry.values() if isinstance(entry, dict) else ())
 
 
-def _says(table: Mapping[str, Any], key: str) -> bool:
+def _has_key(table: Mapping[str, Any], key: str) -> bool:
     """Whether a table has the key `a.b.c`, by its first two words."""
     value: Any = table
     for word in re.split(r"[.\[]", key)[:2]:

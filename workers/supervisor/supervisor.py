@@ -141,7 +141,7 @@ class AgentProcess:
         self._process: _Process | None = None
         self._engine_pids: tuple[int, ...] = ()
         self._streak = 0
-        self._told_to_end = False
+        self._end_requested = False
 
     @property
     def running(self) -> bool:
@@ -200,7 +200,7 @@ class AgentProcess:
         logger.info("agent ended", extra={"action": Action.AGENT_ENDED, "worker": self.config.name, "detail": how})
         if code in _ON_PURPOSE:
             self.left = code
-        if self._told_to_end or code in _ON_PURPOSE:
+        if self._end_requested or code in _ON_PURPOSE:
             return
         if code == EXIT_NAME_TAKEN:
             self.config = replace(self.config, yields=True)
@@ -227,14 +227,14 @@ class AgentProcess:
 
     def come_back(self, now: float) -> None:
         """Start it again if it was drained."""
-        if self.left == EXIT_LEFT and not self._told_to_end:
+        if self.left == EXIT_LEFT and not self._end_requested:
             self.left = None
             self.start_at = now
 
     def terminate(self) -> None:
         """SIGTERM; never to be started again."""
         self.start_at = None
-        self._told_to_end = True
+        self._end_requested = True
         if self._process is not None:
             self._process.terminate()
 

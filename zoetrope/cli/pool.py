@@ -76,14 +76,14 @@ def drain(
     """Let a worker finish what it holds and leave. Ctrl-C ends the waiting; the worker leaves all the same."""
     with quiet_interrupt(), opened(url, key_file) as client:
         worker: Worker | None = client.drain(name, hand_back=hand_back)
-        said = ""
+        printed = ""
         while worker is not None:
             text = f"{name} takes no more jobs; it holds {_holds(worker) or 'none'}"
             if as_json:
                 show_json_line(worker.raw)
-            elif text != said:
+            elif text != printed:
                 out().print(text, markup=False)
-            said = text
+            printed = text
             if not wait:
                 return
             time.sleep(_LOOK_S)

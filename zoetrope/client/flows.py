@@ -156,7 +156,7 @@ class Flows:
         path = f"/v1/jobs/{segment(job if isinstance(job, str) else job.id)}/events"
         deadline = None if timeout_s is None else self._clock() + timeout_s
         last: Job | None = None
-        failures, heard_at = 0, self._clock()
+        failures, last_event_at = 0, self._clock()
         while True:
             silence_s = STREAM_TIMEOUT_S if deadline is None else min(STREAM_TIMEOUT_S, deadline - self._clock())
             if silence_s <= 0:
@@ -174,13 +174,13 @@ class Flows:
                 if not reply.ok:
                     failures += 1
                     delay = self._delay(reply, min(failures, self._policy.most), repeatable=True)
-                    if delay is None or self._clock() - heard_at > self._policy.outage_s:
+                    if delay is None or self._clock() - last_event_at > self._policy.outage_s:
                         raise error_of(reply, self._wall())
                     pause_s = delay
                 else:
                     parser = EventParser()
                     while (chunk := (yield Read())) is not None:
-                        failures, heard_at = 0, self._clock()
+                        failures, last_event_at = 0, self._clock()
                         for event in parser.feed(chunk):
                             last = _after(last, event.name, event.data)
                             after = int(event.id) if event.id.isdecimal() else after
@@ -194,7 +194,7 @@ class Flows:
                     # The service closed the stream before the end of the job: it restarts, or lost its broker.
             except ConnectionBroken as broken:
                 failures += 1
-                if self._clock() - heard_at > self._policy.outage_s:
+                if self._clock() - last_event_at > self._policy.outage_s:
                     raise ServiceUnreachable(str(broken)) from broken
                 pause_s = self._policy.pause(failures, self._draw())
             yield Sleep(pause_s)

@@ -40,14 +40,14 @@ def main(workers: int, ports: list[str]) -> None:
         services, most = sum(count >= 0 for count in counts), max(0, *counts)
         line = f"{services} of {len(ports)} services answer, {most} of {workers} workers are ready"
         if line != shown:
-            _say(f"{line} after {time.monotonic() - begun:.0f} s")
+            _print(f"{line} after {time.monotonic() - begun:.0f} s")
             shown = line
         if least < workers:
             time.sleep(PAUSE_S)
-    _say("all ready: " + " ".join(f"http://127.0.0.1:{port}" for port in ports))
+    _print("all ready: " + " ".join(f"http://127.0.0.1:{port}" for port in ports))
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

@@ -30,7 +30,7 @@ process that ended.
 #: honcho's own name among its processes, and what it prints of one that ended.
 _SYSTEM = "system"
 _ENDED = re.compile(r"(\S+) stopped \(rc=(-?\d+)\)")
-_TOLD_TO_STOP = re.compile(r"SIG(TERM|INT) received")
+_STOPPED_BY_SIGNAL = re.compile(r"SIG(TERM|INT) received")
 
 
 class EndingPrinter(Printer):  # type: ignore[misc]  # honcho has no types
@@ -53,9 +53,9 @@ class EndingPrinter(Printer):  # type: ignore[misc]  # honcho has no types
             return
         ended = _ENDED.fullmatch(text)
         if ended is not None and not self._over and ended[2] != "0":
-            said = self._last_lines.get(ended[1], "it said nothing")
-            self.reason = f"stopped: {ended[1]} {_how(int(ended[2]))}: {said}"
-        self._over = self._over or ended is not None or _TOLD_TO_STOP.fullmatch(text) is not None
+            last_line = self._last_lines.get(ended[1], "it said nothing")
+            self.reason = f"stopped: {ended[1]} {_how(int(ended[2]))}: {last_line}"
+        self._over = self._over or ended is not None or _STOPPED_BY_SIGNAL.fullmatch(text) is not None
 
 
 def _how(code: int) -> str:

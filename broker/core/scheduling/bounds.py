@@ -50,60 +50,60 @@ def wait_s(value: float) -> float:
     return value if 0.0 <= value <= MAX_WAIT_S else clamp(value, 0.0, MAX_WAIT_S)
 
 
-def heartbeat(said: Heartbeat) -> Heartbeat:
+def heartbeat(report: Heartbeat) -> Heartbeat:
     """The heartbeat with its measurements in range; itself when they are."""
-    used, total = said.memory_used_mb, said.memory_total_mb
+    used, total = report.memory_used_mb, report.memory_total_mb
     if (
         0.0 <= used <= MAX_MEMORY_MB
         and 0.0 <= total <= MAX_MEMORY_MB
-        and -1.0 <= said.utilisation <= MAX_GAUGE
-        and -1.0 <= said.temperature_c <= MAX_GAUGE
-        and _health(said.health) is said.health
+        and -1.0 <= report.utilisation <= MAX_GAUGE
+        and -1.0 <= report.temperature_c <= MAX_GAUGE
+        and _health(report.health) is report.health
     ):
-        return said
+        return report
     return replace(
-        said,
-        health=_health(said.health),
+        report,
+        health=_health(report.health),
         memory_used_mb=clamp(used, 0.0, MAX_MEMORY_MB),
         memory_total_mb=clamp(total, 0.0, MAX_MEMORY_MB),
-        utilisation=clamp(said.utilisation, -1.0, MAX_GAUGE),
-        temperature_c=clamp(said.temperature_c, -1.0, MAX_GAUGE),
+        utilisation=clamp(report.utilisation, -1.0, MAX_GAUGE),
+        temperature_c=clamp(report.temperature_c, -1.0, MAX_GAUGE),
     )
 
 
-def _health(said: DeviceHealth) -> DeviceHealth:
-    measured = (said.power_w, said.power_limit_w, said.clock_mhz, said.clock_max_mhz)
-    if all(-1.0 <= value <= MAX_GAUGE for value in measured) and said.ecc_uncorrected <= MAX_ERRORS:
-        return said
+def _health(report: DeviceHealth) -> DeviceHealth:
+    measured = (report.power_w, report.power_limit_w, report.clock_mhz, report.clock_max_mhz)
+    if all(-1.0 <= value <= MAX_GAUGE for value in measured) and report.ecc_uncorrected <= MAX_ERRORS:
+        return report
     power_w, power_limit_w, clock_mhz, clock_max_mhz = (clamp(value, -1.0, MAX_GAUGE) for value in measured)
     return replace(
-        said,
+        report,
         power_w=power_w,
         power_limit_w=power_limit_w,
         clock_mhz=clock_mhz,
         clock_max_mhz=clock_max_mhz,
-        ecc_uncorrected=min(said.ecc_uncorrected, MAX_ERRORS),
+        ecc_uncorrected=min(report.ecc_uncorrected, MAX_ERRORS),
     )
 
 
-def result(said: Result) -> Result:
+def result(report: Result) -> Result:
     """The result with its measurements in range; itself when they are."""
-    stages = said.stage_durations
-    sound = 0.0 <= said.peak_memory_mb <= MAX_MEMORY_MB and len(stages) <= _MAX_STAGES
+    stages = report.stage_durations
+    sound = 0.0 <= report.peak_memory_mb <= MAX_MEMORY_MB and len(stages) <= _MAX_STAGES
     # Plain loops: this is done for every job.
     for name, seconds in stages.items():
         sound = sound and len(name) <= _MAX_STAGE_NAME and 0.0 <= seconds <= MAX_RUN_S
-    for artefact in said.artefacts:
+    for artefact in report.artefacts:
         sound = sound and 0.0 <= artefact.fps <= MAX_GAUGE and 0.0 <= artefact.sound_s <= MAX_GAUGE
     if sound:
-        return said
+        return report
     kept = [(name, run_s(stages[name])) for name in stages if len(name) <= _MAX_STAGE_NAME]
     return replace(
-        said,
+        report,
         stage_durations=dict(kept[:_MAX_STAGES]),
-        peak_memory_mb=clamp(said.peak_memory_mb, 0.0, MAX_MEMORY_MB),
+        peak_memory_mb=clamp(report.peak_memory_mb, 0.0, MAX_MEMORY_MB),
         artefacts=tuple(
             replace(artefact, fps=clamp(artefact.fps, 0.0, MAX_GAUGE), sound_s=clamp(artefact.sound_s, 0.0, MAX_GAUGE))
-            for artefact in said.artefacts
+            for artefact in report.artefacts
         ),
     )

@@ -167,13 +167,13 @@ class Costs:
                 fit.judge(ratio)
         fit.learn(units, seconds)
 
-    def knows(self, model: str, units: float) -> bool:
+    def can_predict(self, model: str, units: float) -> bool:
         """Whether a prediction for a job of this size is worth showing and acting on."""
         fit = self._fits.get(model)
         return fit is not None and units <= REACH * fit.largest
 
     def estimate(self, model: str, units: float) -> float | None:
-        """Seconds; None where a prediction is not worth showing: see `knows`."""
+        """Seconds; None where a prediction is not worth showing: see `can_predict`."""
         fit = self._fits.get(model)
         if fit is None or units > REACH * fit.largest:
             return None

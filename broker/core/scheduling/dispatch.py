@@ -188,7 +188,7 @@ def longest_last(scene: Scene[AnyJob, AnyWorker], job: AnyJob, worker: AnyWorker
     """The longest job of the same lane, when the backlog ends. A job that has been begun before keeps its turn."""
     workers = scene.pool.usable()
     # One worker is done with all of it at the same time, whatever comes first.
-    if workers < 2 or job.attempts or not scene.costs.knows(job.submission.model, job.submission.units):
+    if workers < 2 or job.attempts or not scene.costs.can_predict(job.submission.model, job.submission.units):
         return job
     queue = scene.queue
     next_s = scene.costs.predict(job.submission.model, job.submission.units)

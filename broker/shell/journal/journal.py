@@ -206,7 +206,7 @@ class Journal:
                 job.deliveries = {delivery.number: delivery for delivery in self.deliveries.of_job(job.id)}
             found.append((row[rows.N], job))
         self.commit()
-        self.staged.knows_live = True
+        self.staged.has_all_live = True
         self.staged.known.update((job.id, (n, job.fence)) for n, job in found)
         return [job for _, job in found]
 

@@ -37,10 +37,10 @@ class Staged:
         self.first_usage_day = 0
         #: As `Calendar`'s.
         self.ahead_s = 0.0
-        #: Row of every live job that has been staged; once `knows_live`: of every one that has no mark. (Number, fence that it is known to
-        #: bear or to have borne): nobody else writes.
+        #: Row of every live job that has been staged; once `has_all_live`: of every one that has no mark. (Number, a fence that it
+        #: bears or has borne): nobody else writes.
         self.known: dict[str, tuple[int, int]] = {}
-        self.knows_live = False
+        self.has_all_live = False
         #: Number of the next new job.
         self.next = 1
 
@@ -74,7 +74,7 @@ class Staged:
             staged.clear()
         self.clock = None
         self.first_usage_day = 0
-        self.knows_live = False
+        self.has_all_live = False
         self.next = following
 
     def take(self) -> Batch:
@@ -134,8 +134,8 @@ class Staged:
     def live(self, aside: list[int]) -> list[int] | None:
         """The numbers of all live jobs, `aside` among them, in order, and of some that have ended since the last commit; None: they are not
         known."""
-        return sorted([*(n for n, _ in self.known.values()), *aside]) if self.knows_live else None
+        return sorted([*(n for n, _ in self.known.values()), *aside]) if self.has_all_live else None
 
     def first_live(self, aside: list[int]) -> int | None:
         """No job with a lower number is live, nor in `aside`; None: that is not known."""
-        return min([*(n for n, _ in self.known.values()), *aside], default=self.next) if self.knows_live else None
+        return min([*(n for n, _ in self.known.values()), *aside], default=self.next) if self.has_all_live else None

@@ -74,7 +74,7 @@ class HalfOpen:
         #: Descriptors in use at the last look that are no half-open connections.
         self._settled = 0
         self.cut = 0
-        self._said = 0
+        self._logged = 0
         self._quiet_until = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="half-open", daemon=True)
@@ -89,7 +89,7 @@ class HalfOpen:
         pause_s = _LOOK_EVERY_S
         while not self._ended.wait(pause_s):
             pause_s = _LOOK_SOON_S if self._look() else _LOOK_EVERY_S
-            self._say()
+            self._log()
 
     def _look(self) -> bool:
         """Cut what is too much. Returns whether to look again soon."""
@@ -108,14 +108,14 @@ class HalfOpen:
         self.cut += len(cut)
         return bool(cut) or (scarce and bool(found))
 
-    def _say(self) -> None:
+    def _log(self) -> None:
         """Log what was cut, once a second at most."""
         now = time.monotonic()
-        if self.cut > self._said and now >= self._quiet_until:
+        if self.cut > self._logged and now >= self._quiet_until:
             logger.warning(
-                "half-open connections cut", extra={"action": Action.HALF_OPEN, "count": self.cut - self._said}
+                "half-open connections cut", extra={"action": Action.HALF_OPEN, "count": self.cut - self._logged}
             )
-            self._said = self.cut
+            self._logged = self.cut
             self._quiet_until = now + _SAY_EVERY_S
 
     def _in_use(self) -> int:

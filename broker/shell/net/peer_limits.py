@@ -31,7 +31,7 @@ class PeerLimiter:
         #: Peer -> (what is left of its budget, when that was so).
         self._left: dict[bytes, tuple[float, float]] = {}
         self._quiet_until = 0.0
-        self._unsaid = 0
+        self._suppressed = 0
 
     def note(self, peer: bytes, kind: str, reason: str, now: float) -> bool:
         """One more from this peer; True when that is too much."""
@@ -41,15 +41,15 @@ class PeerLimiter:
             del self.by_peer[oldest]
             self._left.pop(oldest, None)
         self.by_peer[peer] += 1
-        self._say(peer, kind, reason, now)
+        self._log(peer, kind, reason, now)
         left, at = self._left.get(peer, (BUDGET, now))
         left = min(BUDGET, left + (now - at) * _REFILL_PER_S) - 1
         self._left[peer] = (left, now)
         return left <= 0
 
-    def _say(self, peer: bytes, kind: str, reason: str, now: float) -> None:
+    def _log(self, peer: bytes, kind: str, reason: str, now: float) -> None:
         if now < self._quiet_until:
-            self._unsaid += 1
+            self._suppressed += 1
             return
         self._quiet_until = now + LOG_EVERY_S
         logger.warning(
@@ -60,7 +60,7 @@ class PeerLimiter:
                 "kind": kind,
                 "reason": reason,
                 "from_peer": self.by_peer[peer],
-                "unsaid": self._unsaid,
+                "suppressed": self._suppressed,
             },
         )
-        self._unsaid = 0
+        self._suppressed = 0

@@ -69,7 +69,7 @@ class Peers:
                 entries = _read_all(self.directory)
             except (OSError, UnreadableNow) as error:
                 # As when all descriptors are used up: the last list holds, and it is read at the next look.
-                self._say_unreadable(error)
+                self._log_unreadable(error)
                 return
             self._stamp = stamp
             before = self._names
@@ -82,7 +82,7 @@ class Peers:
         for name in sorted(before.keys() - self._names.keys()):
             logger.info("key removed", extra={"action": Action.KEY_REMOVED, "key": name, "role": before[name].role})
 
-    def _say_unreadable(self, error: Exception) -> None:
+    def _log_unreadable(self, error: Exception) -> None:
         if self._looked_at >= self._quiet_until:
             self._quiet_until = self._looked_at + _LOG_EVERY_S
             logger.error(
@@ -186,7 +186,7 @@ class ZapHandler:
             return [version, request, _OK, b"OK", entry.name.encode(), b""]
         self.refused += 1
         self.last_refused.append(public)
-        self._say(entry, public, address, reason)
+        self._log(entry, public, address, reason)
         return [version, request, _NOT_NOW, reason.encode(), b"", b""]
 
     def _reason(self, entry: AllowedPeer | None, domain: bytes) -> str:
@@ -194,7 +194,7 @@ class ZapHandler:
             return "the key is not on the list"
         return "" if DOMAINS.get(domain) == entry.role else f"the key is for the role {entry.role}"
 
-    def _say(self, entry: AllowedPeer | None, public: bytes, address: bytes, reason: str) -> None:
+    def _log(self, entry: AllowedPeer | None, public: bytes, address: bytes, reason: str) -> None:
         now = time.monotonic()
         if self.testing or now < self._quiet_until:
             return

@@ -250,15 +250,15 @@ class LightX2VCloudApi:
             raise own.fault("task", f"is not supported; supported: {', '.join(TASKS)}")
         source = _image_source(values.get("input_image"))
         reading = read_cloud(values, task, source, files)
-        wanted = reading.generation
+        generation = reading.generation
         if TASKS[task][1] and not source:
             raise missing(["input_image"])
         image = await self._calls.inputs.image("input_image", source, allow_paths=False) if source else None
-        echo: dict[str, Scalar] = {"task": task, "model_cls": wanted.model or ""}
+        echo: dict[str, Scalar] = {"task": task, "model_cls": generation.model or ""}
         echo |= {name: values[name] for name in ("stage", "aspect_ratio") if isinstance(values.get(name), str)}
         return Submission(
             # Errors of the model's choice show the name only: base64 is no reading.
-            wanted=msgspec.structs.replace(wanted, image=source[:64]),
+            generation=msgspec.structs.replace(generation, image=source[:64]),
             warnings=reading.warnings,
             image=image,
             origin=ORIGIN,

@@ -57,7 +57,7 @@ class TaskSubmitter:
             image = None if upload is None else await self._calls.inputs.image(upload.field, upload, allow_paths=False)
             inputs = await self._calls.inputs.uploaded(input_files(fields.uploads))
         order = Submission(
-            wanted=task.wanted,
+            generation=task.generation,
             warnings=task.warnings,
             image=image,
             inputs=inputs,

@@ -77,7 +77,7 @@ class TaskRequest(Struct, frozen=True, kw_only=True):
     """One request to make something, with the id it will be known by."""
 
     task_id: str
-    wanted: Generation
+    generation: Generation
     echo: dict[str, Scalar]
     warnings: tuple[str, ...]
     presigned_url: str = ""
@@ -94,65 +94,67 @@ def read_task(fields: Fields, upload: Upload | None, *, output: str) -> TaskRequ
     own.integer("num_fragments", 1, 1_000_000)
     files, inputs = () if upload is None else (upload.field,), input_files(fields.uploads)
     reading = _read(values, output, own=(*_OWN, *files, *fields_of(inputs)), files=fields.uploads)
-    wanted = with_files(reading.generation, values, inputs)
+    generation = with_files(reading.generation, values, inputs)
     if upload is not None:
-        wanted = with_upload(wanted, upload)
+        generation = with_upload(generation, upload)
     task = values.get("task")
-    if task and TASKS[task][1] and not wanted.image:
+    if task and TASKS[task][1] and not generation.image:
         raise EdgeError("missing_field", f"image_path: task {task} needs an image", param="image_path")
-    _check_last_frame(task, wanted, "last_frame_path")
+    _check_last_frame(task, generation, "last_frame_path")
     echo: dict[str, Scalar] = {"task": task} if task else {}
-    if wanted.save_to:
-        echo["save_to"] = wanted.save_to
-        wanted = msgspec.structs.replace(wanted, save_to=_with_suffix(wanted.save_to, output))
+    if generation.save_to:
+        echo["save_to"] = generation.save_to
+        generation = msgspec.structs.replace(generation, save_to=_with_suffix(generation.save_to, output))
     return TaskRequest(
         task_id=_task_id(own),
-        wanted=wanted,
+        generation=generation,
         echo=echo,
         warnings=reading.warnings,
         presigned_url=own.text("presigned_url", max_chars=8192) or "",
     )
 
 
-def _check_last_frame(task: str | None, wanted: Generation, label: str) -> None:
-    if task == "flf2v" and not wanted.last_image:
+def _check_last_frame(task: str | None, generation: Generation, label: str) -> None:
+    if task == "flf2v" and not generation.last_image:
         raise EdgeError("missing_field", f"{label}: task {task} needs a last frame", param=label)
 
 
-def with_upload(wanted: Generation, upload: Upload) -> Generation:
+def with_upload(generation: Generation, upload: Upload) -> Generation:
     """The generation with the picture that came as a file. Raises `EdgeError` when there is another."""
-    if wanted.image:
-        raise invalid(wanted.label("image"), wanted.image, f"is one image too many: {upload.field} came as a file, too")
-    labels = {**wanted.labels, "image": upload.field}
-    return msgspec.structs.replace(wanted, image=upload.file_name or "a file", labels=labels)
+    if generation.image:
+        raise invalid(
+            generation.label("image"), generation.image, f"is one image too many: {upload.field} came as a file, too"
+        )
+    labels = {**generation.labels, "image": upload.field}
+    return msgspec.structs.replace(generation, image=upload.file_name or "a file", labels=labels)
 
 
 def read_cloud(values: Mapping[str, Any], task: str, image: str, files: Mapping[str, Any]) -> Reading:
     """Read a cloud request for this task; `image` is its picture: a URL or base64. Raises `EdgeError`."""
     own = ("task", "stage", "input_image", "resolution_level", *WEBHOOK_FIELDS)
     reading = _read(values, TASKS[task][0], own=own, files=files)
-    wanted = reading.generation
-    labels = {**wanted.labels, "image": "input_image"}
-    wanted = msgspec.structs.replace(wanted, image=image, labels=labels)
-    _check_last_frame(task, wanted, "input_last_frame")
-    return msgspec.structs.replace(reading, generation=wanted)
+    generation = reading.generation
+    labels = {**generation.labels, "image": "input_image"}
+    generation = msgspec.structs.replace(generation, image=image, labels=labels)
+    _check_last_frame(task, generation, "input_last_frame")
+    return msgspec.structs.replace(reading, generation=generation)
 
 
 def _read(values: Mapping[str, Any], output: str, *, own: tuple[str, ...], files: Mapping[str, Any]) -> Reading:
     """Read the generation in a task's request. Raises `EdgeError`."""
     reading = read_generation(values, POLICY, own=own, files=files)
-    wanted, warnings = reading.generation, reading.warnings
+    generation, warnings = reading.generation, reading.warnings
     if output == "image":
-        sent = [wanted.label(name) for name in _CLIP_FIELDS if getattr(wanted, name) is not None]
+        sent = [generation.label(name) for name in _CLIP_FIELDS if getattr(generation, name) is not None]
         warnings += tuple(f"{name}: this task makes an image, ignored" for name in sent)
-        wanted = msgspec.structs.replace(wanted, **dict.fromkeys(_CLIP_FIELDS))
+        generation = msgspec.structs.replace(generation, **dict.fromkeys(_CLIP_FIELDS))
     labels = {
         "image": "image_path",
         "save_to": "save_result_path",
-        **wanted.labels,
+        **generation.labels,
         "output": "task",
     }
-    generation = msgspec.structs.replace(wanted, output=output, labels=labels)
+    generation = msgspec.structs.replace(generation, output=output, labels=labels)
     return Reading(generation=generation, warnings=warnings)
 
 

@@ -62,9 +62,9 @@ class Gen1:
             )
         if upload is not None:
             image = await self._calls.inputs.image(upload.field, upload, allow_paths=False)
-            wanted = with_upload(order.wanted, upload)
+            generation = with_upload(order.generation, upload)
             echo = {**order.echo, "image_path": upload.file_name}
-            order = msgspec.structs.replace(order, wanted=wanted, image=image, echo=echo)
+            order = msgspec.structs.replace(order, generation=generation, image=image, echo=echo)
         try:
             job, _ = await self._calls.submit(order)
         except EdgeError as error:
@@ -94,23 +94,23 @@ class Gen1:
         inputs = input_files(files)
         own = (*_OWN, *(() if upload is None else (upload.field,)), *fields_of(inputs))
         reading = read_generation(values, GEN1_POLICY, own=own, files=files, place=place)
-        wanted = with_files(reading.generation, values, inputs)
+        generation = with_files(reading.generation, values, inputs)
         unique = options.flag("task_id_must_unique") or False
         fragments = options.integer("num_fragments", 1, 1_000_000)
         echo: dict[str, Scalar] = {
             "task_id": task_id,
             "task_id_must_unique": unique,
-            "prompt": wanted.prompt,
-            "use_prompt_enhancer": wanted.use_prompt_enhancer or False,
-            "negative_prompt": wanted.negative_prompt or "",
-            "image_path": echoed_image(wanted.image),
+            "prompt": generation.prompt,
+            "use_prompt_enhancer": generation.use_prompt_enhancer or False,
+            "negative_prompt": generation.negative_prompt or "",
+            "image_path": echoed_image(generation.image),
             "num_fragments": 1 if fragments is None else fragments,
             "save_video_path": save_path,
             **_sampler(values),
         }
         return Submission(
             # An absent negative prompt is an empty one here, not the model's own.
-            wanted=msgspec.structs.replace(wanted, negative_prompt=wanted.negative_prompt or ""),
+            generation=msgspec.structs.replace(generation, negative_prompt=generation.negative_prompt or ""),
             warnings=reading.warnings,
             origin=self.tasks.origin,
             alias=task_id,

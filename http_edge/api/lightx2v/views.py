@@ -48,7 +48,7 @@ _SEARCHED_TO = "X-Zoetrope-Searched-To"
 _AT_ONCE = 32
 
 #: Task ids whose job is remembered.
-_REMEMBERED = 10_000
+_MAX_KEPT = 10_000
 
 #: LightX2V's word for each state.
 STATUS: dict[JobStateName, lx.TaskState] = {
@@ -275,7 +275,7 @@ class Tasks:
             name = (job.view.submission.tenant, job.view.submission.alias)
             self._jobs[name] = job.id
             self._jobs.move_to_end(name)
-            if len(self._jobs) > _REMEMBERED:
+            if len(self._jobs) > _MAX_KEPT:
                 self._jobs.popitem(last=False)
 
     def listed(self, states: tuple[JobStateName, ...] = ()) -> TaskList:

@@ -333,21 +333,21 @@ def read_order(
     """Read a native request, with the picture and the further inputs that it brought as files. Raises `EdgeError`."""
     own = (*_OWN_FIELDS, *(() if upload is None else (upload.field,)), *fields_of(inputs))
     reading = read_generation(values, POLICY, own=own, files=files)
-    wanted = with_files(reading.generation, values, inputs)
-    if upload is not None and (wanted.image or values.get(upload.field)):
-        raise invalid(upload.field, wanted.image or values[upload.field], "came as a file, too")
+    generation = with_files(reading.generation, values, inputs)
+    if upload is not None and (generation.image or values.get(upload.field)):
+        raise invalid(upload.field, generation.image or values[upload.field], "came as a file, too")
     reader = Reader(values)
     job_id = reader.text("id", max_chars=4096)
     if job_id is not None and not is_client_id(job_id):
         raise reader.fault("id", f"must be {JOB_ID_RULE}")
     priority = reader.integer("priority", 0, 9)
     echo: dict[str, Scalar] = {}
-    if wanted.image:
-        echo["image"] = echoed_image(wanted.image)
-    if wanted.save_to:
-        echo["save_to"] = wanted.save_to
+    if generation.image:
+        echo["image"] = echoed_image(generation.image)
+    if generation.save_to:
+        echo["save_to"] = generation.save_to
     return Submission(
-        wanted=wanted,
+        generation=generation,
         warnings=reading.warnings,
         job_id=job_id or "",
         priority=DEFAULT_PRIORITY if priority is None else priority,

@@ -73,7 +73,7 @@ POLICY = Policy(
 class GenerationRequest(Struct, frozen=True, kw_only=True):
     """Request for a generation; images and the model are chosen later."""
 
-    wanted: Generation
+    generation: Generation
     #: The model's name as the client wrote it; "" when it named none.
     model: str
     #: `seconds` as the client wrote it; "" when it did not.
@@ -106,12 +106,14 @@ def read_request(
     known = dict(values)
     notes = [*_one_seed(known), *_odd_resolution(known)]
     reading = read_generation(known, POLICY, own=(*own, "priority"), files=files)
-    wanted = reading.generation
+    generation = reading.generation
     priority = Reader(values).integer("priority", 0, 9)
     return GenerationRequest(
-        wanted=msgspec.structs.replace(wanted, model=None, output=output),
-        model=(wanted.model or "").strip(),
-        seconds="" if wanted.seconds is None else str(known.get(wanted.label("seconds"), wanted.seconds)).strip()[:16],
+        generation=msgspec.structs.replace(generation, model=None, output=output),
+        model=(generation.model or "").strip(),
+        seconds=""
+        if generation.seconds is None
+        else str(known.get(generation.label("seconds"), generation.seconds)).strip()[:16],
         priority=DEFAULT_PRIORITY if priority is None else priority,
         warnings=(*notes, *reading.warnings),
     )

@@ -50,23 +50,23 @@ def _only(cards: list[ModelCard], output: MediaKind, inputs: Collection[str]) ->
     return able[0] if len(able) == 1 else None
 
 
-def fit(asked: GenerationRequest, card: ModelCard, output: MediaKind) -> tuple[Generation, list[str]]:
+def fit(parsed: GenerationRequest, card: ModelCard, output: MediaKind) -> tuple[Generation, list[str]]:
     """Fit a request to the model's card; return it with the warnings for its client."""
-    wanted, warnings = asked.wanted, []
-    if wanted.size is not None:
-        size = wanted.size if is_allowed(*wanted.size, card.limits) else nearest_size(wanted.size, card)
-        if size != wanted.size:
-            asked_for = "{}x{}".format(*wanted.size)
+    generation, warnings = parsed.generation, []
+    if generation.size is not None:
+        size = generation.size if is_allowed(*generation.size, card.limits) else nearest_size(generation.size, card)
+        if size != generation.size:
+            asked_for = "{}x{}".format(*generation.size)
             warnings.append(
-                f"{wanted.label('size')}: model {shown(card.name)} cannot draw {asked_for}; {size[0]}x{size[1]} was used"
+                f"{generation.label('size')}: model {shown(card.name)} cannot draw {asked_for}; {size[0]}x{size[1]} was used"
             )
-        wanted = msgspec.structs.replace(wanted, size=size)
-    if wanted.seconds is not None and wanted.num_frames is None and output == "video":
-        fps = wanted.fps or card.defaults.fps
-        frames, longest = card.limits.closest_frames(wanted.seconds * fps)
+        generation = msgspec.structs.replace(generation, size=size)
+    if generation.seconds is not None and generation.num_frames is None and output == "video":
+        fps = generation.fps or card.defaults.fps
+        frames, longest = card.limits.closest_frames(generation.seconds * fps)
         if longest:
             most = f"at most {frames} frames, {frames / fps:.4g} s at {fps:g} frames a second"
-            warnings.append(f"{wanted.label('seconds')}: model {shown(card.name)} makes {most}")
-        wanted = msgspec.structs.replace(wanted, num_frames=frames)
-        wanted = msgspec.structs.replace(wanted, seconds=None)
-    return msgspec.structs.replace(wanted, model=card.name), warnings
+            warnings.append(f"{generation.label('seconds')}: model {shown(card.name)} makes {most}")
+        generation = msgspec.structs.replace(generation, num_frames=frames)
+        generation = msgspec.structs.replace(generation, seconds=None)
+    return msgspec.structs.replace(generation, model=card.name), warnings

@@ -73,21 +73,21 @@ class DrawingStream(StreamingResponse):
     async def _drawing(self) -> AsyncIterator[bytes]:
         """Previews and keep-alives until the job has ended. Raises `EdgeError`."""
         settings = self._calls.settings
-        spoke_at = time.monotonic()
-        deadline = spoke_at + settings.sync_timeout_s
+        sent_at = time.monotonic()
+        deadline = sent_at + settings.sync_timeout_s
         async with contextlib.aclosing(self._calls.follower.follow(self._job.id, _LOOK_S)) as versions:
             async for version in versions:
                 self._job = version or self._job
                 async for event in self._new_previews():
                     yield event
-                    spoke_at = time.monotonic()
+                    sent_at = time.monotonic()
                 if self._job.is_final:
                     return
                 if time.monotonic() > deadline:
                     break
-                if time.monotonic() - spoke_at >= settings.keep_alive_s:
+                if time.monotonic() - sent_at >= settings.keep_alive_s:
                     yield b": keep-alive\n\n"
-                    spoke_at = time.monotonic()
+                    sent_at = time.monotonic()
         raise unfinished(self._calls, self._job.id, settings.sync_timeout_s)
 
     async def _new_previews(self) -> AsyncIterator[bytes]:

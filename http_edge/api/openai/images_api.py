@@ -157,7 +157,7 @@ class ImagesApi:
         images = images_in(fields, values, image_names)
         if needed and not images:
             raise missing(["image"])
-        wish = read_media_request(
+        media_request = read_media_request(
             values,
             "image",
             images,
@@ -166,7 +166,7 @@ class ImagesApi:
             warnings=warnings,
             previews=how.previews,
         )
-        return await submit(self._calls, wish), how
+        return await submit(self._calls, media_request), how
 
     async def _answer(self, request: Request, job: Job, how: Presentation, word: str) -> Response:
         if how.stream:

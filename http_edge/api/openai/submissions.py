@@ -32,7 +32,7 @@ ID_PREFIXES: dict[MediaKind, str] = {"video": "video_", "image": "img_"}
 class MediaRequest(Struct, frozen=True, kw_only=True):
     """Request that was read and not yet submitted."""
 
-    asked: GenerationRequest
+    parsed: GenerationRequest
     output: MediaKind
     #: The images that came, with the fields they came in: the first is the image, the others are drawn from beside it.
     images: list[tuple[str, str | Upload]] = []
@@ -58,63 +58,67 @@ def read_media_request(
     """Read a request; `own` are the fields that its API reads itself, `files` those that came. Raises `EdgeError`."""
     webhook = read_webhook(values)
     inputs = {role: uploads for role, uploads in input_files(files).items() if uploads[0].field not in own}
-    asked = read_request(values, output, (*own, *fields_of(inputs), *WEBHOOK_FIELDS), files)
-    asked = msgspec.structs.replace(asked, wanted=with_files(asked.wanted, values, inputs))
+    parsed = read_request(values, output, (*own, *fields_of(inputs), *WEBHOOK_FIELDS), files)
+    parsed = msgspec.structs.replace(parsed, generation=with_files(parsed.generation, values, inputs))
     if warnings:
-        asked = msgspec.structs.replace(asked, warnings=(*warnings, *asked.warnings))
-    return MediaRequest(asked=asked, output=output, images=images, files=inputs, previews=previews, webhook=webhook)
+        parsed = msgspec.structs.replace(parsed, warnings=(*warnings, *parsed.warnings))
+    return MediaRequest(parsed=parsed, output=output, images=images, files=inputs, previews=previews, webhook=webhook)
 
 
-async def submit(calls: JobService, wish: MediaRequest) -> Job:
+async def submit(calls: JobService, media_request: MediaRequest) -> Job:
     """The accepted job. Call it while the request's files are still there. Raises `EdgeError`; nothing was taken then."""
-    asked, output = wish.asked, wish.output
-    warnings = list(asked.warnings)
-    wanted = asked.wanted
-    if len(wish.images) > 1:
-        if wanted.reference_images:
+    parsed, output = media_request.parsed, media_request.output
+    warnings = list(parsed.warnings)
+    generation = parsed.generation
+    if len(media_request.images) > 1:
+        if generation.reference_images:
             raise invalid(
-                wish.images[1][0], wanted.reference_images, "came beside several images: they are in one field"
+                media_request.images[1][0],
+                generation.reference_images,
+                "came beside several images: they are in one field",
             )
-        names = tuple(_name_of(source) for _, source in wish.images[1:])
-        labels = {**wanted.labels, "reference_images": wish.images[1][0]}
-        asked = msgspec.structs.replace(
-            asked, wanted=msgspec.structs.replace(wanted, reference_images=names, labels=labels)
+        names = tuple(_name_of(source) for _, source in media_request.images[1:])
+        labels = {**generation.labels, "reference_images": media_request.images[1][0]}
+        parsed = msgspec.structs.replace(
+            parsed, generation=msgspec.structs.replace(generation, reference_images=names, labels=labels)
         )
-    roles = {*asked.wanted.roles(), *(("image",) if wish.images else ())}
-    card, about_model = await choose_card(calls, asked.model, output, inputs=roles)
-    if wish.images and not card.draws_from_image(output):
-        field, model = wish.images[0][0], f"model {card.name} ({card.pipeline or card.engine})"
+    roles = {*parsed.generation.roles(), *(("image",) if media_request.images else ())}
+    card, about_model = await choose_card(calls, parsed.model, output, inputs=roles)
+    if media_request.images and not card.draws_from_image(output):
+        field, model = media_request.images[0][0], f"model {card.name} ({card.pipeline or card.engine})"
         reason = (
             "makes videos from an image, not images" if card.takes_image else "draws from text alone and takes no image"
         )
         raise EdgeError("unsupported", f"{field}: {model} {reason}", param=field)
-    wanted, about_fit = fit(asked, card, output)
-    if wish.images:
-        field, source = wish.images[0]
-        wanted = msgspec.structs.replace(wanted, image=_name_of(source), labels={**wanted.labels, "image": field})
-    check_roles(wanted, card, output)
-    kept = [await calls.inputs.image(field, source, allow_paths=True) for field, source in wish.images]
-    inputs = {**wish.kept, **await calls.inputs.uploaded(wish.files)}
+    generation, about_fit = fit(parsed, card, output)
+    if media_request.images:
+        field, source = media_request.images[0]
+        generation = msgspec.structs.replace(
+            generation, image=_name_of(source), labels={**generation.labels, "image": field}
+        )
+    check_roles(generation, card, output)
+    kept = [await calls.inputs.image(field, source, allow_paths=True) for field, source in media_request.images]
+    inputs = {**media_request.kept, **await calls.inputs.uploaded(media_request.files)}
     if kept[1:]:
         inputs["reference_images"] = tuple(kept[1:])
-    shortened = any(line.startswith(f"{wanted.label('seconds')}:") for line in about_fit)
+    shortened = any(line.startswith(f"{generation.label('seconds')}:") for line in about_fit)
     echo = echo_of(
-        model=asked.model or card.name,
-        seconds="" if shortened else asked.seconds,
-        remixed_from=wish.remixed_from,
+        model=parsed.model or card.name,
+        seconds="" if shortened else parsed.seconds,
+        remixed_from=media_request.remixed_from,
     )
     order = Submission(
-        wanted=msgspec.structs.replace(wanted, previews=wish.previews or wanted.previews),
+        generation=msgspec.structs.replace(generation, previews=media_request.previews or generation.previews),
         warnings=(*about_model, *about_fit, *warnings),
         lenient=True,
         image=kept[0] if kept else None,
         inputs=inputs,
         id_prefix=ID_PREFIXES[output],
-        priority=asked.priority,
+        priority=parsed.priority,
         origin=_ORIGINS[output],
         prefers=output,
         echo=echo,
-        webhook=wish.webhook,
+        webhook=media_request.webhook,
     )
     job, _ = await calls.submit(order)
     return job

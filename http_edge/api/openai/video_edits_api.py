@@ -71,7 +71,7 @@ class VideoEditsApi:
             remixed_from=source.id,
         )
         order = Submission(
-            wanted=_same(spec, prompt),
+            generation=_same(spec, prompt),
             warnings=tuple(
                 f"{name[:80]}: not supported by this route, ignored"
                 for name in reader.unknown(("prompt", *WEBHOOK_FIELDS))[:50]
@@ -110,15 +110,15 @@ class VideoEditsApi:
             values = flattened(fields)
             source = await self._source(values.get("video"), bool(fields.uploads.get("video")), "extended")
             spec = self._spec(source)
-            wish = read_media_request(
+            media_request = read_media_request(
                 {"size": f"{spec.width}x{spec.height}", **values}, "video", [], ("video",), files=fields.uploads
             )
-            card = await self._continuing(wish.asked.model or "", spec.model)
+            card = await self._continuing(media_request.parsed.model or "", spec.model)
             if "start_video" in card.takes_inputs:
-                wish = await self._going_on(wish, source, card)
+                media_request = await self._going_on(media_request, source, card)
             else:
-                wish = await self._from_last_frame(wish, source, card)
-            return await self._videos.created(request, await submit(self._calls, wish))
+                media_request = await self._from_last_frame(media_request, source, card)
+            return await self._videos.created(request, await submit(self._calls, media_request))
 
     @operation(
         "editVideo",
@@ -143,10 +143,10 @@ class VideoEditsApi:
                     param="video",
                 )
             if source is None:
-                wish = read_media_request(values, "video", [], (), files=fields.uploads)
+                media_request = read_media_request(values, "video", [], (), files=fields.uploads)
             else:
-                wish = await self._edit_of(source, values, fields)
-            return await self._videos.created(request, await submit(self._calls, wish))
+                media_request = await self._edit_of(source, values, fields)
+            return await self._videos.created(request, await submit(self._calls, media_request))
 
     @operation(
         "createCharacter",
@@ -178,18 +178,18 @@ class VideoEditsApi:
 
     # ------------------------------------------------------------ parts
 
-    async def _continuing(self, asked: str, own: str) -> ModelCard:
-        """The model that goes on from a video: the one asked for, its own, else the one that sees most of it. Raises `EdgeError`."""
+    async def _continuing(self, requested: str, own: str) -> ModelCard:
+        """The model that goes on from a video: the requested one, its own, else one that takes a clip. Raises `EdgeError`."""
         calls = self._calls.catalogue
         cards = await calls.cards()
-        wanted = calls.aliases.get(asked, asked)
+        name = calls.aliases.get(requested, requested)
         # Their order is kept where they are alike.
-        ranked = sorted(cards, key=lambda card: (card.name != wanted, card.name != own, not _sees_motion(card)))
-        # Why a model that is asked for cannot is said where its inputs are checked.
+        ranked = sorted(cards, key=lambda card: (card.name != name, card.name != own, not _takes_clip(card)))
+        # A requested model that cannot is refused where its inputs are checked.
         able = [
             card
             for card in ranked
-            if card.name == wanted or (card.makes("video") and (_sees_motion(card) or card.takes_image))
+            if card.name == name or (card.makes("video") and (_takes_clip(card) or card.takes_image))
         ]
         if not able:
             raise EdgeError(
@@ -199,31 +199,36 @@ class VideoEditsApi:
             )
         return able[0]
 
-    async def _going_on(self, wish: MediaRequest, source: Job, card: ModelCard) -> MediaRequest:
+    async def _going_on(self, media_request: MediaRequest, source: Job, card: ModelCard) -> MediaRequest:
         """A request to go on from a whole clip, in its rate. Raises `EdgeError`."""
         kept = await self._calls.inputs.of_result("video", source, find_artefact(source.view)[1], "clip")
         seen = card.start_frames
         begins = "begins with the last frames of the video" if seen is None or seen.drawn else "begins after the video"
-        brought: dict[str, Any] = {"start_video": (source.id,), "fps": wish.asked.wanted.fps or self._spec(source).fps}
-        labels = {**wish.asked.wanted.labels, "start_video": "video"}
-        wanted = msgspec.structs.replace(wish.asked.wanted, **brought, labels=labels)
-        return _continued(wish, wanted, source, card, begins, kept={"start_video": (kept,)})
+        brought: dict[str, Any] = {
+            "start_video": (source.id,),
+            "fps": media_request.parsed.generation.fps or self._spec(source).fps,
+        }
+        labels = {**media_request.parsed.generation.labels, "start_video": "video"}
+        generation = msgspec.structs.replace(media_request.parsed.generation, **brought, labels=labels)
+        return _continued(media_request, generation, source, card, begins, kept={"start_video": (kept,)})
 
-    async def _from_last_frame(self, wish: MediaRequest, source: Job, card: ModelCard) -> MediaRequest:
+    async def _from_last_frame(self, media_request: MediaRequest, source: Job, card: ModelCard) -> MediaRequest:
         last = await self._thumbnails.last_frame(source.view, find_artefact(source.view)[1])
         image = [("video", base64.b64encode(last).decode())]
         begins = "begins with the last frame of the video"
-        return _continued(wish, wish.asked.wanted, source, card, begins, images=image)
+        return _continued(media_request, media_request.parsed.generation, source, card, begins, images=image)
 
     async def _edit_of(self, source: Job, values: dict[str, Any], fields: Fields) -> MediaRequest:
         """A request to draw over a finished video of this service, in its size and rate. Raises `EdgeError`."""
         spec = self._spec(source)
         own = {"size": f"{spec.width}x{spec.height}", "fps": spec.fps}
-        wish = read_media_request({**own, **values}, "video", [], ("video",), files=fields.uploads)
+        media_request = read_media_request({**own, **values}, "video", [], ("video",), files=fields.uploads)
         kept = await self._calls.inputs.of_result("video", source, find_artefact(source.view)[1], "clip")
         brought: dict[str, Any] = {"video": (source.id,)}
-        asked = msgspec.structs.replace(wish.asked, wanted=msgspec.structs.replace(wish.asked.wanted, **brought))
-        return msgspec.structs.replace(wish, asked=asked, kept={"video": (kept,)}, remixed_from=source.id)
+        parsed = msgspec.structs.replace(
+            media_request.parsed, generation=msgspec.structs.replace(media_request.parsed.generation, **brought)
+        )
+        return msgspec.structs.replace(media_request, parsed=parsed, kept={"video": (kept,)}, remixed_from=source.id)
 
     async def _finished(self, video_id: str, field: str) -> Job:
         job = await self._videos.find(video_id)
@@ -251,24 +256,27 @@ class VideoEditsApi:
         return job.spec
 
 
-def _sees_motion(card: ModelCard) -> bool:
+def _takes_clip(card: ModelCard) -> bool:
     return card.takes("start_video", "video")
 
 
 def _continued(
-    wish: MediaRequest, wanted: Generation, source: Job, card: ModelCard, begins: str, **media: Any
+    media_request: MediaRequest, generation: Generation, source: Job, card: ModelCard, begins: str, **media: Any
 ) -> MediaRequest:
     """The request with what it goes on from, and the model that draws it."""
     warning = f"video: the new clip {begins}; it holds the continuation alone"
-    asked = msgspec.structs.replace(
-        wish.asked, wanted=wanted, model=wish.asked.model or card.name, warnings=(*wish.asked.warnings, warning)
+    parsed = msgspec.structs.replace(
+        media_request.parsed,
+        generation=generation,
+        model=media_request.parsed.model or card.name,
+        warnings=(*media_request.parsed.warnings, warning),
     )
-    return msgspec.structs.replace(wish, asked=asked, remixed_from=source.id, **media)
+    return msgspec.structs.replace(media_request, parsed=parsed, remixed_from=source.id, **media)
 
 
 def _same(spec: JobSpec, prompt: str) -> Generation:
     """Build the request for the same video with another prompt: all that is asked for of its spec, and its media by name."""
-    kept = {name: _as_asked(value) for name in _CARRIED if (value := getattr(spec, name)) not in (None, "")}
+    kept = {name: _requested_loras(value) for name in _CARRIED if (value := getattr(spec, name)) not in (None, "")}
     inputs: dict[str, Any] = {role: tuple(Path(path).name for path in paths) for role, paths in spec.inputs.items()}
     return Generation(prompt=prompt, **kept, **inputs)
 
@@ -282,7 +290,7 @@ def _is_medium(video: Any) -> bool:
     return isinstance(video, str) and video.lstrip()[:8].lower().startswith(("data:", "http://", "https://", "file-"))
 
 
-def _as_asked(value: Any) -> Any:
+def _requested_loras(value: Any) -> Any:
     if not isinstance(value, tuple):
         return value
     return tuple(LoraWish(name=use.name, scale=use.scale, components=use.components) for use in value)

@@ -241,5 +241,5 @@ class VideosApi:
         async with await read_fields(request) as fields:
             values = flattened(fields)
             images = images_in(fields, values, VIDEO_IMAGES)
-            wish = read_media_request(values, "video", images, VIDEO_IMAGES, files=fields.uploads)
-            return await submit(self._calls, wish)
+            media_request = read_media_request(values, "video", images, VIDEO_IMAGES, files=fields.uploads)
+            return await submit(self._calls, media_request)
