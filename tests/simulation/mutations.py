@@ -282,7 +282,7 @@ RULES: tuple[Mutation, ...] = (
     Mutation("lazy-stop", "a stop is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.STOP_REQUESTED}),)),
     Mutation("lazy-finish", "a result is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.FINISHED}),)),
     Mutation("same-epoch", "the epoch is raised before every life", ((Epochs, "raise_again", _same_epoch),)),
-    Mutation("counted-credit", "room is what the worker said last", ((Pool, "said", _counted),)),
+    Mutation("counted-credit", "room is what the worker said last", ((Pool, "update_room", _counted),)),
     Mutation("no-lease-expiry", "what a silent worker held goes back", ((timers, "_lose_worker", nothing),), first=30),
     Mutation(
         "no-rejoin-end", "orphans go back when nobody comes for them", ((timers, "_close_rejoin", nothing),), first=60

@@ -99,7 +99,7 @@ OVERLAP: tuple[Mutation, ...] = (
     ),
     Mutation("room-too-early", "room is said when there is some", ((EngineSlot, "refusal_reason", constant("")),)),
     Mutation("room-unsaid", "room beside a tail is said", ((EngineSlot, "_postprocess_begun", nothing),)),
-    Mutation("next-unheard", "room beside the last steps is said", ((EngineSlot, "_next_wanted", nothing),)),
+    Mutation("next-unheard", "room beside the last steps is said", ((EngineSlot, "_next_requested", nothing),)),
     Mutation("third-refused", "room beside a tail and last steps is said", ((engine_slot, "SLOTS", lambda _: 2),)),
     Mutation(
         "nobody-overtakes",
