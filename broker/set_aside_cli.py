@@ -34,13 +34,13 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 async def _settle(client: BrokerClient, options: argparse.Namespace) -> int:
     if options.command == "list":
-        for view in await client.set_aside():
+        for view in await client.set_aside.list():
             sys.stdout.write(_line(view))
         return 0
-    ids = [view.id for view in await client.set_aside()] if options.all else options.id
+    ids = [view.id for view in await client.set_aside.list()] if options.all else options.id
     failed = 0
     for job_id in ids:
-        outcome = await client.settle_set_aside(job_id, options.command)
+        outcome = await client.set_aside.settle(job_id, options.command)
         sys.stdout.write(f"{job_id}: {_OUTCOMES[outcome]}\n")
         failed += outcome != "done"
     return 1 if failed else 0

@@ -20,11 +20,14 @@ MAX_FUNCTION = 60
 MAX_METHODS, MAX_ATTRIBUTES = 20, 12
 #: Classes beyond them, and why.
 LARGE = {
-    "broker.client.client.BrokerClient": "one method a request",
-    "broker.core.pool.Worker": "a record of one worker, written by its messages; the rules about it are in Pool and worker_breaker",
-    "broker.core.state.State": "the core's memory; every move of a job passes through it, so that its parts cannot disagree",
+    "broker.core.pool.Worker": "the record of one worker: the broker's copy of its heartbeat, and the grants and requests that it"
+    " has not answered. It has no rules: those are methods of Pool and functions of worker_breaker, dispatch and timers, each of which reads"
+    " several parts of it, so that smaller records would be read together everywhere",
+    "broker.core.state.State": "the core's memory. Its parts (queue, pool, deadlines, tenants, promises, ...) are classes of their own; its"
+    " methods are the moves of a job, each of which changes several of these parts at once, which is why no part can make them",
     "zoetrope.client.client.AsyncClient": "as Client, awaited",
-    "zoetrope.client.client.Client": "one method an operation, each a line, on the one object that its users look through",
+    "zoetrope.client.client.Client": "one method an operation of the service, without state of its own: each runs a flow of Flows over the"
+    " connection. Users find an operation on the one object that they made; parts of it would be names to know and no state less",
 }
 #: Product files that write a field of a request or of a job: declare it, or pass it on by name.
 MAX_PLACES = 4

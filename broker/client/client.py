@@ -1,26 +1,21 @@
-"""The asyncio client of the broker, for edges, bench and tests: one method a request of the protocol."""
+"""The asyncio client of the broker, for edges, bench and tests: requests about jobs, and events; others are in `request_groups`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 
 from broker.client import errors
 from broker.client.event_stream import EventStream
 from broker.client.exchange import Exchange
+from broker.client.request_groups import DeliveryRequests, SetAsideRequests, WorkerRequests, expect, numbered
 from broker.runtime.curve_keys import PeerKey
 from broker.runtime.dealer import open_dealer
 from broker.wire import codec
 from broker.wire import messages as m
-
-R = TypeVar("R", bound=m.Message)
-Q = TypeVar("Q", m.ListJobs, m.GetUsage, m.GetPool)
-
-#: Workers in an answer: the broker takes some 4 us for each, in which it does nothing else.
-_POOL_PAGE = 500
 
 
 class JobSearch(NamedTuple):
@@ -38,6 +33,7 @@ class BrokerClient:
 
     Every request raises `BrokerUnavailable` when it has not been answered within `timeout_s`, and `ValueError` naming the field when
     it does not fit the protocol. It need not be connected to be used: requests wait for the broker to appear.
+    Requests about workers, webhook deliveries and jobs set aside are methods of `workers`, `deliveries` and `set_aside`.
     """
 
     def __init__(
@@ -59,6 +55,9 @@ class BrokerClient:
         self._events = EventStream(on_event, on_gap, on_gone)
         opener = partial(open_dealer, endpoint=endpoint, max_frame=codec.MAX_REPLY_FRAME, key=key)
         self._exchange = Exchange(opener, self._events)
+        self.workers = WorkerRequests(self._request)
+        self.deliveries = DeliveryRequests(self._request)
+        self.set_aside = SetAsideRequests(self._request)
 
     @property
     def invalid_messages(self) -> int:
@@ -92,13 +91,13 @@ class BrokerClient:
         reply = await self._request(lambda req: msgspec.structs.replace(submit, req=req))
         if isinstance(reply, m.Rejected):
             raise errors.rejection(reply.code, reply.message, reply.retry_after_s, reply.earliest_s)
-        accepted = _expect(m.Accepted, reply)
+        accepted = expect(m.Accepted, reply)
         return accepted_view(submit, accepted), accepted.duplicate
 
     async def cancel(self, job_id: str, tenant: str = "") -> tuple[m.CancelOutcome, m.JobView | None]:
         """Ask for the end of a job of this tenant ("": of any): (the outcome, the job unless it was not found)."""
         request = await self._request(lambda req: m.CancelJob(req=req, job_id=job_id, tenant=tenant))
-        reply = _expect(m.CancelReply, request)
+        reply = expect(m.CancelReply, request)
         return reply.outcome, None if reply.outcome == "not_found" else codec.job_view(reply.body)
 
     async def control(
@@ -106,7 +105,7 @@ class BrokerClient:
     ) -> tuple[m.ControlOutcome, str, m.JobView | None]:
         """Pause, resume or commit a job of this tenant ("": of any): (outcome, why it was refused, the job unless it was not found)."""
         request = await self._request(lambda req: m.ControlJob(req=req, job_id=job_id, action=action, tenant=tenant))
-        reply = _expect(m.ControlReply, request)
+        reply = expect(m.ControlReply, request)
         return reply.outcome, reply.reason, None if reply.outcome == "not_found" else codec.job_view(reply.body)
 
     async def get(self, job_id: str, tenant: str = "") -> m.JobView | None:
@@ -132,7 +131,7 @@ class BrokerClient:
         found: list[m.JobView] = []
         asked = 0
         while True:
-            answer = _expect(m.Jobs, await self._request(partial(_numbered, query)))
+            answer = expect(m.Jobs, await self._request(partial(numbered, query)))
             views = codec.job_views(answer.body)
             found += views
             if not answer.behind:
@@ -149,68 +148,19 @@ class BrokerClient:
         """
         ids = tuple(job_ids)
         reply = await self._request(lambda req: m.ForgetJobs(req=req, job_ids=ids, finished_s=finished_s))
-        return _expect(m.Forgotten, reply).job_ids
-
-    async def claim_deliveries(self, limit: int) -> tuple[Sequence[m.ClaimedDelivery], float]:
-        """(webhook deliveries to make, seconds until another is due or -1). Those of a lost answer come again after their lease."""
-        reply = _expect(m.Deliveries, await self._request(lambda req: m.ClaimDeliveries(req=req, limit=limit)))
-        return codec.hook_claims(reply.body), reply.wait_s
-
-    async def delivery_done(self, done: m.DeliveryDone) -> None:
-        """Report a delivery (`req` is filled in); on disk when this returns."""
-        _expect(m.DeliveryNoted, await self._request(lambda req: msgspec.structs.replace(done, req=req)))
-
-    async def pool(self) -> m.PoolView:
-        """Workers and totals; the totals are those of the moment at which the first workers were asked for."""
-        first = page = await self._pool_page("")
-        workers = [*page.workers]
-        while page.more and page.workers:
-            page = await self._pool_page(page.workers[-1].name)
-            workers += page.workers
-        return msgspec.structs.replace(first, workers=tuple(workers), more=False)
-
-    async def _pool_page(self, after: str) -> m.PoolView:
-        query = m.GetPool(req=0, after=after, limit=_POOL_PAGE)
-        reply = _expect(m.Pool, await self._request(partial(_numbered, query)))
-        view: m.PoolView = codec.pool_view(reply.body)
-        return view
-
-    async def load_history(self) -> Sequence[m.LoadSample]:
-        """Samples of the pool's load over the last hour, the oldest first; the last is of now."""
-        reply = _expect(m.LoadSamples, await self._request(lambda req: m.GetLoadHistory(req=req)))
-        samples: Sequence[m.LoadSample] = codec.load_samples(reply.body)
-        return samples
+        return expect(m.Forgotten, reply).job_ids
 
     async def usage(self, **fields: Any) -> tuple[Sequence[m.UsageRow], bool]:
         """Sums of what was used, and whether there are more than the limit; `fields` are those of `GetUsage`, less `req`."""
         query = m.GetUsage(req=0, **fields)
-        answer = _expect(m.Usage, await self._request(partial(_numbered, query)))
+        answer = expect(m.Usage, await self._request(partial(numbered, query)))
         return codec.usage_rows(answer.body), answer.more
 
     async def estimate(self, estimate: m.Estimate) -> m.Forecast:
         """Forecast of such a job if it came now (`req` is filled in), and the earliest end that could be promised."""
         reply = await self._request(lambda req: msgspec.structs.replace(estimate, req=req))
-        found: m.Forecast = codec.forecast(_expect(m.Estimated, reply).body)
+        found: m.Forecast = codec.forecast(expect(m.Estimated, reply).body)
         return found
-
-    async def drain_worker(self, name: str, *, hand_back: bool = False) -> m.WorkerView | None:
-        """Let a worker finish what it holds, or hand it back, and leave: the worker as it is now, None when there is none of that name."""
-        return _worker(await self._request(lambda req: m.DrainWorker(req=req, name=name, hand_back=hand_back)))
-
-    async def undrain_worker(self, name: str) -> m.WorkerView | None:
-        """Give a drained worker work again: the worker as it is now, None when there is none of that name, or no more."""
-        return _worker(await self._request(lambda req: m.UndrainWorker(req=req, name=name)))
-
-    async def set_aside(self) -> Sequence[m.JobView]:
-        """The jobs that the broker set aside, the oldest first, without their specs."""
-        reply = _expect(m.Jobs, await self._request(lambda req: m.ListSetAside(req=req)))
-        views: Sequence[m.JobView] = codec.job_views(reply.body)
-        return views
-
-    async def settle_set_aside(self, job_id: str, action: Literal["release", "fail", "delete"]) -> str:
-        """Decide on a job that was set aside: "done", "not_set_aside" or "unreadable". A repeated "done" answers "not_set_aside"."""
-        reply = await self._request(lambda req: m.SettleSetAside(req=req, job_id=job_id, action=action))
-        return _expect(m.SetAsideSettled, reply).outcome
 
     async def watch(self, *, steps: bool = True) -> None:
         """Subscribe to all events, for as long as this client lives, over restarts of the broker. Returns when the stream has begun.
@@ -225,7 +175,7 @@ class BrokerClient:
         except BaseException:
             self._events.expect_gap()
             raise
-        _expect(m.Watching, reply)
+        expect(m.Watching, reply)
 
     def follow(self, job_id: str) -> None:
         """Subscribe to the steps of this job: an event with where it is comes first, if it lives. For a watcher without
@@ -251,20 +201,5 @@ def accepted_view(submit: m.Submit, accepted: m.Accepted) -> m.JobView:
 
 
 def _found(reply: m.Message) -> m.JobView | None:
-    answer = _expect(m.JobReply, reply)
+    answer = expect(m.JobReply, reply)
     return codec.job_view(answer.body) if answer.found else None
-
-
-def _worker(reply: m.Message) -> m.WorkerView | None:
-    answer = _expect(m.WorkerReply, reply)
-    return codec.worker_view(answer.body) if answer.found else None
-
-
-def _numbered(query: Q, req: int) -> Q:
-    return msgspec.structs.replace(query, req=req)
-
-
-def _expect(kind: type[R], reply: m.Message) -> R:
-    if not isinstance(reply, kind):
-        raise errors.BrokerError(f"the broker answered with {type(reply).__name__}, expected {kind.__name__}")
-    return reply
