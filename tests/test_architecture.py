@@ -21,7 +21,7 @@ MAX_METHODS, MAX_ATTRIBUTES = 20, 12
 #: Classes beyond them, and why.
 LARGE = {
     "broker.core.pool.Worker": "the record of one worker: the broker's copy of its heartbeat, and the grants and requests that it"
-    " has not answered. It has no rules: those are methods of Pool and functions of worker_breaker, dispatch and timers, each of which reads"
+    " has not answered. It has no rules: those are methods of Pool and functions of worker_breaker, dispatch and timers, each reading"
     " several parts of it, so that smaller records would be read together everywhere",
     "broker.core.state.State": "the core's memory. Its parts (queue, pool, deadlines, tenants, promises, ...) are classes of their own; its"
     " methods are the moves of a job, each of which changes several of these parts at once, which is why no part can make them",

@@ -49,7 +49,7 @@ async def test_submit_get_list_cancel(tmp_path, run_dir):
 
 @in_loop
 async def test_a_pool_that_comes_in_pages_is_whole(tmp_path, run_dir, monkeypatch):
-    monkeypatch.setattr("broker.client.client._POOL_PAGE", 2)
+    monkeypatch.setattr("broker.client.request_groups._POOL_PAGE", 2)
     async with serving(tmp_path, run_dir) as service, connected(service) as client, AsyncExitStack() as stack:
         for number in range(5):
             worker = await stack.enter_async_context(agent(service, f"w{number}"))
