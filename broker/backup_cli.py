@@ -25,7 +25,7 @@ there is kept beside it. Exit codes: 0 done; 1 it could not be done; 2 an option
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Do what `argv`, which begins with `backup` or `restore`, says; returns the exit code."""
+    """Run the command `backup` or `restore`, with which `argv` begins; returns the exit code."""
     word = argv[0]
     parser = argparse.ArgumentParser(
         prog=f"python -m broker {word}", description=_BACKUP if word == "backup" else _RESTORE, allow_abbrev=False

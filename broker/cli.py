@@ -1,4 +1,4 @@
-"""`python -m broker`: read the options, take the home, open the journal, serve, and say in one line why it ended."""
+"""`python -m broker`: read the options, take the home, open the journal, serve, and log in one line why it ended."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ newer version; 4 journal or home cannot be written; 5 disk full; 6 journal and m
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the broker, or do what `keys`, `set-aside`, `usage`, `backup` or `restore` says; returns the exit code."""
+    """Run the broker, or one of the commands `keys`, `set-aside`, `usage`, `backup` and `restore`; returns the exit code."""
     if argv[:1] == ["keys"]:
         return keys_cli.main(argv[1:], os.environ)
     if argv[:1] == ["set-aside"]:

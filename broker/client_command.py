@@ -1,4 +1,4 @@
-"""Commands that ask the running broker of a home: their options, and what they say when it does not answer."""
+"""Commands that send requests to the running broker of a home: their options, and their errors when it does not answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TIMEOUT_S = 10.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which broker is asked."""
+    """Add the options that choose the broker."""
     parser.add_argument("--home", help="directory of the service (default: as for the broker)")
     parser.add_argument("--front", help="the broker's endpoint for edges (default: as for the broker)")
 
@@ -27,7 +27,7 @@ def run(
     environ: Mapping[str, str],
     ask: Callable[[BrokerClient], Awaitable[int]],
 ) -> int:
-    """The exit code of `ask`; 1 where the broker refuses or does not answer, 2 where an option is wrong, with one line that says why."""
+    """The exit code of `ask`; 1 where the broker refuses or does not answer, 2 where an option is wrong, with a line of the reason."""
     flags = [f"--{option}={value}" for option in ("home", "front") if (value := getattr(options, option))]
 
     async def asked(endpoint: str) -> int:
@@ -45,6 +45,6 @@ def run(
 
 
 def failed(name: str, error: Exception, code: int) -> int:
-    """The exit code, after a line that says why."""
+    """The exit code, after a line with the reason."""
     sys.stderr.write(f"broker {name}: {error}\n")
     return code

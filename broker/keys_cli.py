@@ -25,7 +25,7 @@ then on. No secret key is ever printed. Exit codes: 0 done; 2 an option is wrong
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Do what the command line says; returns the exit code."""
+    """Run the command; returns the exit code."""
     options = _parser().parse_args(argv)
     try:
         flags = [

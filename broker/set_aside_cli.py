@@ -27,20 +27,20 @@ _OUTCOMES = {
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Do what the command line says; returns the exit code."""
+    """Run the command; returns the exit code."""
     options = _parser().parse_args(argv)
     return client_command.run("set-aside", options, environ, lambda client: _settle(client, options))
 
 
 async def _settle(client: BrokerClient, options: argparse.Namespace) -> int:
     if options.command == "list":
-        for view in await client.set_aside.list():
+        for view in await client.set_aside_requests.list():
             sys.stdout.write(_line(view))
         return 0
-    ids = [view.id for view in await client.set_aside.list()] if options.all else options.id
+    ids = [view.id for view in await client.set_aside_requests.list()] if options.all else options.id
     failed = 0
     for job_id in ids:
-        outcome = await client.set_aside.settle(job_id, options.command)
+        outcome = await client.set_aside_requests.settle(job_id, options.command)
         sys.stdout.write(f"{job_id}: {_OUTCOMES[outcome]}\n")
         failed += outcome != "done"
     return 1 if failed else 0

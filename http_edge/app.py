@@ -263,7 +263,7 @@ async def _running(edge: Edge) -> AsyncIterator[None]:
 
 
 async def _watch(edge: Edge) -> None:
-    """Ask for events until the broker agrees; the client asks again by itself when the broker comes back."""
+    """Subscribe to events, again until the broker answers; the client subscribes anew by itself when the broker comes back."""
     while True:
         try:
             await edge.broker.watch(steps=False)

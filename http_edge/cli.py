@@ -57,7 +57,7 @@ class EdgeServer(uvicorn.Server):
         self._announcing: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where; say when a job could be drawn."""
+        """Listen, and log the address; log when the first worker is ready."""
         self.should_exit = self.should_exit or signals.received()
         await super().startup(sockets)
         for one in sockets or ():
@@ -80,7 +80,7 @@ class EdgeServer(uvicorn.Server):
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
-    """Serve until asked to stop, or do what `keys` says; returns the exit code."""
+    """Serve until a signal, or run the command `keys`; returns the exit code."""
     if argv[:1] == ["keys"]:
         return keys_cli.main(argv[1:], environ)
     try:

@@ -72,7 +72,7 @@ class Service:
         while time.monotonic() < give_up:
             self.check()
             with contextlib.suppress(BrokerError):
-                pool = await client.workers.pool()
+                pool = await client.worker_requests.pool()
                 if sum(worker.state == "idle" for worker in pool.workers) >= workers:
                     return pool
             await asyncio.sleep(0.05)

@@ -201,7 +201,7 @@ class Drawer:
     async def agent_of(self, worker: str) -> int:
         """Process id of this worker's agent; 0: it is not known."""
         with contextlib.suppress(BrokerError):
-            pool = await self._desk.client.workers.pool()
+            pool = await self._desk.client.worker_requests.pool()
             return next((one.pid for one in pool.workers if one.name == worker), 0)
         return 0
 

@@ -33,7 +33,8 @@ class BrokerClient:
 
     Every request raises `BrokerUnavailable` when it has not been answered within `timeout_s`, and `ValueError` naming the field when
     it does not fit the protocol. It need not be connected to be used: requests wait for the broker to appear.
-    Requests about workers, webhook deliveries and jobs set aside are methods of `workers`, `deliveries` and `set_aside`.
+    Requests about workers, webhook deliveries and jobs set aside are methods of
+    `worker_requests`, `delivery_requests` and `set_aside_requests`.
     """
 
     def __init__(
@@ -55,9 +56,9 @@ class BrokerClient:
         self._events = EventStream(on_event, on_gap, on_gone)
         opener = partial(open_dealer, endpoint=endpoint, max_frame=codec.MAX_REPLY_FRAME, key=key)
         self._exchange = Exchange(opener, self._events)
-        self.workers = WorkerRequests(self._request)
-        self.deliveries = DeliveryRequests(self._request)
-        self.set_aside = SetAsideRequests(self._request)
+        self.worker_requests = WorkerRequests(self._request)
+        self.delivery_requests = DeliveryRequests(self._request)
+        self.set_aside_requests = SetAsideRequests(self._request)
 
     @property
     def invalid_messages(self) -> int:

@@ -36,7 +36,7 @@ class QueueFull(SubmitRejected):
 
 
 class ServiceBusy(SubmitRejected):
-    """No worker is free, and the job did not want to wait."""
+    """No worker is free, and the job was not to wait."""
 
 
 class AliasTaken(SubmitRejected):

@@ -39,11 +39,11 @@ class EventStream:
         return self.followed.unsent() if self._seq is not None else iter(())
 
     def expect_gap(self) -> None:
-        """Take it that events may be lost: the answer to `Watch` did not come, so the next one means a gap."""
+        """Count on lost events: the answer to `Watch` did not come, so the next one means a gap."""
         self._maybe_gap = True
 
     def reconnected(self) -> None:
-        """Take it that events may be lost if there were any: those under way on the old connection are."""
+        """Count on lost events, if there were any: those under way on the old connection are lost."""
         self._maybe_gap = self._maybe_gap or self._seq is not None
 
     def begin(self, seq: int) -> None:

@@ -131,7 +131,7 @@ class Exchange:
     # ------------------------------------------------------------ sending
 
     def _follow(self) -> None:
-        """Say what of the followed jobs is to be said; what cannot be sent is said on a later tick, or over the next connection."""
+        """Send the changes of the followed jobs; what cannot be sent now is sent on a later tick, or over the next connection."""
         self._following = None
         for message in self._events.follow_messages():
             if not self._send(codec.encode(message)):
@@ -191,7 +191,7 @@ class Exchange:
     # ------------------------------------------------------------ receiving
 
     def _check_soon(self) -> None:
-        """Ask the socket for its events on the next turn: the FD's edge may have been swallowed by what was just done."""
+        """Read the socket's events on the next turn: the last call may have consumed the edge of its descriptor."""
         if self._recheck is None:
             self._recheck = get_running_loop().call_soon(self._checked)
 

@@ -13,7 +13,7 @@ Key = tuple[str, str]
 
 
 class Deadlines:
-    """Times at which the core wants to be woken."""
+    """Times at which the core is to be woken."""
 
     def __init__(self) -> None:
         self._at: dict[Key, float] = {}

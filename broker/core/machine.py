@@ -89,7 +89,7 @@ class Core:
         return self.state.jobs.get(job_id)
 
     def reset(self, epoch: int, now: float) -> None:
-        """Forget everything but the watchers: workers say `Hello` again, jobs are `restore`d. `epoch` as at the beginning.
+        """Drop everything but the watchers: workers send `Hello` again, jobs are `restore`d. `epoch` as at the beginning.
 
         The streams of events go on with a gap in their numbers, so that watchers ask again, and follow again what they followed.
         """
@@ -167,7 +167,7 @@ class Core:
             self.state.ordered_peers = set()
 
     def stalled(self, seconds: float, now: float) -> None:
-        """Extend leases by `seconds` for which the shell did not run: silence in that time says nothing about the workers."""
+        """Extend leases by `seconds` for which the shell did not run: silence in that time is not the workers'."""
         for worker in self.state.pool:
             worker.last_message_at = min(now, worker.last_message_at + seconds)
         if now - seconds < self.state.rejoin_until:
@@ -176,7 +176,7 @@ class Core:
             self.state.deadlines.set(timers.REJOIN, now + self.state.policy.rejoin_s)
 
     def set_calendar(self, calendar: Calendar) -> None:
-        """Replace the calendar: the wall clock was set, or is believed again."""
+        """Replace the calendar: the wall clock was set, or counts again."""
         self.state.calendar = calendar
 
     def set_refusing(self, reason: str) -> None:

@@ -29,7 +29,7 @@ class OnDemand:
         return model in self._names or ALL in self._names
 
     def saw(self, info: WorkerInfo) -> None:
-        """Take what a worker says of its models, as it registers."""
+        """Note the models of a worker that registers."""
         if not self._names:
             return
         for card in info.models:
@@ -39,7 +39,7 @@ class OnDemand:
                 self.revision += 1
 
     def restore(self, models: Iterable[OnDemandModel]) -> None:
-        """Take back what was known, of models that are still wanted."""
+        """Restore what was known of the models that are still configured."""
         self.known = {model.card.name: model for model in models if self.covers(model.card.name)}
 
     def missing(self, workers: Iterable[Worker]) -> tuple[OnDemandModel, ...]:

@@ -39,7 +39,7 @@ def control(state: State, job: Job, action: m.JobAction, now: float) -> Answer:
 
 
 def _refusal(job: Job) -> str:
-    """Reason why nothing can be asked of this job; "": it can."""
+    """Reason why this job cannot be paused, resumed or committed; "": it can."""
     if job.damaged:
         return f"its record is damaged: {job.damaged}"
     if job.final:
@@ -140,7 +140,7 @@ def expected_back(job: Job, worker: Worker) -> bool:
 
 
 def handed_back(state: State, job: Job, now: float, why: str = "") -> None:
-    """Let a held job wait for what it was handed back for. What a worker still says of the attempt counts no more."""
+    """Let a held job wait for what it was handed back for. Later reports of the attempt do not count."""
     state.unhold(job, now)
     note = f"{why}; {kept_text(job)}" if why else kept_text(job)
     if job.stop:
@@ -181,7 +181,7 @@ def _yields_until(state: State, job: Job, now: float) -> float:
 
 
 def kept_text(job: Job) -> str:
-    """Share of a job that lies in its checkpoint, as its history says it."""
+    """Share of a job that is in its checkpoint, as text for its history."""
     steps = job.submission.steps
     of = f" of {steps}" if steps else ""
     return f"{job.kept}{of} steps are kept" if job.kept else "nothing is kept"

@@ -1,6 +1,6 @@
 """The workers: names and addresses, when a message last came from them, held attempts, room.
 
-Room is what the worker said last, less the grants it cannot have seen when it said so (fence above the highest it had received).
+Room is the worker's last report, less the grants that it had not seen then (fence above the highest it had received).
 Absolute numbers heal by themselves: a lost message is corrected by the next heartbeat, where counted credit would leak for good.
 
 A worker is *suspect* when it has been silent for a while or its address cannot be reached (no new work), and *lost* after a longer
@@ -32,14 +32,14 @@ class Worker:
         self.free = 0
         #: job id -> fence, as granted or adopted.
         self.held: dict[str, int] = {}
-        #: Fences granted after the last word of this worker, ascending.
+        #: Fences granted after the last report of this worker, ascending.
         self.unseen: list[int] = []
         self.suspect = False
         self.lost = False
-        #: It says that it drains; it has been asked to.
+        #: It reports that it drains; its drain was requested.
         self.draining = False
         self.drain_requested = False
-        #: It is to take jobs again, which `Undrain` repeats while it says that it drains.
+        #: It is to take jobs again: `Undrain` is repeated while it reports that it drains.
         self.undrain_requested = False
         #: What it holds is to come back at once.
         self.hand_back = False
@@ -67,7 +67,7 @@ class Worker:
 
     @property
     def fault(self) -> str:
-        """Reason why its device is not to be used, as it says itself; "": it is."""
+        """Reason why its device is not to be used, as reported; "": it may be used."""
         return self.stats.health.fault
 
     def capacity(self) -> tuple[int, bool]:
@@ -192,7 +192,7 @@ class Pool:
     # ------------------------------------------------------------ room
 
     def update_room(self, worker: Worker, seen: int, free: int) -> None:
-        """Take the worker's word that it has received every fence up to `seen`, and had `free` room then."""
+        """Note the worker's report that it has received every fence up to `seen`, and had `free` room then."""
         if seen > worker.seen:
             worker.seen = seen
         else:
@@ -217,7 +217,7 @@ class Pool:
         self._index(worker)
 
     def adopt(self, worker: Worker, job_id: str, fence: int) -> None:
-        """Count an attempt that the worker holds, as it says itself."""
+        """Count an attempt that the worker reports as held."""
         worker.held[job_id] = fence
         self._index(worker)
 
@@ -237,13 +237,13 @@ class Pool:
     # ------------------------------------------------------------ out of service
 
     def request_drain(self, worker: Worker, *, hand_back: bool = False) -> None:
-        """Give no new work to a worker that was asked to leave, and to hand back what it holds."""
+        """Give no new work to a worker that is to end; `hand_back`: it hands back what it holds."""
         worker.drain_requested, worker.undrain_requested = True, False
         worker.hand_back = worker.hand_back or hand_back
         self._index(worker)
 
     def request_undrain(self, worker: Worker) -> None:
-        """Take a drain back. Work comes once the worker itself says that it drains no more."""
+        """Take a drain back. Work comes once the worker reports that it drains no more."""
         worker.drain_requested = worker.hand_back = False
         worker.undrain_requested = True
         self._index(worker)

@@ -1,4 +1,4 @@
-"""Promises of jobs: what can be said of a job to come, giving a promise, keeping it, and sending word at once when it breaks.
+"""Promises of jobs: forecasting a job to come, giving a promise, keeping it, and reporting at once that it is broken.
 
 The rules are pure (`scheduling.promises`, `scheduling.forecast`); `expected` reads the core's state for them, and this file carries
 them out.

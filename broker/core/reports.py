@@ -86,7 +86,7 @@ def hello(state: State, peer: bytes, message: m.Hello, now: float) -> None:
 
 
 def _register(state: State, message: m.Hello, peer: bytes, info: m.WorkerInfo, now: float) -> Worker:
-    """The record of the worker that says `Hello`: a new one, or that of its name at its new address. The newcomer wins."""
+    """The record of the worker that sent `Hello`: a new one, or that of its name at its new address. The newcomer wins."""
     worker = state.pool.workers.get(message.name)
     if worker is None:
         worker = Worker(message.name, message.boot, peer, info, now)
@@ -140,7 +140,7 @@ def _may_hold(state: State, worker: Worker, job: Job, fence: int, now: float) ->
 
 
 def _adopt(state: State, worker: Worker, job: Job, fence: int, age_s: float, now: float) -> None:
-    """Take it that the worker runs this attempt, which was only granted, or thought elsewhere; begun `age_s` ago."""
+    """Note that the worker runs this attempt, which was only granted, or held by another until now; begun `age_s` ago."""
     begun_at = _begun_at(job, age_s, now)
     if job.state is ASSIGNED and job.holder == "worker":
         job.begin_attempt(begun_at)
@@ -242,7 +242,7 @@ def refused(state: State, worker: Worker, message: m.Refused, now: float) -> Non
 
 
 def _leaves(job: Job, worker: Worker) -> str:
-    """Reason why a worker hands a job back that was not asked to wait; "": it was."""
+    """Reason why a worker hands back a job that is not to be parked; "": it is to be parked."""
     return "" if job.park or job.draft_due else f"worker {worker.name} leaves"
 
 

@@ -291,7 +291,7 @@ def forget_jobs(state: State, peer: bytes, message: m.ForgetJobs, found: Found, 
 
 
 def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) -> None:
-    """Give a worker no more work and ask it to leave when it holds none; repeated with its heartbeats until it says that it drains."""
+    """Give a worker no more work, and send it `Drain`, which is repeated with its heartbeats until it reports that it drains."""
     worker = state.pool.workers.get(message.name)
     if worker is None or worker.lost:
         state.send(peer, m.WorkerReply(req=message.req, found=False))
@@ -305,7 +305,7 @@ def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) 
 
 
 def undrain_worker(state: State, peer: bytes, message: m.UndrainWorker, now: float) -> None:
-    """Give a drained worker work again; `Undrain` goes to it with its heartbeats until it says that it drains no more, or leaves.
+    """Give a drained worker work again; `Undrain` is sent with its heartbeats until it reports that it drains no more, or leaves.
 
     A drain may be older than this broker: then the worker alone says that it drains.
     """

@@ -42,7 +42,7 @@ _FINAL_EVENTS: dict[JobState, m.WebhookEvent] = {
 
 
 def _event_of(job: Job, cause: Cause) -> m.WebhookEvent | None:
-    """The event of a job's latest move, if its webhook wants it. Only a first attempt is a start."""
+    """The event of a job's latest move, if its webhook subscribes to it. Only a first attempt is a start."""
     if job.final:
         event = _FINAL_EVENTS[job.state]
     elif cause is Cause.PROMISE_BROKEN:
@@ -258,7 +258,7 @@ class State:
         self.effects.append(DeliveryChanged(delivery))
 
     def set_deadline(self, job: Job) -> None:
-        """Wake at the job's deadline, and when a promise of it is to be looked at, if it has any."""
+        """Wake at the job's deadline, and at the time to check its promise, if it has one."""
         if job.deadline_at:
             self.deadlines.set(("deadline", job.id), job.deadline_at)
         if job.promise is not None and not self.deadlines.has(("promise", job.id)):
@@ -273,7 +273,7 @@ class State:
             self.expect(job)
 
     def line_up(self, job: Job, *, front: bool = False, yields_until: float | None = None) -> None:
-        """Put a job whose cost is known into the queue, and among those that may press others to make room if it made none itself."""
+        """Put a job whose cost is known into the queue, and among those for which others may make room, if it made none itself."""
         self.queue.add(job, front=front, yields_until=yields_until)
         if self.policy.preempt and yields_until is not None:
             self.preempted.add(job.id, job.cost)
@@ -311,7 +311,7 @@ class State:
         self.move(job, Cause.PAUSED, now)
 
     def end_stopped(self, job: Job, now: float, note: str = "") -> None:
-        """End a job that its client, or its deadline, asked to stop."""
+        """End a job that is being stopped by its client or its deadline."""
         if job.stop == "expired":
             job.failure = m.Failure(m.FailureKind.EXPIRED, "the deadline passed before the job was done")
             self.move(job, Cause.EXPIRED, now, note)
@@ -329,7 +329,7 @@ class State:
     # ------------------------------------------------------------ holding
 
     def hold(self, job: Job, worker: Worker) -> None:
-        """Note that `worker` has this job's current attempt: it said so, or is about to be sent it."""
+        """Note that `worker` has this job's current attempt: it reported so, or is about to be sent it."""
         job.change_holder("adopted")
         job.worker = worker.name
         self.orphans.discard(job.id)

@@ -87,7 +87,7 @@ def _expire(state: State, job_id: str, now: float) -> None:
 
 
 def _watch_worker(state: State, name: str, now: float) -> None:
-    """Suspect a worker that is silent, end its lease when it stays so, forget it in the end; and set the timer for the next look."""
+    """Suspect a silent worker, end its lease if it stays silent, delete its record in the end; and set the timer for the next check."""
     worker = state.pool.workers.get(name)
     if worker is None:
         return

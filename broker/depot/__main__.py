@@ -1,4 +1,4 @@
-"""`python -m broker.depot`: whether the object store of results answers and takes files. `zoetrope doctor` asks this."""
+"""`python -m broker.depot`: whether the object store of results answers and takes files. `zoetrope doctor` runs this."""
 
 from __future__ import annotations
 

@@ -57,11 +57,11 @@ _ROLE_ADDRESSES = ("169.254.169.254", "169.254.170.2")
 
 
 class StoreError(Exception):
-    """The store did not do what it was asked; one sentence. To be tried again."""
+    """A request to the store failed; one sentence. To be tried again."""
 
 
 class StoreRefused(StoreError):
-    """The store answers, and will not have it: there is no such bucket, or these keys may not. Its operator can change that."""
+    """The store refused the request: there is no such bucket, or the keys lack the permission. Its operator can change that."""
 
 
 class NotThere(Exception):
@@ -180,7 +180,7 @@ class ObjectStore:
         self.note(PROBE_KEY)
 
     def note(self, key: str) -> None:
-        """Put an object whose key says it all."""
+        """Put an empty object, whose key is the information."""
         with self._named(f"put {key}"):
             self._obstore.put(self._store, key, b"\n")
 

@@ -42,7 +42,7 @@ _UNTAGGED = 2
 
 
 class BadClip(ValueError):
-    """A clip that is not read; one sentence without a subject says why."""
+    """A clip that is not read; the text is the reason, a sentence without its subject."""
 
 
 class ClipFacts(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""C2PA content credentials: a signed manifest in a result's file that says that a model made it, and with what.
+"""C2PA content credentials: a signed manifest in a result's file which states that a model made it, and with what.
 
 | assertion | what it says |
 |---|---|

@@ -1,4 +1,4 @@
-"""The variables ZOETROPE_* that some process of a service reads: they share one environment, so each must know the others'."""
+"""The variables ZOETROPE_* that some process of a service reads: they share one environment, so each must accept the others'."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _MAX_BYTES = 64 * 1024 * 1024
 
 
 class OnDemandFile:
-    """Keeps one broker's knowledge."""
+    """The file of one broker."""
 
     def __init__(self, home: Path, known: OnDemand) -> None:
         self._path = home / _NAME
@@ -31,7 +31,7 @@ class OnDemandFile:
         self._written = known.revision
 
     def read(self) -> None:
-        """Take back what a broker before knew; a file that cannot be read is logged, and counts as none."""
+        """Read the models that an earlier broker wrote; a file that cannot be read is logged, and counts as none."""
         try:
             if self._path.stat().st_size > _MAX_BYTES:
                 raise ValueError(f"it is larger than {_MAX_BYTES} bytes")

@@ -89,7 +89,7 @@ class Router:
         if self._check_invariants:
             self._attempt(self._checked, now)
         self._commit_and_send(now)
-        # Reading and sending may both have swallowed the FD's edge, so its silence means nothing: ask.
+        # Reading and sending may both have consumed the descriptor's edge, so its silence means nothing: check.
         return self._wires.back.readable() or self._wires.front.readable()
 
     def _checked(self) -> list[Effect]:
@@ -136,7 +136,7 @@ class Router:
         peer: bytes = b"",
         message: m.Message | PeerGone | None = None,
     ) -> None:
-        """Let the core do something and take up its effects. What it raises over one job must not stop the others."""
+        """Call the core and carry out its effects. What it raises over one job must not stop the others."""
         try:
             self._executor.carry_out(step())
         except codec.DecodeError:
@@ -214,8 +214,8 @@ class Router:
     # ------------------------------------------------------------ out
 
     def _commit_and_send(self, now: float) -> None:
-        """Send what is early, pack the events, commit, send the rest, report to the core who could not be reached, and again for what that
-        caused."""
+        """Send what is early, pack the events, commit, send the rest, report to the core the peers that could not be
+        reached, and repeat for the effects of that."""
         work = self._executor
         while True:
             gone: dict[bytes, None] = {}
@@ -237,7 +237,7 @@ class Router:
                 self._gone(peer, now)
 
     def _send(self, sends: list[Send], gone: dict[bytes, None]) -> None:
-        """Send; who cannot be reached is put into `gone`, and gets nothing more in this pass: what it missed is sent anew.
+        """Send; a peer that cannot be reached is put into `gone`, and gets nothing more in this pass: what it missed is sent anew.
 
         Messages to one edge go in one frame. A worker is rarely sent two at once, and gets a frame for each.
         """

@@ -24,7 +24,7 @@ changes. The file is that of --keys-file or of the setting keys_file, else <home
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Do what the command line says; returns the exit code."""
+    """Run the command; returns the exit code."""
     options = _parser().parse_args(argv)
     try:
         settings = load(EdgeSettings, "python -m http_edge keys", "edge", [], environ)

@@ -163,7 +163,7 @@ def own_names(host: str) -> list[str]:
 
 
 def close_if_large(sent: Sent) -> dict[str, str]:
-    """Headers of a refusal: the connection is not worth keeping for a large body that nobody will read."""
+    """Headers of a refusal: the connection is not worth keeping for a large body that is not read."""
     length = sent.get(b"content-length", b"0").decode("latin-1")
     small = b"transfer-encoding" not in sent and length.isdecimal() and int(length[:20]) <= SMALL_BODY_BYTES
     return {} if small else CLOSE

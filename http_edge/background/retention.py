@@ -145,7 +145,7 @@ class Retention:
             await self._cleaner.sweep_strays(now - clock_agreement.slack_s(pool, STRAY_S))
 
     def _waits(self, doubt: str) -> bool:
-        """Whether nothing may be deleted, as the clocks cannot be trusted; said when that begins and when it ends."""
+        """Whether nothing may be deleted because the clocks differ; logged when that begins and when it ends."""
         if bool(doubt) != bool(self._doubt):
             said = "nothing is deleted: the clocks differ" if doubt else "the clocks agree"
             log.warning(said, extra={"action": Action.RETENTION, "reason": doubt})

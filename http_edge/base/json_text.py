@@ -25,7 +25,7 @@ class BadJson(Exception):
 
 
 def decode_json(text: bytes | str) -> Any:
-    """The value that a text says. Raises `BadJson`."""
+    """The value of a JSON text. Raises `BadJson`."""
     if _has_too_many(text):
         raise BadJson(f"it has more than {MAX_VALUES} values")
     try:

@@ -315,7 +315,7 @@ def _decoded(what: str, raw: bytes) -> str:
 
 
 def _assign(container: dict[str, Any], key: str, marks: list[str], value: str, sent: str) -> None:
-    """Put a value where the brackets of its key say."""
+    """Put a value at the place given by the brackets of its key."""
     if not marks:
         if isinstance(container.get(key), dict | list):
             raise _mixed(sent)

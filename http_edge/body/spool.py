@@ -83,7 +83,7 @@ class Spool:
             raise disk_error(error) from None
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Do disk work off the event loop. Raises `EdgeError` for what the disk says."""
+        """Do disk work off the event loop. Raises `EdgeError` for errors of the disk."""
         try:
             return await anyio.to_thread.run_sync(work, limiter=self._threads)
         except OSError as error:
@@ -198,7 +198,7 @@ class Body:
         return network_of(client.host) if client is not None else ""
 
     def stop(self) -> None:
-        """Let `chunks` raise, now or when it is asked next."""
+        """Let `chunks` raise, now or at its next call."""
         self._stopped = True
         if self._patience is not None:
             self._patience.reschedule(asyncio.get_running_loop().time())

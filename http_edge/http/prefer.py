@@ -51,7 +51,7 @@ class StatusResponse(Response):
 
 
 def read_prefer(request: Request) -> Prefer:
-    """The preferences in a request. What cannot be read was not said (RFC 7240, section 2); of a repeated one the first counts."""
+    """The preferences in a request. What cannot be read is ignored (RFC 7240, section 2); of a repeated one the first counts."""
     lines = [value.decode("latin-1") for name, value in request.scope["headers"] if name == b"prefer"]
     if not lines:
         return NOTHING

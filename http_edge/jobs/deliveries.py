@@ -18,9 +18,9 @@ class Deliveries:
     async def claim(self, limit: int) -> tuple[Sequence[m.ClaimedDelivery], float]:
         """Webhook deliveries that are now this edge's to make, and the seconds until another is due, -1: none. Raises `EdgeError`."""
         with translated():
-            return await self._broker.deliveries.claim(limit)
+            return await self._broker.delivery_requests.claim(limit)
 
     async def report(self, done: m.DeliveryDone) -> None:
         """Report a delivery; on disk when this returns. Raises `EdgeError`."""
         with translated():
-            await self._broker.deliveries.report(done)
+            await self._broker.delivery_requests.report(done)

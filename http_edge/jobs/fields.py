@@ -10,7 +10,7 @@ from http_edge.jobs.generation import Generation, Kind, Names
 
 
 class Field(Struct, frozen=True, kw_only=True):
-    """Field as its declaration says."""
+    """Field, from its declaration."""
 
     name: str
     kind: Kind

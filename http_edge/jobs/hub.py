@@ -35,7 +35,7 @@ _KEEP_GONE_S = 30.0
 
 
 class Memory:
-    """The newest full view of jobs that were asked for lately."""
+    """The newest full view of jobs that were read lately."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -48,7 +48,7 @@ class Memory:
         self._gone: OrderedDict[str, float] = OrderedDict()
 
     def get(self, job_id: str) -> Job | None:
-        """The job, if what is remembered can still be believed."""
+        """The job, if its view is still fresh."""
         held = self._jobs.get(job_id)
         if held is None:
             return None
@@ -59,7 +59,7 @@ class Memory:
         return job
 
     def is_polled(self, job_id: str) -> bool:
-        """Whether a running job is known, and was believed until lately: who asks for it now asks again and again."""
+        """Whether a running job is known, and its view was fresh until lately: its client polls it."""
         held = self._jobs.get(job_id)
         if held is None or held[0].view.state != "running":
             return False
@@ -87,7 +87,7 @@ class Memory:
             self.forget(next(iter(self._jobs)))
 
     def update(self, view: JobView) -> None:
-        """Follow an event: progress is taken over; a change of state is forgotten, as its history is not in the event."""
+        """Apply an event: progress is taken over; after a change of state the view is dropped, as the event has no history."""
         self._revisions[view.id] = view.revision
         self._revisions.move_to_end(view.id)
         if len(self._revisions) > _MAX_KEPT:
@@ -105,7 +105,7 @@ class Memory:
             self.forget(view.id)
 
     def drop(self, job_id: str) -> None:
-        """The job's record was deleted: an answer that left before is not worth keeping."""
+        """Drop a job whose record was deleted; an answer sent before that is not to be kept."""
         self.forget(job_id)
         self._gone[job_id] = self._clock()
         self._gone.move_to_end(job_id)
@@ -239,7 +239,7 @@ class Hub:
         self._on_gap.append(callback)
 
     def job_for_client(self, job_id: str) -> Job | None:
-        """The job for a client that asks for it, if what is remembered can still be believed."""
+        """The job for a client that reads it, if its view is still fresh."""
         job = self.memory.get(job_id)
         if job is not None:
             self.steps.read(job_id)
@@ -248,7 +248,7 @@ class Hub:
         return job
 
     def on_event(self, view: JobView) -> None:
-        """An event arrived."""
+        """Take an event of the broker."""
         self.memory.update(view)
         if view.state in FINAL_NAMES:
             self.steps.over(view.id)
@@ -263,7 +263,7 @@ class Hub:
                 callback(view.id)
 
     def on_gone(self, job_ids: Iterable[str]) -> None:
-        """Records were deleted."""
+        """Take the ids of deleted records."""
         ids = tuple(job_ids)
         for job_id in ids:
             self.memory.drop(job_id)
@@ -271,7 +271,7 @@ class Hub:
             callback(ids)
 
     def on_gap(self) -> None:
-        """Events were lost: what is remembered may be old, and listeners need a snapshot."""
+        """Note that events were lost: remembered views may be old, and listeners need a snapshot."""
         self.memory.clear()
         for listener in self._all():
             listener.mark_stale()

@@ -101,7 +101,7 @@ def _number(label: str, value: Any, place: str) -> float:
 def chosen_loras(
     label: str, wishes: tuple[LoraWish, ...], strength: float | None, card: ModelCard
 ) -> tuple[LoraUse, ...]:
-    """The LoRAs that a job is drawn with, with all scales; `strength` is that of those that say none. Raises `EdgeError`."""
+    """The LoRAs that a job is drawn with, with all scales; `strength` is that of those without one. Raises `EdgeError`."""
     uses = []
     for wish in wishes:
         if not card.loras:

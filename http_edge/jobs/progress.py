@@ -36,7 +36,7 @@ def of_view(view: JobView) -> int:
 
 
 class Progress:
-    """The highest number said of each job lately."""
+    """The highest number shown of each job lately."""
 
     def __init__(self) -> None:
         self._highest: OrderedDict[str, int] = OrderedDict()

@@ -55,11 +55,11 @@ class _Completion(Struct):
 
 
 class EnhancerFailed(Exception):
-    """No prompt came; one sentence says why."""
+    """No prompt came; the text is the reason."""
 
 
 class PromptEnhancer:
-    """Enhances prompts as the settings say."""
+    """Enhances prompts by the endpoint in the settings."""
 
     def __init__(self, settings: EdgeSettings, fetcher: Fetcher | None = None) -> None:
         """Raises `SettingsError` for settings that do not fit together, or a key file that cannot be read."""

@@ -31,13 +31,13 @@ class StepInterest:
         self._follow, self._unfollow = follow, unfollow
 
     def opened(self, job_id: str) -> None:
-        """A stream of this job's steps begins."""
+        """Note that a stream of this job's steps begins."""
         if job_id not in self._streams and job_id not in self._polled:
             self._follow(job_id)
         self._streams[job_id] = self._streams.get(job_id, 0) + 1
 
     def closed(self, job_id: str) -> None:
-        """One of them ends."""
+        """Note that a stream of this job's steps ends."""
         self._streams[job_id] -= 1
         if not self._streams[job_id]:
             del self._streams[job_id]
@@ -45,7 +45,7 @@ class StepInterest:
                 self._unfollow(job_id)
 
     def polled(self, job_id: str) -> None:
-        """A running job is asked for once more."""
+        """Note a read of a running job that is polled."""
         now = self._clock()
         if job_id not in self._polled:
             if len(self._polled) >= _MOST_POLLED:
@@ -57,12 +57,12 @@ class StepInterest:
             self.expire()
 
     def read(self, job_id: str) -> None:
-        """A job was asked for and known: if it is polled, it goes on to be."""
+        """Note a read that was answered from memory: a polled job stays polled."""
         if job_id in self._polled:
             self._polled[job_id] = self._clock() + POLLED_S
 
     def expire(self) -> None:
-        """Forget what is polled no more; to be called now and then."""
+        """Drop the jobs that are polled no more; to be called now and then."""
         now = self._clock()
         if now < self._look_at:
             return

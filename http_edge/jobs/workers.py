@@ -25,12 +25,12 @@ class WorkerControl:
     async def pool(self) -> m.PoolView:
         """The workers and the queue's totals, as they are now. Raises `EdgeError`."""
         with translated():
-            return await self._broker.workers.pool()
+            return await self._broker.worker_requests.pool()
 
     async def load_history(self) -> Sequence[m.LoadSample]:
         """Load of the pool over the last hour. Raises `EdgeError`."""
         with translated():
-            return await self._broker.workers.load_history()
+            return await self._broker.worker_requests.load_history()
 
     async def drain(self, name: str, *, hand_back: bool = False, even_last: bool = False) -> m.WorkerView:
         """Let a worker finish what it holds, or hand it back, and leave; the last one if `even_last`. Raises `EdgeError`."""
@@ -44,7 +44,11 @@ class WorkerControl:
                 )
                 raise EdgeError("forbidden", message, param="worker", value=name, place="path")
             with translated():
-                worker = await self._broker.workers.drain(name, hand_back=hand_back) if _is_worker_name(name) else None
+                worker = (
+                    await self._broker.worker_requests.drain(name, hand_back=hand_back)
+                    if _is_worker_name(name)
+                    else None
+                )
         if worker is None:
             raise not_found("worker", name)
         return worker
@@ -53,7 +57,7 @@ class WorkerControl:
         """Give a worker that drains, and has not left, work again. Raises `EdgeError`."""
         _require_operator()
         with translated():
-            worker = await self._broker.workers.undrain(name) if _is_worker_name(name) else None
+            worker = await self._broker.worker_requests.undrain(name) if _is_worker_name(name) else None
         if worker is None:
             message = (
                 f"worker: {shown(name)} is not there, or has left; SIGUSR1 to its supervisor (python -m workers) starts"

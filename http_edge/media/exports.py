@@ -144,7 +144,7 @@ class Exports:
         return str(target)
 
     def fill(self, target_text: str, source: Source) -> str:
-        """Put a finished job's result where its client asked. Returns "" when it is there (or was), else the reason why not."""
+        """Copy a finished job's result to the path that its client chose. Returns "" when it is there (or was), else the reason why not."""
         target = Path(target_text)
         try:
             with self._locked(target):
@@ -188,7 +188,7 @@ class Exports:
         return ""
 
     def _put(self, target: Path, spot: _Spot, source: Source, ours: Identity | None) -> None:
-        """Copy, record, rename: after a crash at any point the ledger still knows which files are ours."""
+        """Copy, record, rename: after a crash at any point the ledger still lists the files that are ours."""
         temporary = spot.beside(f".{secrets.token_hex(8)}.part")
         entry = Entry(
             path=str(target),

@@ -49,7 +49,7 @@ _USERINFO = re.compile(r"^([^/]*//|[a-z]+:)[^/]*@", re.IGNORECASE)
 
 
 class NotSent(Exception):
-    """No answer came; one sentence says why."""
+    """No answer came; the text is the reason."""
 
 
 class _Answer(Struct, frozen=True):

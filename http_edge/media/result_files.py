@@ -105,7 +105,7 @@ class ResultFiles:
             self._use(path.parent)
 
     def _use(self, directory: Path) -> None:
-        """Note that an attempt's files were asked for, and let go of others where there are too many bytes."""
+        """Note a use of an attempt's files, and delete others where there are too many bytes."""
         if self._kept is None:
             self._kept = _found(self._cache)
         self._kept.pop(directory, None)

@@ -129,7 +129,7 @@ class Thumbnails:
 
 @contextlib.contextmanager
 def _errors_named(source: Path, what: str) -> Iterator[None]:
-    """Turn what files and decoders say into the edge's errors."""
+    """Turn errors of files and decoders into the edge's."""
     try:
         yield
     except FileNotFoundError:

@@ -99,7 +99,7 @@ class DocsApi:
     async def _answer(
         self, request: Request, media_type: str, make: Callable[[], bytes], variant: object = ""
     ) -> Response:
-        """Return the bytes that are served at the path, made by the first who asks; 304 to a client that has them."""
+        """Return the bytes that are served at the path, made at the first request; 304 to a client that has them."""
         key = f"{request.scope['path']}{variant}"
         copy = self._copies.get(key)
         if copy is None:

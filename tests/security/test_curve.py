@@ -102,7 +102,7 @@ async def test_a_broker_may_listen_on_tcp_alone(desk, tmp_path, short_dir, monke
     monkeypatch.setattr(TcpService, "open_wires", lambda self: Sockets(self.front_tcp, self.back_tcp, gate(desk)))
     edge = read_peer_key(desk.add("edge-2", "edge"), "edge")
     async with serving(tmp_path, short_dir, desk) as service, BrokerClient(service.front_tcp, key=edge) as client:
-        assert (await client.workers.pool()).workers == ()
+        assert (await client.worker_requests.pool()).workers == ()
 
 
 @pytest.mark.parametrize("who", ["stranger", "no key", "wrong broker", "edge at the back", "worker at the front"])
@@ -156,7 +156,7 @@ async def test_a_removed_key_is_dead_on_open_connections_too(desk, tmp_path, sho
         agent.say(hello("node-2.gpu-0"))
         await eventually(lambda: agent.all(m.Welcome))
         async with BrokerClient(service.front_tcp, key=edge) as client:
-            assert len((await client.workers.pool()).workers) == 1
+            assert len((await client.worker_requests.pool()).workers) == 1
             client.timeout_s = 0.7
             desk("remove", "edge-2")
             desk("remove", "node-2")

@@ -57,7 +57,7 @@ async def test_a_disk_that_takes_long_for_every_flush_loses_no_job_and_no_worker
             assert {(view.state, view.losses) for view in found} == {("succeeded", 0)}
             # A worker that is thought lost is asked who it is.
             assert agent.all(m.Identify) == []
-            assert [worker.name for worker in (await client.workers.pool()).workers] == [agent.name]
+            assert [worker.name for worker in (await client.worker_requests.pool()).workers] == [agent.name]
             working.cancel()
     finally:
         agent.close()
@@ -147,7 +147,7 @@ async def test_setting_the_wall_clock_leaves_leases_and_deadlines_alone(processe
             run = await agent.hear(m.Run)
             agent.start(run)
             await client.submit(a_job("waits", deadline_s=600.0))
-            before = (await client.workers.pool()).now
+            before = (await client.worker_requests.pool()).now
             for hours in (1, -1, 240, 0):
                 faults.set(ahead_ms=hours * 3_600_000)
                 await told_within(client, before + hours * 3600.0)
@@ -155,7 +155,7 @@ async def test_setting_the_wall_clock_leaves_leases_and_deadlines_alone(processe
                 view, _ = await client.submit(a_job(f"new-{hours}", deadline_s=600.0))
                 assert view.deadline_at - view.submitted_at == pytest.approx(600.0)
             assert ((await client.get("held")).state, (await client.get("waits")).state) == ("running", "queued")
-            pool = await client.workers.pool()
+            pool = await client.worker_requests.pool()
             assert [worker.state for worker in pool.workers] == ["busy"]
             assert [round(step.by_s / 3600) for step in pool.clock_steps] == [1, -2, 241, -240]
             assert pool.settling_s > 500
@@ -165,7 +165,7 @@ async def test_setting_the_wall_clock_leaves_leases_and_deadlines_alone(processe
 
 async def told_within(client: BrokerClient, now: float) -> None:
     for _ in range(1200):
-        if abs((await client.workers.pool()).now - now) < 60:
+        if abs((await client.worker_requests.pool()).now - now) < 60:
             return
         await asyncio.sleep(0.05)
     raise AssertionError("the broker does not follow the clock")

@@ -180,7 +180,7 @@ async def test_no_peer_speaks_as_another_by_frames_behind_its_message(tmp_path, 
             evil.say(m.Heartbeat(seen=0, free=1))
             await evil.hear(m.Identify)
             assert dict(service.limiter.by_kind) == {"frames": 3}
-        assert [view.name for view in (await client.workers.pool()).workers] == ["cpu-0"]
+        assert [view.name for view in (await client.worker_requests.pool()).workers] == ["cpu-0"]
 
 
 OLD = dict(
@@ -238,7 +238,7 @@ async def test_a_frame_over_the_limit_ends_that_connection_only(tmp_path, run_di
         await evil.probed(2)  # it was thrown out, and came back as another
         evil.say(m.Heartbeat(seen=0, free=1))
         await evil.hear(m.Identify)
-        assert (await client.workers.pool()).counts["queued"] == 0
+        assert (await client.worker_requests.pool()).counts["queued"] == 0
 
 
 @in_loop

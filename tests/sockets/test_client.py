@@ -44,7 +44,7 @@ async def test_submit_get_list_cancel(tmp_path, run_dir):
         assert (outcome, view.state) == ("cancelled", "cancelled")
         assert (await client.cancel("job-1"))[0] == "already_final"
         assert await client.cancel("nobody") == ("not_found", None)
-        assert (await client.workers.pool()).counts["queued"] == 1
+        assert (await client.worker_requests.pool()).counts["queued"] == 1
 
 
 @in_loop
@@ -54,7 +54,7 @@ async def test_a_pool_that_comes_in_pages_is_whole(tmp_path, run_dir, monkeypatc
         for number in range(5):
             worker = await stack.enter_async_context(agent(service, f"w{number}"))
             await worker.join()
-        pool = await client.workers.pool()
+        pool = await client.worker_requests.pool()
         assert ([worker.name for worker in pool.workers], pool.more) == (["w0", "w1", "w2", "w3", "w4"], False)
 
 

@@ -56,7 +56,7 @@ class Scene:
 
     async def _ask(self) -> int:
         async with BrokerClient(self._front) as client:
-            workers = (await client.workers.pool()).workers
+            workers = (await client.worker_requests.pool()).workers
             return next((view.pid for view in workers if view.name == "cpu-0" and view.state == "idle"), 0)
 
     def holder(self) -> int:

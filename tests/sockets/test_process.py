@@ -36,7 +36,7 @@ async def test_what_was_accepted_survives_kill_nine(processes):
         processes.serve()
         found = await asyncio.gather(*(client.get(job_id) for job_id in ids))
         assert [(view.id, view.body, view.state) for view in found] == [(i, i.encode(), "queued") for i in ids]
-        assert (await client.workers.pool()).epoch == 2
+        assert (await client.worker_requests.pool()).epoch == 2
 
 
 @in_loop
@@ -190,4 +190,4 @@ async def test_a_copy_made_under_load_is_restored_and_what_came_later_is_gone(pr
         # Those of meanwhile are there up to one moment.
         meanwhile = {view for view in found if view.startswith("later-")}
         assert meanwhile == {f"later-{number}" for number in range(len(meanwhile))}
-        assert (await client.workers.pool()).epoch > 1000
+        assert (await client.worker_requests.pool()).epoch > 1000

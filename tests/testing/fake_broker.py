@@ -66,6 +66,7 @@ class FakeBroker:
         self.forgotten: dict[str, float] = {}
         self.submits: dict[str, m.Submit] = {}
         self.deliveries = FakeDeliveries()
+        self.worker_requests = self.delivery_requests = self
         self.refuse_with: errors.BrokerError | None = None
         self.down = False
         #: A cancelled running job stops by itself on the next turn of the loop.
@@ -267,12 +268,12 @@ class FakeBroker:
         self.on_gone(gone)
         return gone
 
-    async def claim_deliveries(self, limit: int) -> tuple[Sequence[m.ClaimedDelivery], float]:
+    async def claim(self, limit: int) -> tuple[Sequence[m.ClaimedDelivery], float]:
         if self.down:
             raise errors.BrokerUnavailable()
         return self.deliveries.claim(limit)
 
-    async def delivery_done(self, done: m.DeliveryDone) -> None:
+    async def report(self, done: m.DeliveryDone) -> None:
         if self.down:
             raise errors.BrokerUnavailable()
         self.deliveries.done(done)
@@ -315,14 +316,14 @@ class FakeBroker:
             clock_steps=self.clock_steps,
         )
 
-    async def drain_worker(self, name: str, *, hand_back: bool = False) -> m.WorkerView | None:
+    async def drain(self, name: str, *, hand_back: bool = False) -> m.WorkerView | None:
         self._answer("drain_worker, hand back" if hand_back else "drain_worker")
         if name not in self.workers:
             return None
         self.workers[name] = msgspec.structs.replace(self.workers[name], state="draining", free=0)
         return self.workers[name]
 
-    async def undrain_worker(self, name: str) -> m.WorkerView | None:
+    async def undrain(self, name: str) -> m.WorkerView | None:
         self._answer("undrain_worker")
         if name not in self.workers:
             return None

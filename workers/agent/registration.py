@@ -47,7 +47,7 @@ class Registration:
         self._hello_at = now
 
     def welcomed(self, heartbeat_s: float, now: float) -> None:
-        """Registered. A heartbeat is due at once: `Hello` does not say all that it says."""
+        """Note the registration. A heartbeat is due at once, as it has more than `Hello`."""
         low, high = _BEAT_RANGE_S
         self._beat_s = min(high, max(low, heartbeat_s))
         self.registered = True
@@ -60,7 +60,7 @@ class Registration:
         self._beat_at = min(self._beat_at, now - self._beat_s)
 
     def lapse(self, now: float) -> bool:
-        """Whether the broker has just been silent for too long; from now on `Hello` is said instead of heartbeats."""
+        """Whether the broker has just been silent for too long; from now on `Hello` is sent instead of heartbeats."""
         if not self.registered or now < self.last_message_at + self._silent_s:
             return False
         self.unregister(now)
@@ -76,7 +76,7 @@ class Registration:
         return self.last_message_at + self._detached_s
 
     def hello_due(self, now: float) -> bool:
-        """Whether to say `Hello` now; if so, the next one is due in `resend_s`."""
+        """Whether to send `Hello` now; if so, the next one is due in `resend_s`."""
         if self.registered or now < self._hello_at:
             return False
         self._hello_at = now + self._resend_s

@@ -19,7 +19,7 @@ from workers.supervisor.agent_policy import AgentPolicy
 
 
 class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
-    """All that one agent needs to know; the first message on its link."""
+    """Configuration of one agent; the first message on its link."""
 
     name: str
     #: The broker's endpoint for workers.

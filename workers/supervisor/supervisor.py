@@ -270,7 +270,7 @@ class Supervisor:
         self._code: int | None = None
 
     def run(self) -> int:
-        """Until all have left, or a signal says to stop. Returns the exit code."""
+        """Until all have left, or a signal stops it. Returns the exit code."""
         with caught((*_STOP_SIGNALS, _BACK_SIGNAL, signal.SIGCHLD)) as signals:
             try:
                 while self._serve():

@@ -247,7 +247,7 @@ def read_setting(text: str, fields: dict[str, Any]) -> None:
 
 
 def _like(client: Client, like: Path, order: Order) -> Order:
-    """The order that draws a file again, with what was given in place of what the file says. Raises `ZoetropeError`."""
+    """The order that draws a file again, with the given options in place of the file's. Raises `ZoetropeError`."""
     recipe = client.recipe(like)
     for difference in recipe.differences:
         err().print(f"--like: {difference}", markup=False)

@@ -150,7 +150,7 @@ def usage(
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
-    """Sum up what was used of the pool: jobs, seconds on GPUs, bytes; of the last 30 days unless said otherwise."""
+    """Sum up the usage of the pool: jobs, seconds on GPUs, bytes; of the last 30 days unless said otherwise."""
     with opened(url, key_file) as client:
         found = client.usage(first_day, last_day, by=by)
     if as_json:

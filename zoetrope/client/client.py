@@ -169,7 +169,7 @@ class Client:
         return self._connection.run(self._flows.object(Recipe, reading_recipe(file)))
 
     def credentials(self, file: FileSource) -> Credentials:
-        """Whether a file's content credentials (C2PA) hold, and what they say."""
+        """Whether a file's content credentials (C2PA) are valid, and their content."""
         return self._connection.run(self._flows.object(Credentials, reading_credentials(file)))
 
     def models(self) -> list[Model]:

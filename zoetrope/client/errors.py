@@ -70,7 +70,7 @@ class Conflict(ServiceError):
 
 
 class QueueFull(ServiceError):
-    """The queue has no room, or too many requests wait; `retry_after_s` says when to ask again."""
+    """The queue has no room, or too many requests wait; `retry_after_s` says when to try again."""
 
 
 class Unavailable(ServiceError):

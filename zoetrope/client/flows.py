@@ -1,4 +1,4 @@
-"""Every operation of the client, written once and without a socket: a generator that asks for `steps` and is sent their outcomes."""
+"""Every operation of the client, written once and without a socket: a generator that yields `steps` and is sent their outcomes."""
 
 from __future__ import annotations
 
@@ -322,7 +322,7 @@ class Flows:
         return convert(Queue, body.get("queue", {}))
 
     def health(self) -> Flow[Health]:
-        """Whether a job sent now could run; an answer that says no is no error."""
+        """Whether a job sent now could run; a negative answer is no error."""
         try:
             reply: Reply = yield Send(get("/health"))
         except ConnectionBroken as broken:

@@ -1,4 +1,4 @@
-"""The ranges of numbers that workers and clients say and that are learned from them, clamped where they enter.
+"""The ranges of numbers that workers and clients report, and of those estimated from them; clamped where they enter.
 
 The types of messages bound what crosses a socket, and refuse what lies outside. Here are the numbers that must not cost a job its result:
 a worker that measures nonsense has drawn a film all the same.

@@ -181,7 +181,7 @@ class Costs:
         return seconds if seconds <= bounds.MAX_RUN_S else bounds.MAX_RUN_S
 
     def spread(self, model: str, units: float) -> float:
-        """Standard deviation of the logarithm of the run time over its prediction; what is believed beforehand of an unknown model."""
+        """Standard deviation of the logarithm of the run time over its prediction; the prior of an unknown model."""
         fit = self._fits.get(model)
         return _SD * DEVIATION if fit is None else fit.spread(units)
 

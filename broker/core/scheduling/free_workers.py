@@ -1,4 +1,4 @@
-"""The workers with room, in groups of those that only their idle time tells apart: a choice looks at groups, not at workers.
+"""The workers with room, grouped so that those of a group differ in idle time alone: a choice looks at groups, not at workers.
 
 It is the choice of `placement.choose` among all that fit. A pool of ten thousand workers that serve the same models has some four groups.
 While there are few workers, groups cost more than a look at each, so that they are brought up to date only when a choice needs them.
@@ -15,7 +15,7 @@ from broker.core.scheduling.placement import Candidate, Requirements
 
 
 class Worker(Candidate, Protocol):
-    """The part of a worker that tells its group."""
+    """The part of a worker that decides its group."""
 
     @property
     def models(self) -> frozenset[str]: ...

@@ -361,7 +361,7 @@ class Queue:
 
     @staticmethod
     def _forget_idle(cls: _Class) -> None:
-        """Drop the tenants whose tags say nothing any more: all when no job waits, else those the virtual clock has passed."""
+        """Drop the tenants whose tags have no effect any more: all when no job waits, else those that the virtual clock has passed."""
         if not cls.count:
             cls.virtual = 0.0
             cls.tenants.clear()

@@ -78,7 +78,7 @@ class LogHold:
         self._next_look = 0.0
 
     def look(self, now: float) -> None:
-        """Begin or end to leave the file alone, as is asked for. Raises as `Store.write`."""
+        """Begin or end leaving the file alone, as a backup requests. Raises as `Store.write`."""
         if now < self._next_look:
             return
         self._next_look = now + LOOK_S
@@ -211,7 +211,7 @@ def _make_another(path: Path, epoch: int) -> None:
 
 
 def _known_epoch(journal: Path) -> int:
-    """Highest epoch that the journal to be replaced, or its mark, knows of; 0: neither can be read."""
+    """Highest epoch in the journal to be replaced, or in its mark; 0: neither can be read."""
     found = [0]
     if journal.exists():
         with suppress(sqlite3.Error), closing(sqlite3.connect(journal)) as connection:

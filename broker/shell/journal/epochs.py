@@ -27,7 +27,7 @@ _FIRST_LIVE_STEP = 10_000
 
 
 class Epochs:
-    """The store says when to write. Raises `JournalBroken` when the mark cannot be written."""
+    """The store decides when to write. Raises `JournalBroken` when the mark cannot be written."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
@@ -153,7 +153,7 @@ class Epochs:
         return max(sound)
 
     def _missing(self, known: Facts, epoch: int, deleted: object) -> str:
-        """Rows that the mark knows of and the journal does not have, as a text; "" when there are none."""
+        """Rows that the mark has and the journal has not, as a text; "" when there are none."""
         if known.epoch > epoch:
             return f"it was opened {known.epoch} times, and knows of {epoch}"
         if known.deletions > self._deletions:

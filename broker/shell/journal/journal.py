@@ -215,7 +215,7 @@ class Journal:
         return self._reader.rates(self.staged.next)
 
     def counts(self) -> RecordCounts:
-        """The numbers of a pool's view that the core does not know."""
+        """The numbers of a pool's view that only the journal has."""
         return RecordCounts(len(self.asides), self._reader.damaged, self.store.rebuilt_indexes)
 
     # ------------------------------------------------------------ between passes

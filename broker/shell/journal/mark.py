@@ -1,4 +1,4 @@
-"""A few bytes beside the journal that say how far it had come, so that a start notices a journal which is shorter than it was.
+"""A few bytes beside the journal with its latest numbers, so that a start detects a journal which is shorter than it was.
 
 SQLite takes a log that ends early for one that was never longer: a `-wal` that was deleted or has a damaged frame loses commits that were
 acknowledged, without a word. The mark names the row that was written last and its revision, and counts the commits that deleted jobs: all

@@ -147,7 +147,7 @@ def _numbers(
 
 
 def _walks_of_state(state: m.JobStateName) -> list[_Walk]:
-    """A job is in the index of the table that says how it ended."""
+    """A job is in the index of the table of its outcome."""
     ended_so = f"state = ? AND {{0}}.state {UNSUCCESSFUL}"
     # CROSS: the planner must not begin at the other table.
     return [

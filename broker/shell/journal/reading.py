@@ -32,7 +32,7 @@ _MOST_DAMAGED = 10_000
 
 
 class Reader:
-    """Reads what is written, committed or not; it knows nothing of what is staged. What the store raises passes through."""
+    """Reads what is written, committed or not, and nothing that is staged. Errors of the store pass through."""
 
     def __init__(self, stored: JobRows, asides: SetAsideMarks) -> None:
         self._stored = stored

@@ -321,7 +321,7 @@ _DAMAGED = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 
 
 def refusal(path: Path, error: sqlite3.Error) -> JournalRefused | JournalBroken:
-    """Reason why a journal is not opened, as SQLite says it."""
+    """Reason why a journal is not opened, in SQLite's words."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _DAMAGED:
         return JournalRefused(f"the journal {path} is damaged ({error}); {repair_hint(path)}")

@@ -154,7 +154,7 @@ class HalfOpen:
 
 
 def _kernel_count() -> int:
-    """Number of descriptors in use, as the kernel says; 0 where it does not."""
+    """Number of descriptors in use, from the kernel; 0 where it has no such number."""
     with contextlib.suppress(OSError):
         return os.stat(_FDS).st_size
     return 0

@@ -144,7 +144,7 @@ class Listener:
             return -1
 
     def cut(self) -> None:
-        """End the connection by which the last message came. libzmq has no call for that, so the system's is used, and libzmq notices."""
+        """End the connection by which the last message came. libzmq has no call for that, so the system's is used, which libzmq detects."""
         shut_down(self.source_fd())
 
     def readable(self) -> bool:
@@ -161,7 +161,7 @@ def ipc_path(endpoint: str) -> Path:
 
 
 def _require_key(socket: zmq.Socket[bytes], endpoint: str, key: BrokerKey | None, domain: bytes) -> None:
-    """From now on only peers whose keys the ZAP handler knows get in."""
+    """Admit only peers whose keys are on the list, from now on."""
     if key is None:
         raise BindFailed(f"cannot listen on {endpoint}: tcp needs CURVE keys")
     socket.setsockopt(zmq.CURVE_SERVER, 1)
@@ -190,7 +190,7 @@ class Sockets:
     """Both listeners, and a context of their own."""
 
     def __init__(self, front: str, back: str, gate: Gate | None = None) -> None:
-        """Make the directories (0700), bind both, and see that no stranger gets in. Raises `BindFailed` or `SettingsError`.
+        """Make the directories (0700), bind both, and test that an unknown key is refused. Raises `BindFailed` or `SettingsError`.
 
         A tcp endpoint needs a gate.
         """
@@ -223,7 +223,7 @@ class Sockets:
             raise
 
     def delivered(self, listener: Listener) -> None:
-        """A whole message came by tcp: its sender does end its messages."""
+        """Note that a whole message came by tcp: its sender does end its messages."""
         if self._flood_guard:
             self._flood_guard.delivered.add(listener.source_fd())
 

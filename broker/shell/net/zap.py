@@ -96,7 +96,7 @@ class Peers:
         return self._by_key.get(public)
 
     def admits(self, name: str) -> bool:
-        """Whether a peer that got in under this name may still speak."""
+        """Whether a peer that was admitted under this name may still send."""
         return name in self._names
 
 
@@ -137,7 +137,7 @@ def _read_all(directory: Path) -> list[AllowedPeer]:
 
 
 class ZapHandler:
-    """Answers libzmq's questions in one context, until that context is terminated."""
+    """Answers libzmq's requests in one context, until that context is terminated."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], peers: Peers) -> None:
         """Start answering; when this returns, sockets may be bound."""
@@ -155,7 +155,7 @@ class ZapHandler:
         self._bound.wait()
 
     def open(self) -> None:
-        """The self-test is over: from now on refusals are counted and said."""
+        """Note that the self-test is over: from now on refusals are counted and logged."""
         self.testing = False
         self.refused = 0
 

@@ -1,4 +1,4 @@
-"""Files of jobs as answers: beside the file, a header says what of the request was changed or ignored."""
+"""Files of jobs as answers: beside the file, a header lists what of the request was changed or ignored."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class LightX2VTasksApi:
         ]
 
     def _create(self, name: str, output: str) -> Handler:
-        """A handler that takes tasks, the operation `name`; `output` is what its route makes, "" where the request says it."""
+        """A handler that takes tasks, the operation `name`; `output` is what its route makes, "" where the request has it."""
         taken = Answer(about="The task.", types=(lx.TaskTaken,), links=("showTask", "downloadTask", "stopTask"))
 
         @operation(

@@ -165,7 +165,7 @@ class LightX2VApi:
         return await self._later.stop_all(HELD_NAMES, _STOP_WAIT_S)
 
     async def _until_idle(self) -> None:
-        """Wait until a worker says that it is free: whoever stops a task sends the next one at once."""
+        """Wait until a worker reports that it is free: clients that stop a task send the next one at once."""
         deadline = time.monotonic() + _FREE_WAIT_S
         while time.monotonic() < deadline and not self._calls.hub.closed:
             pool = await self._calls.catalogue.pool()

@@ -94,7 +94,7 @@ def stop_answer(status: lx.StopStatus, reason: str) -> Response:
 
 
 async def nothing_runs(calls: JobService) -> Response:
-    """The answer when nothing of LightX2V's APIs runs; it says what stops what another API runs."""
+    """The answer when nothing of LightX2V's APIs runs; it names the route that stops jobs of other APIs."""
     reason = "No running task found."
     if (await calls.catalogue.pool()).counts.get("running", 0):
         reason += " What runs came by another API: GET /v1/jobs?state=running names it, DELETE /v1/jobs/{id} stops it."
@@ -102,7 +102,7 @@ async def nothing_runs(calls: JobService) -> Response:
 
 
 def late_answer(wait_s: float) -> Response:
-    """The answer when a task that was asked to stop has not stopped."""
+    """The answer when a task was cancelled and has not stopped in time."""
     return stop_answer("warning", f"The task was asked to stop, but did not within {wait_s:.0f} s.")
 
 

@@ -165,7 +165,7 @@ class DepotApi:
         errors=(*_ERRORS, "gone"),
     )
     async def has_artefact(self, request: Request) -> Response:
-        """Whether a file of an attempt is here; asked by HEAD before it is put again."""
+        """Whether a file of an attempt is here: the HEAD before it is put again."""
         signed = await self._signed(request)
         job_id, fence = _attempt(request)
         path = self._files.attempt_file(job_id, fence, _name(request))

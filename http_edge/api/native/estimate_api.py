@@ -1,4 +1,4 @@
-"""Estimate of a job's end, asked before it is submitted."""
+"""Estimate of a job's end before it is submitted."""
 
 from __future__ import annotations
 

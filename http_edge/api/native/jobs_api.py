@@ -94,7 +94,7 @@ class JobsApi:
         self._progress = progress
 
     def routes(self) -> list[EdgeRoute]:
-        """The routes, the most asked first."""
+        """The routes, the most used first."""
         return [
             route("/v1/jobs/{id}", GET=self.show, DELETE=self.delete),
             route("/v1/jobs", expensive_get=True, GET=self.list, POST=self.create),

@@ -45,7 +45,7 @@ def usage(job: Job) -> dict[str, Any]:
 
 
 class Presentation(Struct, frozen=True, kw_only=True):
-    """Form in which a request wants its pictures."""
+    """Form in which a request gets its pictures."""
 
     response_format: str = "b64_json"
     format: Format = "png"
