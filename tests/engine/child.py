@@ -19,6 +19,7 @@ from workers.ipc.messages import (
     JobCancelled,
     JobFailed,
     JobFinished,
+    JobParked,
     NextWanted,
     PostprocessBegun,
     RunJob,
@@ -29,7 +30,7 @@ from workers.ipc.shared import SLOTS, SharedCounters
 #: Longer than any answer takes on a busy machine; a hung engine fails the test instead of stopping the run.
 _ANSWER_S = 120.0
 
-Ending = JobFinished | JobFailed | JobCancelled
+Ending = JobFinished | JobFailed | JobCancelled | JobParked
 
 
 class Child:
@@ -40,6 +41,8 @@ class Child:
         ours, theirs = socket.socketpair()
         self.words = SharedCounters.create()
         self._fences = itertools.count(1)
+        #: Of the last job that was sent.
+        self.fence = 0
         self._status: int | None = None
         # A pipe that nobody reads would stop a talkative engine.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
@@ -64,16 +67,20 @@ class Child:
 
     def setup(self, *cards: ModelCard, preload: str | None = None, device: str = "cpu", **more: Any) -> object:
         """Send the cards and return the answer: `Ready` or `LoadFailed`."""
-        name = cards[0].name if preload is None else preload
-        self.channel.send(Setup(models=cards, preload=name, device=device, threads=1, **more))
+        self.send_setup(*cards, preload=preload, device=device, **more)
         return self.channel.receive()
 
-    def send(self, spec: JobSpec, out_dir: Path, cancel: bool = False, slot: int = 0) -> int:
+    def send_setup(self, *cards: ModelCard, preload: str | None = None, device: str = "cpu", **more: Any) -> None:
+        """Send the cards."""
+        name = cards[0].name if preload is None else preload
+        self.channel.send(Setup(models=cards, preload=name, device=device, threads=1, **more))
+
+    def send(self, spec: JobSpec, out_dir: Path, cancel: bool = False, slot: int = 0, **more: Any) -> int:
         """Give it a job; returns its fence. `cancel`: set the word before the job arrives."""
-        fence = next(self._fences)
+        fence = self.fence = next(self._fences)
         if cancel:
             self.words.slots[slot].request_cancel(fence)
-        job = RunJob(job_id="job-1", fence=fence, body=encode_spec(spec), out_dir=str(out_dir), slot=slot)
+        job = RunJob(job_id="job-1", fence=fence, body=encode_spec(spec), out_dir=str(out_dir), slot=slot, **more)
         self.channel.send(job)
         return fence
 
@@ -112,7 +119,7 @@ class Child:
         answer = self.channel.receive()
         while isinstance(answer, NextWanted | PostprocessBegun) and answer.fence == fence:
             answer = self.channel.receive()
-        assert isinstance(answer, JobFinished | JobFailed | JobCancelled), answer
+        assert isinstance(answer, Ending), answer
         assert answer.fence == fence
         return answer
 

@@ -65,7 +65,7 @@ def call_arguments(pipe: Any, spec: JobSpec, seed: int, check: Callable[[], None
         "segment_frame_length": min(spec.num_frames, _SEGMENT),
         "pyramid_num_inference_steps_list": steps_of_sizes(pipe, spec.num_inference_steps),
         **_frame_rate(takes, spec),
-        **_guidance(takes, spec),
+        **guidance_arguments(takes, spec),
     }
     fields |= input_arguments(pipe, takes, spec, check)
     extra = {key: value for key, value in spec.extra.items() if is_extra(key)}
@@ -122,7 +122,8 @@ def steps_of_sizes(pipe: Any, steps: int) -> list[int] | None:
     return [max(1, steps // sizes + (number < steps % sizes)) for number in range(sizes)] if sizes else None
 
 
-def _guidance(takes: Mapping[str, Any], spec: JobSpec) -> dict[str, Any]:
+def guidance_arguments(takes: Mapping[str, Any], spec: JobSpec) -> dict[str, Any]:
+    """Return the arguments that say how much guidance there is, for a call with these parameters."""
     scale = spec.guidance_scale
     if "true_cfg_scale" not in takes:
         # The first frame of a clip gets the least guidance, the last the most (Stable Video Diffusion).

@@ -206,7 +206,7 @@ class Checkpoints:
         self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         path = self._directory / checkpoint_name(state.output, state.step)
         temporary = self._directory / f".{path.name}.{os.getpid()}.part"
-        content = _sealed(state, binding)
+        content = sealed(state, binding)
         temporary.unlink(missing_ok=True)
         try:
             with open(temporary, "xb") as file:
@@ -226,7 +226,7 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
 
-def _sealed(state: State, binding: Binding) -> bytearray:
+def sealed(state: State, binding: Binding) -> bytearray:
     """The bytes of a checkpoint, with their digest in the header."""
     head = {
         "output": state.output,
@@ -252,7 +252,14 @@ def _digest_place(content: bytes | bytearray) -> slice | None:
 
 def _read(path: Path, output: int, step: int, binding: Binding) -> State:
     """Raises `ValueError` with the reason for a file that may not be used, else as the libraries do for one that is damaged."""
-    content = bytearray(read_regular(path))
+    state = unsealed(bytearray(read_regular(path)), binding)
+    if (state.output, state.step) != (output, step):
+        raise ValueError(f"it is of step {state.step} of output {state.output + 1}, and bears another's name")
+    return state
+
+
+def unsealed(content: bytearray, binding: Binding) -> State:
+    """The state in these bytes, which are changed. Raises as `_read`."""
     place = _digest_place(content) if len(content) > _HEADER_LENGTH.size else None
     if place is None:
         raise ValueError("it is damaged, or of another version: it bears no digest")
@@ -270,6 +277,11 @@ def _read(path: Path, output: int, step: int, binding: Binding) -> State:
         if here != there and not (name == FILE and here.partition("\n")[0] != there.partition("\n")[0]):
             raise ValueError(f"it was made with another {name}")
     head = json.loads(texts["state"])
-    if (head["output"], head["step"]) != (output, step):
-        raise ValueError(f"it is of step {head['step']} of output {head['output'] + 1}, and bears another's name")
-    return State(output, step, int(head["total"]), load(bytes(content)), dict(head["plain"]), float(head["denoise_s"]))
+    return State(
+        int(head["output"]),
+        int(head["step"]),
+        int(head["total"]),
+        load(bytes(content)),
+        dict(head["plain"]),
+        float(head["denoise_s"]),
+    )

@@ -23,8 +23,9 @@ from workers.engine.overlap import shape_of
 from workers.engine.peaks import Shape
 from workers.engine.pipeline_variants import can_be_copied, working_copy
 from workers.engine.pipelines import Pipelines
-from workers.engine.progress import Monitor
+from workers.engine.progress import DraftKept, Monitor
 from workers.engine.prompts import tokenizing
+from workers.engine.rank import Ranks
 from workers.engine.resuming import Resumption, UnknownState, versions
 from workers.engine.scheduling import draw_noise_from, sampled, sampler_of
 from workers.engine.sizing import sized
@@ -38,8 +39,10 @@ logger = logging.getLogger(__name__)
 class DiffusionEngine:
     """Base of the engines over one process's pipelines."""
 
-    def __init__(self, pipelines: Pipelines) -> None:
+    def __init__(self, pipelines: Pipelines, ranks: Ranks | None = None) -> None:
         self.pipelines = pipelines
+        #: The group whose processes draw its jobs together; None: it draws alone.
+        self.ranks = ranks
         #: Of the attempts that are drawn now.
         self._checkpoints: dict[Monitor, Checkpoints] = {}
         #: Content of the models whose jobs were kept, by their revisions.
@@ -47,8 +50,13 @@ class DiffusionEngine:
 
     def load(self, card: ModelCard, monitor: Monitor | None = None) -> None:
         """Bring the model into memory, and call it in the sizes of its warm-up. Raises `LoadError`, or `OutOfMemory`."""
+        self._check_parallel(card)
         self.pipelines.get(card)
         self.pipelines.warm(card, monitor)
+
+    def _check_parallel(self, card: ModelCard) -> None:
+        if self.ranks is not None:
+            self.ranks.check(card, self.pipelines.setup(card))
 
     def resident(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
         """Whether a job of this shape finds the model where it needs it, and its VAE stays there."""
@@ -100,6 +108,7 @@ class DiffusionEngine:
         check_strength(card, spec)
         if not self.pipelines.has(card):
             monitor.enter("load")
+        self._check_parallel(card)
         pipe = self.pipelines.get(card, profile, shape_of(spec), spec.loras)
         self.pipelines.warm(card, monitor)
         for name, text in self.pipelines.loaded(card.name).used.items():
@@ -117,13 +126,15 @@ class DiffusionEngine:
     @contextmanager
     def adjusted(self, pipe: Any, card: ModelCard, spec: JobSpec, monitor: Monitor) -> Iterator[None]:
         """Inside, the parts of the pipeline that a job changes are as it asks; afterwards they are the model's own again."""
+        setup = self.pipelines.setup(card)
         with (
             self._keeping(card, spec, monitor),
             self.pipelines.loaded(card.name).adapters.active(spec.loras),
             sampled(pipe, sampler_of(card, spec), spec, monitor),
             guided(pipe, spec),
             sized(pipe, spec),
-            step_cached(pipe, card, self.pipelines.setup(card).speed, spec, monitor),
+            step_cached(pipe, card, setup.speed, spec, monitor, together=self.ranks is not None),
+            self.ranks.split(pipe, card, spec, setup.parallel, monitor) if self.ranks is not None else nullcontext(),
         ):
             check_steps(getattr(pipe, "scheduler", None), spec)
             yield
@@ -144,7 +155,11 @@ class DiffusionEngine:
         """Call the pipeline for output `index` of a job, with the arguments of the job and `more`."""
         try:
             return self._call(pipe, card, spec, index, monitor, self._checkpoints.get(monitor), **more)
-        except UnknownState as error:
+        except (UnknownState, DraftKept) as error:
+            if self.ranks is not None:
+                self.ranks.leave_call(error)
+            if isinstance(error, DraftKept):
+                raise
             logger.warning("a job begins anew", extra={"action": Action.CHECKPOINT, "detail": str(error)})
             monitor.use("resumed", f"no: {error}")
         return self._call(pipe, card, spec, index, monitor, None, **more)
@@ -169,9 +184,11 @@ class DiffusionEngine:
         with self.pipelines.device.aside(monitor.turn.then) if monitor.turn.waits else nullcontext():
             # Some pipelines bring their control image to latents with noise of no generator.
             monitor.turn.then(partial(self.pipelines.device.seed, spec.seed + index))
+            binding = self._binding(card, spec, monitor) if checkpoints is not None else {}
+            if self.ranks is not None:
+                checkpoints = self.ranks.checkpoints(index, checkpoints, binding)
             resumption = None
             if checkpoints is not None:
-                binding = self._binding(card, spec, monitor)
                 resumption = Resumption(pipe, generator, index, monitor, checkpoints, binding, last=last)
                 if resumption.goes_on:
                     # Until its call is left, the models answer in its way.

@@ -69,6 +69,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return classify(error, "load").kind is FailureKind.OUT_OF_MEMORY
 
 
+def forget_frames(error: BaseException | None) -> None:
+    """Let go of what the frames of a traceback hold: their tensors fill the memory that the next job needs."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 def _from_check(trace: TracebackType | None) -> bool:
     frames = traceback.extract_tb(trace)
     return bool(frames) and _ARGUMENT_CHECKS.search(frames[-1].filename) is not None

@@ -32,6 +32,9 @@ from workers.engine.resuming import Resumption
 #: Set on a module whose `forward` is compiled.
 COMPILED = "_forward_is_compiled"
 
+#: Set on a denoiser whose passes the ranks of a group compute together: one that left within would leave the others waiting.
+VOTES = "_votes_before_passes"
+
 _FREE = "maybe_free_model_hooks"
 
 
@@ -136,6 +139,8 @@ def _cancel_points(components: Iterable[Any]) -> list[torch.nn.Module]:
     points: dict[int, torch.nn.Module] = {}
 
     def walk(module: torch.nn.Module, *, listed: bool) -> None:
+        if getattr(module, VOTES, False):
+            return
         compiled = getattr(module, COMPILED, False)
         if listed or compiled:
             points[id(module)] = module

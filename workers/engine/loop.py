@@ -33,6 +33,7 @@ from workers.engine.errors import EngineError
 from workers.engine.failures import classify
 from workers.engine.packages import leave_out
 from workers.engine.progress import Monitor
+from workers.engine.rank import own_rank
 from workers.engine.registry import Registry, import_engines
 from workers.engine.runner import Runner
 from workers.ipc.channel import Channel, IpcError
@@ -80,8 +81,15 @@ class Loop:
         if not isinstance(setup, Setup):
             return EXIT_PROTOCOL
         cards = {card.name: card for card in setup.models}
-        registry = Registry(setup)
+        try:
+            rank = own_rank(os.environ)
+        except EngineError as error:
+            self._send(LoadFailed(model=setup.preload, message=str(error)))
+            return EXIT_LOAD_FAILED
+        registry = Registry(setup, rank)
         answer = self._preload(registry, cards, setup.preload)
+        if rank is not None and rank.follows and isinstance(answer, Ready):
+            return self._follow(registry)
         self._send(answer)
         if isinstance(answer, LoadFailed):
             return EXIT_LOAD_FAILED
@@ -108,6 +116,17 @@ class Loop:
             if not isinstance(message, RunJob):
                 return EXIT_PROTOCOL
             runner.run(message)
+
+    def _follow(self, registry: Registry) -> int:
+        """Draw along what rank 0 does, until the agent closes its end."""
+        try:
+            registry.follow(self._words.slots[0])
+        except Exception as error:  # the process's outermost loop: the other ranks cannot go on without this one
+            unforeseen = not isinstance(error, EngineError)
+            logger.error("%s", error, exc_info=unforeseen, extra={"action": Action.ENGINE_EXITED})
+            return EXIT_DEVICE_LOST
+        self._inbox.get()  # jobs are rank 0's alone
+        return EXIT_PROTOCOL
 
     def _serve_aside(self, runner: Runner) -> None:
         status = EXIT_DONE
@@ -160,6 +179,7 @@ class Loop:
             if card is None:
                 raise EngineError(f"model {name!r} is not one of {', '.join(cards) or 'none'}")
             registry.load_signer()
+            registry.meet()
             engine = registry.engine(card)
             engine.load(card, Monitor(slot, _NO_FENCE, 1, registry.meter))
         except Exception as error:  # the process's outermost loop: whatever a library raises is reported to the agent

@@ -63,7 +63,14 @@ class Loaded:
     """A pipeline in memory and where it is."""
 
     def __init__(
-        self, pipe: Any, source: str, used: dict[str, str], wanted: PlacementSetting, revision: str, adapters: Adapters
+        self,
+        pipe: Any,
+        source: str,
+        used: dict[str, str],
+        wanted: PlacementSetting,
+        revision: str,
+        adapters: Adapters,
+        placements: Sequence[Placement] = ORDER,
     ) -> None:
         self.pipe = pipe
         self.adapters = adapters
@@ -74,7 +81,7 @@ class Loaded:
         #: Names it in what is learned of it.
         self.revision = revision
         self.components = placing.components(pipe)
-        self._possible = placing.possible(pipe)
+        self._possible = tuple(one for one in placing.possible(pipe) if one in placements)
         self.settled = Settled()
         #: As carried out; None: in host memory.
         self.placement: Placement | None = None
@@ -84,7 +91,8 @@ class Loaded:
     def allowed(self, profile: Profile) -> tuple[Placement, ...]:
         """The placements it may have in a job of this profile; the table's word stands above the profile."""
         slow = profile == "offload" and self.wanted == AUTO
-        return tuple(one for one in self._possible if not slow or ORDER.index(one) >= ORDER.index("model"))
+        aside = tuple(one for one in self._possible if not slow or ORDER.index(one) >= ORDER.index("model"))
+        return aside or self._possible
 
     def bring(self, loras: Sequence[LoraUse]) -> None:
         """Load these LoRAs beside the weights. Raises `InvalidInput`, `OutOfMemory`."""
@@ -112,8 +120,10 @@ class Pipelines:
         setups: Mapping[str, ModelSetup] | None = None,
         peaks: Peaks | None = None,
         lora_memory: LoraMemory | None = None,
+        placements: Sequence[Placement] = ORDER,
     ) -> None:
         self.device = device
+        self._placements = placements
         self._setups = setups or {}
         self._peaks = peaks or Peaks()
         self._lora_memory = lora_memory or LoraMemory()
@@ -252,7 +262,7 @@ class Pipelines:
             # There is nothing to place.
             keep_execution_device(model.pipe)
         adapters = Adapters(model.pipe, setup.loras, self._lora_files, self._lora_memory.device_mb * _MB)
-        loaded = Loaded(model.pipe, card.source, model.used, setup.placement, revision, adapters)
+        loaded = Loaded(model.pipe, card.source, model.used, setup.placement, revision, adapters, self._placements)
         self._peaks.placed(card.name, revision, "cpu")
         return loaded
 

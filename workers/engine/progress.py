@@ -274,6 +274,11 @@ class Monitor:
         self.ends = Ends(self.times)
 
     @property
+    def fence(self) -> int:
+        """Of the attempt."""
+        return self._fence
+
+    @property
     def phase(self) -> Phase:
         """The phase entered last."""
         return self.times.phase

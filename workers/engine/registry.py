@@ -14,11 +14,18 @@ from workers.engine.base import Engine
 from workers.engine.errors import LoadError
 from workers.engine.memory import MemoryMeter, ProcessMemory
 from workers.engine.peaks import Peaks
+from workers.engine.rank import Rank
 from workers.ipc.messages import Setup
+from workers.ipc.shared import Slot
+from workers.models.parallel import WHOLE
+from workers.models.placement import ORDER
 from workers.models.versions import installed
 
 if TYPE_CHECKING:
+    from workers.engine.group_engine import GroupRanks
+    from workers.engine.image import ImageEngine
     from workers.engine.pipelines import Pipelines
+    from workers.engine.video import VideoEngine
 
 ENGINES = ("video", "image", "fake")
 
@@ -36,8 +43,10 @@ def import_engines(wanted: Iterable[str]) -> None:
 class Registry:
     """The engines of one process, each made when first asked for; those that use torch share one set of pipelines."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, rank: Rank | None = None) -> None:
         self._setup = setup
+        self._rank = rank
+        self._ranks: GroupRanks | None = None
         self._engines: dict[str, Engine] = {}
         self._pipelines: Pipelines | None = None
         self._meter: MemoryMeter = ProcessMemory()
@@ -75,12 +84,36 @@ class Registry:
             case "video":
                 from workers.engine.video import VideoEngine
 
-                return VideoEngine(self._shared_pipelines())
+                return self._shared(VideoEngine(self._shared_pipelines(), self._ranks))
             case "image":
                 from workers.engine.image import ImageEngine
 
-                return ImageEngine(self._shared_pipelines())
+                return self._shared(ImageEngine(self._shared_pipelines(), self._ranks))
         raise LoadError(f"model {card.name!r}: engine {card.engine!r} is not one of {', '.join(ENGINES)}")
+
+    def meet(self) -> None:
+        """Wait for the other ranks, if there are any and a model that they draw together. Raises `GroupLost`."""
+        if self._rank is not None and any(card.engine != "fake" for card in self._setup.models):
+            from workers.engine.group import Group
+            from workers.engine.group_engine import GroupRanks
+
+            self._ranks = GroupRanks(Group(self._rank, self._setup.device))
+
+    def follow(self, slot: Slot) -> None:
+        """Draw along what rank 0 gives; returns at once where there is nothing to follow. Raises `GroupLost`."""
+        if self._ranks is not None:
+            from workers.engine.group_engine import follow
+
+            cards = {card.name: card for card in self._setup.models}
+            follow(self._ranks, self.engine, cards, slot, lambda: self._meter)
+
+    def _shared(self, engine: VideoEngine | ImageEngine) -> Engine:
+        """The engine itself, or that of a group."""
+        if self._ranks is None:
+            return engine
+        from workers.engine.group_engine import GroupEngine
+
+        return GroupEngine(engine, self._ranks)
 
     def _shared_pipelines(self) -> Pipelines:
         if self._pipelines is None:
@@ -89,5 +122,6 @@ class Registry:
 
             device = Device(self._setup.device, self._setup.dtype, self._setup.threads)
             self._meter = device.meter
-            self._pipelines = Pipelines(device, self._setup.setups, self.peaks, self._setup.lora_memory)
+            placements = WHOLE if self._ranks is not None else ORDER
+            self._pipelines = Pipelines(device, self._setup.setups, self.peaks, self._setup.lora_memory, placements)
         return self._pipelines

@@ -11,7 +11,6 @@ An `EngineJob` is its caller's thread's, and once it was handed over the third's
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,7 +25,7 @@ from broker.wire.jobspec import JobSpec, ModelCard, Result, decode_spec, digest_
 from workers.engine.as_asked import differences
 from workers.engine.base import Engine, Outcome, Stage
 from workers.engine.errors import LoadError, OutOfMemory
-from workers.engine.failures import classify, is_out_of_memory
+from workers.engine.failures import classify, forget_frames, is_out_of_memory
 from workers.engine.overlap import Candidate, OverlapPlanner, shape_of
 from workers.engine.progress import Cancelled, Keeping, Monitor, Parked
 from workers.engine.registry import Registry
@@ -175,7 +174,7 @@ class Runner:
             try:
                 return self._prepared(order) if prepared else self._begun(order, self._turns.take(order))
             except Exception as error:  # told apart at once
-                if not (is_out_of_memory(error) and self._may_draw_again(order, error)):
+                if not (_may_fit(error) and self._may_draw_again(order, error)):
                     raise
                 _again(error)
             finally:
@@ -313,9 +312,15 @@ class Runner:
         return (engine.loaded(), engine.loaded_loras()) if engine is not None else ("", ())
 
 
+def _may_fit(error: Exception) -> bool:
+    """Whether what failed may be done again in this process, alone: memory ran out, and nothing else is amiss."""
+    verdict = classify(error, "load")
+    return verdict.kind is FailureKind.OUT_OF_MEMORY and not verdict.fatal
+
+
 def _again(error: Exception) -> None:
     """Let go of what failed because two halves did not fit; it is about to be done again."""
-    _forget_frames(error)
+    forget_frames(error)
     logger.warning(
         "memory ran out: once more, alone or with the model placed to take less", extra={"action": Action.RUN_AGAIN}
     )
@@ -327,7 +332,7 @@ def _failed(job: RunJob, engine: Engine | None, error: Exception, phase: str) ->
     # A refused input is the client's affair, and a model that cannot be loaded is described in our words: neither needs a traceback.
     told = verdict.kind.rules.fault == "input" or isinstance(error, LoadError)
     logger.error("job failed: %s", verdict.message, exc_info=not told, extra=log)
-    _forget_frames(error)
+    forget_frames(error)
     loaded, loras = (engine.loaded(), engine.loaded_loras()) if engine else ("", ())
     return JobFailed(
         fence=job.fence,
@@ -337,10 +342,3 @@ def _failed(job: RunJob, engine: Engine | None, error: Exception, phase: str) ->
         model=loaded,
         loaded_loras=loras,
     )
-
-
-def _forget_frames(error: BaseException | None) -> None:
-    """Let go of what the frames of a traceback hold: their tensors fill the memory that the next job needs."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__

@@ -56,14 +56,25 @@ def prepare_cache(speed: Speed) -> None:
 
 
 @contextmanager
-def step_cached(pipe: Any, card: ModelCard, speed: Speed, spec: JobSpec, monitor: Monitor) -> Iterator[None]:
-    """Inside, the pipeline leaves out blocks as the job, or else the model, says. Raises `InvalidInput`."""
+def step_cached(
+    pipe: Any, card: ModelCard, speed: Speed, spec: JobSpec, monitor: Monitor, *, together: bool = False
+) -> Iterator[None]:
+    """Inside, the pipeline leaves out blocks as the job, or else the model, says. Raises `InvalidInput`.
+
+    Not where several GPUs draw `together`: each would decide by its own part, and some leave out what the others wait for.
+    """
     mode = spec.cache or card.cache
     if mode in ("", "off"):
         yield
         return
     if mode not in card.caches:
         raise InvalidInput(f"cache: {mode!r} is not one of model {card.name!r}")
+    if together:
+        monitor.use("cache", "off, as several GPUs draw the job together")
+        if spec.cache:
+            monitor.warn("cache: off, as several GPUs draw the job together")
+        yield
+        return
     if spec.num_inference_steps < LEAST_STEPS:
         monitor.use("cache", f"off, as {spec.num_inference_steps} steps are fewer than {LEAST_STEPS}")
         if spec.cache:

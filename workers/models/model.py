@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from broker.wire.jobspec import ModelCard
 from workers.models.loras import Loras
+from workers.models.parallel import Parallel
 from workers.models.parts import Parts
 from workers.models.placement import AUTO, PlacementSetting
 from workers.models.speed import Size, Speed
@@ -32,10 +33,12 @@ class ModelSetup(Struct, frozen=True, kw_only=True, omit_defaults=True):
     compiled: str = ""
     placement: PlacementSetting = AUTO
     video_file: VideoFile = VideoFile()
+    #: How several GPUs share a job of it.
+    parallel: Parallel = Parallel()
 
     def without_files(self) -> ModelSetup:
         """Copy of it without what is another on another machine, or no part of what is drawn."""
-        return replace(self, where="", parts={}, config="", loras={}, compiled="", warm_up=())
+        return replace(self, where="", parts={}, config="", loras={}, compiled="", warm_up=(), parallel=Parallel())
 
 
 class Model(Struct, frozen=True, kw_only=True):

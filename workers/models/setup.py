@@ -8,6 +8,7 @@ from typing import Any
 
 from workers.models.loras import check_loras
 from workers.models.model import ModelSetup
+from workers.models.parallel import parallel_for
 from workers.models.parts import check_parts, components
 from workers.models.pipeline_classes import PipelineClass
 from workers.models.placement import AUTO
@@ -51,6 +52,9 @@ def setup_for(
         loras=loras,
         speed=check_speed(where, settings.speed, taken, index),
         placement=settings.placement or AUTO,
+        parallel=parallel_for(
+            settings.parallel or "auto", taken.name, index, directory or configs, settings.speed.attention
+        ),
     )
 
 
@@ -67,6 +71,7 @@ def in_words(setup: ModelSetup) -> dict[str, str]:
         "cache_kind": speed.cache_kind if speed.cache_kind != Speed().cache_kind else "",
         "vae_dtype": speed.vae_dtype if speed.vae_dtype != "auto" else "",
         "placement": setup.placement if setup.placement != AUTO else "",
+        "parallel": setup.parallel.setting if setup.parallel.setting != "auto" else "",
         "video_file": in_a_word(setup.video_file) if setup.video_file != VideoFile() else "",
     }
     return {key: text for key, text in words.items() if text}

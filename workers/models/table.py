@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct, field, inspect
 
 from workers.models.loras import LoraEntry, anchored_lora
+from workers.models.parallel import ParallelSetting
 from workers.models.parts import Parts
 from workers.models.placement import PlacementSetting
 from workers.models.samplers import SamplerEntry
@@ -59,6 +60,8 @@ class ModelTable(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
     speed: Speed = Speed()
     #: Where its weights lie while it draws.
     placement: PlacementSetting | Literal[""] = ""
+    #: How several GPUs share a job of it, where a worker has several.
+    parallel: ParallelSetting | Literal[""] = ""
     #: How its clips are encoded.
     video_file: VideoFile = VideoFile()
 

@@ -1,0 +1,146 @@
+"""The agent's side of groups of engine processes, for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from broker.wire.jobspec import JobSpec, ModelCard
+from tests.engine.child import Child, Ending
+from workers.ipc.channel import Channel
+from workers.ipc.messages import FromEngine, JobFinished, Ready
+from workers.ipc.shared import SharedCounters
+
+#: Longer than anything takes on a busy machine.
+_ANSWER_S = 240.0
+
+
+class Forks:
+    """The process that engines are forked from."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._numbers = itertools.count()
+        self._control, theirs = socket.socketpair()
+        self._control.settimeout(_ANSWER_S)
+        command = [sys.executable, "-m", "tests.engine.ranks.process", str(theirs.fileno())]
+        # One more thread than there are cores would be waited for in every pass.
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], cwd=Path(__file__).parents[3], env=env, stderr=subprocess.DEVNULL
+        )
+        theirs.close()
+
+    def fork(self, env: dict[str, str], descriptors: list[int]) -> int:
+        """Start an engine; its pid."""
+        socket.send_fds(self._control, [json.dumps(env).encode()], descriptors)
+        return int(self._control.recv(64))
+
+    def wait(self, pid: int) -> int:
+        """The exit status of an engine, once it has ended."""
+        self._control.sendall(json.dumps(pid).encode())
+        return int(self._control.recv(64))
+
+    def group(self, ranks: int, *cards: ModelCard, **more: Any) -> RankGroup:
+        """So many ranks with these models; 1: an engine that is alone."""
+        return RankGroup(self, self.place / str(next(self._numbers)), ranks, *cards, **more)
+
+    def close(self) -> None:
+        self._control.close()
+        self._process.wait(_ANSWER_S)
+
+
+class Fork(Child):
+    """One engine out of these forks."""
+
+    def __init__(self, forks: Forks, env: dict[str, str]) -> None:
+        self.forks = forks
+        self.words = SharedCounters.create()
+        self._fences = itertools.count(1)
+        self.fence = 0
+        self._status: int | None = None
+        self.sock, theirs = socket.socketpair()
+        self.pid = forks.fork(env, [theirs.fileno(), self.words.fd])
+        theirs.close()
+        self.sock.settimeout(_ANSWER_S)
+        self.channel = Channel(self.sock, FromEngine)
+
+    def wait(self) -> int:
+        if self._status is None:
+            self._status = self.forks.wait(self.pid)
+        return self._status
+
+    def close(self) -> int:
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+        return self.wait()
+
+
+class RankGroup:
+    """The processes of one group. `answer`: rank 0's to the setup."""
+
+    def __init__(self, forks: Forks, place: Path, ranks: int, *cards: ModelCard, **more: Any) -> None:
+        self.taps, self.out = place / "taps", place / "out"
+        for directory in (self.taps, self.out):
+            directory.mkdir(parents=True)
+        env = {"TAPS": str(self.taps)}
+        if ranks > 1:
+            env |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        self.ranks = [Fork(forks, {**env, "RANK": str(number)}) for number in range(ranks)]
+        for one in self.ranks:
+            one.send_setup(*cards, **more)
+        self.first = self.ranks[0]
+        self.answer = self.first.channel.receive()
+
+    def ready(self) -> RankGroup:
+        assert isinstance(self.answer, Ready), (self.answer, self.log())
+        return self
+
+    def draw(self, spec: JobSpec, **more: Any) -> list[Any]:
+        """The latents of each output of a job, the same in all ranks; `ending` is left behind."""
+        self.ending = self.run(spec, **more)
+        assert isinstance(self.ending, JobFinished), (self.ending, self.log())
+        return self.latents(spec.num_outputs)
+
+    def run(self, spec: JobSpec, **more: Any) -> Ending:
+        """Give rank 0 a job and wait for its end."""
+        return self.first.ending(self.first.send(spec, self.out, **more))
+
+    def latents(self, outputs: int = 1, rank: int = 0) -> list[Any]:
+        """What the last job that was sent came to in a rank."""
+        return [np.load(self.taps / f"{self.first.fence}-{index}-{rank}.npy") for index in range(outputs)]
+
+    def fault(self, name: str, rank: int) -> None:
+        """Let a rank fail the next time it comes to the place of this name (`process`)."""
+        (self.taps / f"{name}-{rank}").touch()
+
+    def log(self) -> str:
+        return "\n".join(file.read_text()[-3000:] for file in sorted(self.taps.glob("log-*")))
+
+    def close(self) -> list[int]:
+        """Exit statuses, of those that had not ended once the agent has gone."""
+        return [one.close() for one in self.ranks]
+
+    def kill(self) -> None:
+        """End all at once, as an agent does."""
+        for one in self.ranks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one.pid, signal.SIGKILL)
+        self.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])

@@ -1,0 +1,74 @@
+"""How many GPUs share a job, decided without torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.engine import tiny
+from workers.models.catalogue import default_model, model_for
+from workers.models.parallel import Indivisible, Layout, Parallel, ParallelSetting, layout_for
+from workers.models.sources import CatalogueError
+
+WAN = {"heads": (12,), "no_sequence": "", "no_guidance": ""}
+
+
+@pytest.mark.parametrize(
+    ("setting", "ranks", "guided", "layout"),
+    [
+        ("auto", 2, True, Layout(guidance=2)),
+        ("auto", 2, False, Layout(sequence=2)),
+        ("auto", 3, True, Layout(sequence=3)),
+        ("auto", 4, True, Layout(guidance=2, sequence=2)),
+        ("auto", 4, False, Layout(sequence=4)),
+        # Eight do not divide twelve heads, four do.
+        ("auto", 8, True, Layout(guidance=2, sequence=4)),
+        ("sequence", 4, True, Layout(sequence=4)),
+        ("guidance", 2, True, Layout(guidance=2)),
+        ("both", 4, True, Layout(guidance=2, sequence=2)),
+        ("both", 4, False, Layout(sequence=4)),
+    ],
+)
+def test_layouts(setting: ParallelSetting, ranks: int, guided: bool, layout: Layout) -> None:
+    assert layout_for(Parallel(setting=setting, **WAN), ranks, guided=guided) == layout  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("facts", "ranks", "guided", "why"),
+    [
+        (WAN, 8, False, "8 GPUs cannot share a job without guidance: 12 heads of attention cannot be parted among 8 GPUs"),
+        (
+            {**WAN, "setting": "guidance"},
+            4,
+            True,
+            "4 GPUs cannot share a job with guidance: guidance has two branches, and there are 4 GPUs",
+        ),
+        (
+            {**WAN, "setting": "guidance"},
+            2,
+            False,
+            "2 GPUs cannot share a job without guidance: without guidance there is one pass a step",
+        ),
+        ({**WAN, "setting": "both"}, 3, True, "3 GPUs cannot share a job with guidance: guidance has two branches, and there are 3 GPUs"),
+        ({}, 2, False, "2 GPUs cannot share a job without guidance: nothing is known of its parts"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_shared(facts: dict[str, Any], ranks: int, guided: bool, why: str) -> None:
+    with pytest.raises(Indivisible) as refused:
+        layout_for(Parallel(**facts), ranks, guided=guided)
+    assert str(refused.value) == why
+
+
+def test_a_model_says_what_can_be_shared(tmp_path: Any) -> None:
+    source = str(default_model())
+    demo = model_for(source, "demo", {"parallel": "sequence"})
+    assert demo.setup.parallel == Parallel(setting="sequence", heads=(4,), no_sequence="", no_guidance="")
+    assert demo.card.setup["parallel"] == "sequence"
+    flex = model_for(source, "demo", {"speed": {"attention": "flex"}}).setup.parallel
+    assert flex.no_sequence.startswith("speed.attention is 'flex', and a sequence is shared with native, ")
+    chroma = model_for(str(tiny.save_chroma(tmp_path)), "chroma").setup.parallel
+    assert chroma.no_sequence == "the sequence of ChromaTransformer2DModel is not known to be divisible"
+    assert chroma.no_guidance == "ChromaPipeline is not known to make two passes a step"
+    with pytest.raises(CatalogueError, match="'rows' is not one of auto, both, guidance, sequence"):
+        model_for(source, "demo", {"parallel": "rows"})

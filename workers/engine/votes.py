@@ -1,0 +1,150 @@
+"""What the ranks of a group agree on while they draw a job: to go on, or to leave it together.
+
+Between two passes of a denoiser each rank computes alone, and may find a reason to leave: the agent's word, which rank 0 alone hears, or an
+exception. Within one all must stay, as the others would wait for whoever leaves: on a GPU for good. So before each pass all vote, and the
+strongest word counts for all. A rank that leaves between two passes votes so; the others hear it at their next vote. An exception within a
+pass ends the process, and its agent makes the group anew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from enum import IntEnum
+
+import msgspec
+
+from broker.wire.failures import FailureKind
+from workers.engine.errors import EngineError, InvalidInput, OutOfMemory
+from workers.engine.failures import Verdict, classify, is_out_of_memory
+from workers.engine.group import Group, GroupLost, GroupOutOfMemory
+from workers.engine.progress import Cancelled, DraftKept, Monitor, Parked
+from workers.engine.resuming import UnknownState
+
+#: Seconds for which rank 0 waits for the others: before the first pass of a job, as they may have to read its model or encode its prompt;
+#: later at least, and as a multiple of the longest pass of the job.
+_FIRST_S, _LEAST_S, _PASSES = 1800.0, 60.0, 2
+
+#: Places at which ranks vote. Those that all find themselves at must be the same one.
+_PASS, _SHARE, _END = range(3)
+
+
+class Word(IntEnum):
+    """What a rank says in a vote, from the weakest."""
+
+    GO_ON = 0
+    #: Leave the pipeline's call: the draft of this output is drawn, the next one follows.
+    NEXT_OUTPUT = 1
+    #: Leave the call and make it again, without what an earlier attempt left.
+    CALL_AGAIN = 2
+    #: The job is cancelled or parked.
+    LEAVE = 3
+    FAILED = 4
+
+
+#: Failures that stay what they are when another rank reports them.
+_KINDS: dict[FailureKind, type[EngineError]] = {
+    FailureKind.INVALID_INPUT: InvalidInput,
+    FailureKind.OUT_OF_MEMORY: OutOfMemory,
+}
+
+
+class Votes:
+    """The votes of one job in one rank. `monitor`: of that job."""
+
+    def __init__(self, group: Group, monitor: Monitor) -> None:
+        self._group = group
+        self._monitor = monitor
+        #: Whether the other ranks count on this one to come to the end of a pass.
+        self.inside = False
+        #: Whether all have left the job.
+        self.left = False
+        self._count = 0
+        self._longest_s = 0.0
+        #: What made this rank leave the last call: raised by a vote, so the others know.
+        self._told: BaseException | None = None
+
+    @contextmanager
+    def together(self, number: int = 0) -> Iterator[int]:
+        """Inside is a pass that all ranks compute, after a vote: the highest `number` that any of them says. Raises as `share`."""
+        try:
+            self._monitor.check()
+        except Cancelled as error:
+            self.leave(error)
+            raise
+        highest = self._vote(Word.GO_ON, _PASS, number)
+        self.inside = True
+        began = time.monotonic()
+        yield highest
+        self._longest_s = max(self._longest_s, time.monotonic() - began)
+        self.inside = False
+
+    def share(self, data: bytes | bytearray = b"") -> bytes:
+        """What rank 0 says. Raises `Cancelled`, `DraftKept`, `UnknownState` or `EngineError` when the ranks leave."""
+        self._vote(Word.GO_ON, _SHARE)
+        return self._group.broadcast(data)
+
+    def end(self) -> None:
+        """All that is computed together is. Raises as `share`."""
+        self._vote(Word.GO_ON, _END)
+
+    def leave_call(self, error: BaseException) -> None:
+        """This rank leaves a call of its pipeline by this exception: so do the others."""
+        if error is not self._told:
+            self._vote(Word.NEXT_OUTPUT if isinstance(error, DraftKept) else Word.CALL_AGAIN, _PASS)
+
+    def leave(self, error: BaseException) -> None:
+        """This rank leaves the job by this exception: so do the others."""
+        if self.left:
+            return
+        if isinstance(error, Cancelled | Parked):
+            self._vote(Word.LEAVE, _PASS)
+            return
+        verdict = classify(error, self._monitor.phase)
+        self._vote(Word.FAILED, _PASS, reason=msgspec.msgpack.encode(_cut(verdict)))
+
+    def _vote(self, own: Word, place: int, number: int = 0, reason: bytes = b"") -> int:
+        self._count += 1
+        mark = self._count * 4 + place
+        said, highest, last, first = self._group.highest([own, number, mark, -mark], self._patience())
+        strongest = Word(said)
+        if strongest is Word.GO_ON:
+            if last != -first:
+                raise GroupLost(f"{self._group.rank}: the ranks came to different places of a job")
+            return highest
+        self.left = strongest >= Word.LEAVE
+        reasons = self._group.reasons(reason) if strongest is Word.FAILED else []
+        if own in (strongest, Word.LEAVE, Word.FAILED):
+            return highest  # its own exception says more
+        self._told = _heard(strongest, reasons, self._group.rank.of)
+        raise self._told
+
+    def _patience(self) -> timedelta | None:
+        if self._group.rank.follows:
+            return None
+        return timedelta(seconds=max(_LEAST_S, _PASSES * self._longest_s) if self._longest_s else _FIRST_S)
+
+
+def lost(group: Group, error: BaseException) -> GroupLost:
+    """What an exception within a pass comes to."""
+    kind = GroupOutOfMemory if is_out_of_memory(error) else GroupLost
+    return kind(f"{group.rank}, within a pass that the ranks compute together: {type(error).__name__}: {error}")
+
+
+def _heard(word: Word, reasons: list[bytes], ranks: int) -> BaseException:
+    match word:
+        case Word.NEXT_OUTPUT:
+            return DraftKept()
+        case Word.CALL_AGAIN:
+            return UnknownState("another rank could not put the state back")
+        case Word.LEAVE:
+            return Cancelled()
+    number, reason = next((number, reason) for number, reason in enumerate(reasons) if reason)
+    verdict = msgspec.msgpack.decode(reason, type=Verdict)
+    return _KINDS.get(verdict.kind, EngineError)(f"rank {number} of {ranks}: {verdict.message}")
+
+
+def _cut(verdict: Verdict) -> Verdict:
+    return Verdict(verdict.kind, verdict.message[:900])
