@@ -18,6 +18,9 @@ class EngineError(Exception):
     #: Whether the process must not be trusted any more.
     fatal: ClassVar[bool] = False
 
+    #: Whether it was raised in another rank of the group, which reports it.
+    elsewhere: bool = False
+
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
 

@@ -1,6 +1,6 @@
-"""The processes of a group, and what they say to each other besides tensors: over sockets of their own (gloo), in bytes that are no pickle.
+"""Processes of a group, and the exchange between them besides tensors: over sockets of their own (gloo), in bytes that are no pickle.
 
-Whoever calls a method here waits until all ranks have called the same. Which that is follows from what was agreed before (`votes`). A rank
+A call here waits until all ranks have made the same; which one follows from the votes before (`votes`). A rank
 that dies is noticed by the others in a fraction of a second; one that only hangs is its agent's affair, which ends all of them.
 """
 
@@ -18,7 +18,6 @@ from diffusers import ContextParallelConfig
 from diffusers.models._modeling_parallel import ParallelConfig
 from torch.distributed.device_mesh import init_device_mesh
 
-from broker.wire.codec import MAX_BODY
 from broker.wire.failures import FailureKind
 from workers.engine.errors import EngineError
 from workers.engine.rank import Rank
@@ -33,7 +32,7 @@ _ALWAYS = timedelta(days=3650)
 _TENSORS = timedelta(seconds=1800)
 
 #: Bytes of the largest job that is given to the other ranks; a broker accepts no larger one.
-MAX_ORDER = MAX_BODY
+MAX_ORDER = 512 * 1024
 
 #: Bytes of what a rank says of its failure.
 _REASON = 4096
@@ -89,11 +88,11 @@ class Group:
 
     @property
     def branch(self) -> int:
-        """Which of two branches of guidance this rank computes where they are shared."""
+        """Branch of guidance, 0 or 1, that this rank computes where both are shared."""
         return self.rank.number // max(1, self.rank.of // 2)
 
     def highest(self, values: Sequence[int], patience: timedelta | None = None) -> list[int]:
-        """Of each number the highest that any rank says. Raises `GroupLost`, after `patience` too."""
+        """Return the highest of each number that any rank says. Raises `GroupLost`, after `patience` too."""
         numbers = torch.tensor(values, dtype=torch.int64)
         self._wait(_dist.all_reduce(numbers, _dist.ReduceOp.MAX, self._control, async_op=True), patience)
         return [int(number) for number in numbers]
@@ -112,7 +111,7 @@ class Group:
         return content.numpy().tobytes()
 
     def reasons(self, own: bytes) -> list[bytes]:
-        """What each rank says of a failure, cut to a few kilobytes. Raises `GroupLost`."""
+        """Exchange reasons of a failure, by rank, cut to a few kilobytes. Raises `GroupLost`."""
         said = torch.zeros(_REASON, dtype=torch.uint8)
         if own:
             said[: len(own[:_REASON])] = torch.frombuffer(bytearray(own[:_REASON]), dtype=torch.uint8)
@@ -128,7 +127,7 @@ class Group:
 
 
 def _store(rank: Rank) -> Any:
-    """The place where the processes of a group meet. Rank 0 listens at its own address alone, not at all of the machine's."""
+    """Store by which the processes of a group meet. Rank 0 listens at its own address alone, not at all of the machine's."""
     waits = timedelta(seconds=_MEET_S)
     if rank.number:
         return _dist.TCPStore(rank.host, rank.port, rank.of, False, waits, wait_for_workers=False)
@@ -144,7 +143,7 @@ def _store(rank: Rank) -> Any:
 
 
 def _parallel(mesh: Any, rank: Rank, device: str) -> Any:
-    """How diffusers splits a sequence over the ranks of a mesh: by heads in attention (Ulysses), of any length."""
+    """Configuration by which diffusers splits sequences of any length over the ranks of a mesh, in attention by heads (Ulysses)."""
     config = _Parallel(
         context_parallel_config=_ContextParallel(ulysses_degree=mesh["ulysses"].size(), ulysses_anything=True)
     )

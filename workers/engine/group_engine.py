@@ -54,7 +54,7 @@ class Order(Struct, frozen=True, kw_only=True):
 
 
 class GroupRanks:
-    """What the engines of a process know of its group: jobs are drawn between `job` and its end, one at a time."""
+    """Group of a process, for its engines (`rank.Ranks`): jobs are drawn between `job` and its end, one at a time."""
 
     def __init__(self, group: Group) -> None:
         self.group = group
@@ -86,7 +86,7 @@ class GroupRanks:
 
     @property
     def votes(self) -> Votes:
-        """Those of the job that is drawn."""
+        """Votes of the job that is drawn."""
         assert self._votes is not None
         return self._votes
 
@@ -138,11 +138,11 @@ class _Given(Checkpoints):
         self._state = state
 
     def find(self, output: int, binding: Binding) -> tuple[State | None, str]:
-        """That state."""
+        """Return that state."""
         return self._state, ""
 
     def keep_finished(self, state: State, binding: Binding) -> None:
-        """Nothing."""
+        """Do nothing: rank 0 writes."""
 
 
 class GroupEngine:
@@ -173,11 +173,11 @@ class GroupEngine:
         return self.inner.resident(card, profile, shape)
 
     def prepares(self, card: ModelCard, spec: JobSpec, beside: JobSpec) -> bool:
-        """No: the other ranks do one thing at a time."""
+        """Return no: the other ranks do one thing at a time."""
         return False
 
     def ran_out(self, card: ModelCard, spec: JobSpec, profile: Profile) -> bool:
-        """No: all ranks would have to place the model anew."""
+        """Return no: all ranks would have to place the model anew."""
         return False
 
     def loaded(self) -> str:

@@ -184,6 +184,9 @@ class Loop:
             engine.load(card, Monitor(slot, _NO_FENCE, 1, registry.meter))
         except Exception as error:  # the process's outermost loop: whatever a library raises is reported to the agent
             message = classify(error, "load").message
+            if isinstance(error, EngineError) and error.elsewhere:
+                # The rank that failed says so, and then the agent ends all: an end before would be taken for the reason.
+                self._inbox.get()
             # What is said in our own words needs no traceback.
             unforeseen = not isinstance(error, EngineError)
             logger.error("%s", message, exc_info=unforeseen, extra={"action": Action.LOAD_FAILED, "model": name})

@@ -73,7 +73,7 @@ class Ranks(Protocol):
         """Inside, the ranks share the passes of the pipeline's denoisers. Raises `InvalidInput` where they cannot share this job's."""
 
     def checkpoints(self, output: int, own: Checkpoints | None, binding: Binding) -> Checkpoints | None:
-        """What a call for this output goes on from and writes to, as rank 0 has it; None: it begins anew and writes nothing."""
+        """Checkpoints that a call for this output goes on from and writes to, by what rank 0 has; None: it begins anew and writes none."""
 
     def leave_call(self, error: BaseException) -> None:
-        """A call of the pipeline is left by this exception, in all ranks."""
+        """Leave a call of the pipeline by this exception, in all ranks."""

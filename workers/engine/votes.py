@@ -1,4 +1,4 @@
-"""What the ranks of a group agree on while they draw a job: to go on, or to leave it together.
+"""Votes of the ranks of a group while they draw a job: to go on, or to leave it together.
 
 Between two passes of a denoiser each rank computes alone, and may find a reason to leave: the agent's word, which rank 0 alone hears, or an
 exception. Within one all must stay, as the others would wait for whoever leaves: on a GPU for good. So before each pass all vote, and the
@@ -32,7 +32,7 @@ _PASS, _SHARE, _END = range(3)
 
 
 class Word(IntEnum):
-    """What a rank says in a vote, from the weakest."""
+    """Words of a vote, from the weakest."""
 
     GO_ON = 0
     #: Leave the pipeline's call: the draft of this output is drawn, the next one follows.
@@ -82,21 +82,21 @@ class Votes:
         self.inside = False
 
     def share(self, data: bytes | bytearray = b"") -> bytes:
-        """What rank 0 says. Raises `Cancelled`, `DraftKept`, `UnknownState` or `EngineError` when the ranks leave."""
+        """Return what rank 0 says. Raises `Cancelled`, `DraftKept`, `UnknownState` or `EngineError` when the ranks leave."""
         self._vote(Word.GO_ON, _SHARE)
         return self._group.broadcast(data)
 
     def end(self) -> None:
-        """All that is computed together is. Raises as `share`."""
+        """Vote that all passes are done. Raises as `share`."""
         self._vote(Word.GO_ON, _END)
 
     def leave_call(self, error: BaseException) -> None:
-        """This rank leaves a call of its pipeline by this exception: so do the others."""
+        """Tell the others, which do the same, that this rank leaves a call of its pipeline by this exception."""
         if error is not self._told:
             self._vote(Word.NEXT_OUTPUT if isinstance(error, DraftKept) else Word.CALL_AGAIN, _PASS)
 
     def leave(self, error: BaseException) -> None:
-        """This rank leaves the job by this exception: so do the others."""
+        """Tell the others, which do the same, that this rank leaves the job by this exception."""
         if self.left:
             return
         if isinstance(error, Cancelled | Parked):
@@ -128,7 +128,7 @@ class Votes:
 
 
 def lost(group: Group, error: BaseException) -> GroupLost:
-    """What an exception within a pass comes to."""
+    """Return the exception by which a rank ends after one within a pass."""
     kind = GroupOutOfMemory if is_out_of_memory(error) else GroupLost
     return kind(f"{group.rank}, within a pass that the ranks compute together: {type(error).__name__}: {error}")
 
@@ -143,7 +143,9 @@ def _heard(word: Word, reasons: list[bytes], ranks: int) -> BaseException:
             return Cancelled()
     number, reason = next((number, reason) for number, reason in enumerate(reasons) if reason)
     verdict = msgspec.msgpack.decode(reason, type=Verdict)
-    return _KINDS.get(verdict.kind, EngineError)(f"rank {number} of {ranks}: {verdict.message}")
+    error = _KINDS.get(verdict.kind, EngineError)(f"rank {number} of {ranks}: {verdict.message}")
+    error.elsewhere = True
+    return error
 
 
 def _cut(verdict: Verdict) -> Verdict:

@@ -1,4 +1,4 @@
-"""How a model's denoising is shared where several GPUs draw one job: `parallel` in its table, and what its pipeline lets be shared. Pure.
+"""Sharing of a model's denoising by several GPUs that draw one job: `parallel` in its table, and what its pipeline allows. Pure.
 
 - `sequence`: each GPU takes a part of the sequence of tokens, and a share of the heads of attention.
 - `guidance`: of the two passes of a step, with the prompt and without it, each of two GPUs takes one.
@@ -39,11 +39,11 @@ _UNKNOWN = "nothing is known of its parts"
 
 
 class Indivisible(Exception):
-    """So many GPUs cannot share a job of this model; the reason in one sentence."""
+    """Too many GPUs, or too few, for a job of this model; the reason in one sentence."""
 
 
 class Layout(Struct, frozen=True):
-    """Into how many shares guidance and sequences are parted."""
+    """Numbers of shares into which guidance and sequences are parted."""
 
     guidance: int = 1
     sequence: int = 1
@@ -58,7 +58,7 @@ WHOLE: tuple[Placement, ...] = ("resident", "text_encoder_aside", "text_encoder_
 
 
 class Parallel(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the table says, and what can be shared; the reasons why not are the rest of a sentence."""
+    """Setting of a model's table, and reasons why its passes cannot be shared, each the rest of a sentence ("": they can)."""
 
     setting: ParallelSetting = "auto"
     #: Heads of attention, of each of its denoisers.
@@ -70,7 +70,7 @@ class Parallel(Struct, frozen=True, kw_only=True, omit_defaults=True):
 def parallel_for(
     setting: ParallelSetting, pipeline: str, index: Mapping[str, Any], directory: Path | None, attention: str
 ) -> Parallel:
-    """What can be shared of a model of this pipeline class and index, computed with this attention ("": torch's own)."""
+    """Look up what can be shared of a model of this pipeline class and index, computed with this attention ("": torch's own)."""
     named = {part: str(index[part][1]) for part in DENOISERS if isinstance(index.get(part), list) and index[part][1]}
     heads = tuple(int(config(directory, part).get("num_attention_heads") or 0) for part in named)
     unknown = [kind for kind in named.values() if kind not in _SEQUENCES]
@@ -86,7 +86,7 @@ def parallel_for(
 
 
 def layout_for(parallel: Parallel, ranks: int, *, guided: bool) -> Layout:
-    """How a job with or without guidance is shared by so many GPUs. Raises `Indivisible`."""
+    """Choose the layout of a job, with or without guidance, on so many GPUs. Raises `Indivisible`."""
     reasons: list[str] = []
     for layout in _wanted(parallel.setting, ranks, guided=guided):
         why = _why_not(parallel, layout)
@@ -103,7 +103,7 @@ def layout_for(parallel: Parallel, ranks: int, *, guided: bool) -> Layout:
 
 
 def _wanted(setting: ParallelSetting, ranks: int, *, guided: bool) -> tuple[Layout, ...]:
-    """The layouts that would do, the best first."""
+    """Layouts that would do, the best first."""
     sequence, halves = Layout(sequence=ranks), Layout(guidance=2, sequence=ranks // 2)
     even = guided and ranks % 2 == 0
     match setting:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,17 @@ class Fork(Child):
 
 
 class RankGroup:
-    """The processes of one group. `answer`: rank 0's to the setup."""
+    """The processes of one group. `answer`: to the setup; `apart`: what a rank's has that those of the others have not."""
 
-    def __init__(self, forks: Forks, place: Path, ranks: int, *cards: ModelCard, **more: Any) -> None:
+    def __init__(
+        self,
+        forks: Forks,
+        place: Path,
+        ranks: int,
+        *cards: ModelCard,
+        apart: Mapping[int, Any] | None = None,
+        **more: Any,
+    ) -> None:
         self.taps, self.out = place / "taps", place / "out"
         for directory in (self.taps, self.out):
             directory.mkdir(parents=True)
@@ -98,10 +107,11 @@ class RankGroup:
         if ranks > 1:
             env |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         self.ranks = [Fork(forks, {**env, "RANK": str(number)}) for number in range(ranks)]
-        for one in self.ranks:
-            one.send_setup(*cards, **more)
+        for number, one in enumerate(self.ranks):
+            one.send_setup(*cards, **{**more, **(apart or {}).get(number, {})})
         self.first = self.ranks[0]
-        self.answer = self.first.channel.receive()
+        # The rank with a setup apart fails.
+        self.answer = self.ranks[min(apart or [0])].channel.receive()
 
     def ready(self) -> RankGroup:
         assert isinstance(self.answer, Ready), (self.answer, self.log())

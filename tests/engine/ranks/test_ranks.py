@@ -193,3 +193,15 @@ def test_what_cannot_be_shared_is_refused_at_load(forks: Forks, image_card: Mode
     assert "2 GPUs cannot share a job with" in group.answer.message
     assert [one.wait() for one in group.ranks] == [EXIT_LOAD_FAILED] * 2
     group.close()
+
+
+def test_a_rank_that_cannot_load_alone_says_why(forks: Forks, demo: Model) -> None:
+    group = forks.group(2, demo.card, setups={"demo": demo.setup}, apart={1: {"dtype": "float3"}})
+    assert isinstance(group.answer, LoadFailed)
+    assert group.answer.message.startswith("dtype 'float3' is not a floating-point type")
+    assert group.ranks[1].wait() == EXIT_LOAD_FAILED
+    # The agent ends it; it is not the first to end.
+    group.first.sock.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        group.first.channel.receive()
+    group.kill()
