@@ -82,6 +82,7 @@ VALUES: dict[str, dict[str, Any]] = {
                     "min": 1,
                     "max": 20,
                     "gpusPerNode": 8,
+                    "gpusPerWorker": 2,
                     "targetWaitSeconds": 90.5,
                     "idleSeconds": 600,
                     "model": "/models/wan",
@@ -140,6 +141,7 @@ def test_the_chart_makes_what_kubernetes_takes(values):
         ({"pool": []}, "pool"),
         ({"pools": [{"name": "UPPER"}]}, "name"),
         ({"pools": [{"name": "a", "gpus": "one"}]}, "gpus"),
+        ({"pools": [{"name": "a", "gpus": 4, "gpusPerWorker": 0}]}, "gpusPerWorker"),
         ({"service": {"publicUrl": "video.example.org"}}, "publicUrl"),
         ({"resultsStore": {"url": "results/studio"}}, "url"),
         ({"resultsStore": {"secret": "bucket"}}, "secret"),
@@ -194,7 +196,9 @@ def test_keda_wants_as_many_workers_as_the_ray_launcher():
 
 def test_pools_of_one_model_on_two_cards_ask_for_the_backlog_of_their_class():
     scaling = {**VALUES["pools"]["pools"][1]["autoscaling"], "gpuClass": "4x-nvidia-h100-80gb-hbm3"}
-    found = manifests({"pools": [{"name": "large", "gpus": 4, "autoscaling": scaling}]})
+    found = manifests({"pools": [{"name": "large", "gpus": 4, "gpusPerWorker": 4, "autoscaling": scaling}]})
+    [deployment] = [one for one in of_kind(found, "Deployment") if one["metadata"]["name"].endswith("large")]
+    assert environ_of(deployment["spec"]["template"]["spec"]["containers"][0])["ZOETROPE_GPUS"] == "auto/4"
     (scaled,) = of_kind(found, "ScaledObject")
     asked = [trigger["metadata"]["valueLocation"] for trigger in scaled["spec"]["triggers"]]
     own = r"queue.backlog_by_class.Wan2\.2.4x-nvidia-h100-80gb-hbm3"
@@ -215,7 +219,9 @@ def test_a_ray_cluster_has_nodes_for_its_pools_and_its_launchers_take_their_opti
     found = manifests(VALUES["ray"])
     (cluster,) = of_kind(found, "RayCluster")
     (group,) = cluster["spec"]["workerGroupSpecs"]
-    assert (group["groupName"], group["minReplicas"], group["maxReplicas"]) == ("wan", 0, 3), "20 workers on nodes of 8"
+    assert (group["groupName"], group["minReplicas"], group["maxReplicas"]) == ("wan", 0, 5), (
+        "20 workers of 2 on nodes of 8"
+    )
     assert cluster["spec"]["authOptions"] == {"mode": "token"}
     for pod in (cluster["spec"]["headGroupSpec"]["template"], group["template"]):
         # What is asked of the operator's resources is what Kubernetes' own have.
@@ -230,6 +236,7 @@ def test_a_ray_cluster_has_nodes_for_its_pools_and_its_launchers_take_their_opti
         if entry["name"].startswith("ZOETROPE_") and entry["name"] != "ZOETROPE_CONFIG"
     }
     order = read(words[words.index("workers") + 1 :], environ).order
+    assert (order.gpus_per_worker, order.arguments[order.arguments.index("--gpus") + 1]) == (2, "0-1/2")
     assert (order.limits.max_workers, order.limits.target_wait_s, order.labels) == (20, 90.5, group["labels"])
     assert f"{order.pool}" == group["groupName"]
     grace_s = group["template"]["spec"]["terminationGracePeriodSeconds"]

@@ -31,7 +31,7 @@ def order(*argv, environ=None):
         (["--node-label", "gpu=h100,zone"], "node_label: 'zone' must be NAME=VALUE, as gpu=h100"),
         (["--pool", "A pool"], "--pool: 'A pool' must be up to 24 small letters"),
         (["--gpus", "0-7"], "gpus: '0-7' must be left out, or cpu"),
-        (["--gpus-per-worker", "4"], "gpus_per_worker: 4 must be 0 or 1: no engine draws one job on several GPUs yet"),
+        (["--gpus-per-worker", "65"], "--gpus-per-worker: '65' must be a whole number from 0 to 64"),
         (["--gpus-per-worker", "0", "--gpus", "auto"], "gpus_per_worker: 0 is for workers without a GPU"),
         (["--worker-python", "python3"], "worker_python: 'python3' must be an absolute path"),
         (["--url", "edge:8000"], "url: 'edge:8000' must be an address"),
@@ -75,6 +75,13 @@ def test_a_worker_with_a_gpu_asks_for_it_by_number():
     made = read(("--launcher", "ray"), {}).order
     assert made.arguments[made.arguments.index("--gpus") + 1] == "0"
     assert made.gpus_per_worker == 1
+
+
+@pytest.mark.parametrize(("gpus", "argv", "devices"), [(4, (), "0-3/4"), (2, ("--gpus", "cpu"), "cpu:2/2")])
+def test_a_worker_draws_with_all_gpus_that_it_takes(gpus, argv, devices):
+    made = read(("--launcher", "ray", *argv, "--gpus-per-worker", str(gpus)), {}).order
+    assert made.arguments[made.arguments.index("--gpus") + 1] == devices
+    assert made.gpus_per_worker == gpus
 
 
 def test_names_are_those_of_the_pool_also_where_an_image_says_auto():

@@ -295,7 +295,7 @@ class Stage:
         counts: dict[str, int] = self.http.get("/v1/workers").json()["queue"]["counts"]
         return counts.get("queued", 0)
 
-    def post(self, seconds: float) -> str:
+    def post(self, seconds: float, **fields: object) -> str:
         """Submit a job that takes so long; its id."""
         reply = self.http.post(
             "/v1/jobs",
@@ -303,6 +303,7 @@ class Stage:
                 "prompt": "a bar",
                 "num_inference_steps": 20,
                 "extra": {"fake": "slow", "fake_step_s": seconds / 20},
+                **fields,
             },
         )
         assert reply.status_code in (200, 201, 202), reply.text

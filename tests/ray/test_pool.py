@@ -44,12 +44,16 @@ def test_a_cluster_with_a_token_takes_no_order_without_it(stage):
     assert len(stage.actors()) == 2
 
 
-def test_a_label_keeps_workers_to_its_machines(stage):
-    assert stage.ask("--node-label", "gpu=h100", pool="labelled")[0] == 0
+def test_a_label_keeps_a_group_to_its_machines(stage):
+    assert stage.ask("--node-label", "gpu=h100", "--gpus-per-worker", "2", pool="labelled")[0] == 0
     wait_until(lambda: stage.phases("labelled") == {"placing": 1}, LIMIT_S, "a worker without a place")
     assert wait_until(lambda: stage.lacking("labelled"), LIMIT_S) == ["no machine has gpu=h100 (3 are there)"]
     node = stage.add_node(gpu="h100")
     wait_until(lambda: stage.names_on(node) == ["labelled.w0"], LIMIT_S, "the worker on the machine with the label")
+    name = "ray.labelled.w0.cpu-0-1"
+    wait_until(lambda: name in [worker["name"] for worker in stage.workers("idle")], LIMIT_S, "the group of two")
+    [job] = stage.succeeded(stage.post(0.1, gpus=2))
+    assert job["worker"] == name
     assert stage.ask("--stop", pool="labelled")[0] == 0
     assert stage.names_on(node) == []
 

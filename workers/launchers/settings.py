@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from broker.runtime.settings import CommonSettings, SettingsError, check_endpoint, describe, load, read_config
+from broker.wire.submission import MAX_GPUS
 from workers.launchers.plan import Limits
 from workers.models import catalogue
 from workers.models.sources import CatalogueError
@@ -80,7 +81,11 @@ class LauncherSettings(CommonSettings, frozen=True, kw_only=True):
     ] = ()
     gpus_per_worker: Annotated[
         int,
-        Meta(description="GPUs of the cluster that each worker takes: 1, or 0 for none (with --gpus cpu)", ge=0),
+        Meta(
+            description="GPUs of one machine that each worker takes, and draws each job with; 0 for none (with --gpus cpu)",
+            ge=0,
+            le=MAX_GPUS,
+        ),
     ] = 1
     gpu_class: Annotated[
         str,
@@ -198,11 +203,7 @@ def _config_file(named: str | None, environ: Mapping[str, str]) -> Path:
 
 def _order(settings: LauncherSettings, worker: WorkerSettings, config: Mapping[str, Any], file: Path) -> Order:
     if worker.gpus not in ("auto", "cpu"):
-        raise SettingsError(f"gpus: {worker.gpus!r} must be left out, or cpu: the cluster gives each worker its GPU")
-    if settings.gpus_per_worker > 1:
-        raise SettingsError(
-            f"gpus_per_worker: {settings.gpus_per_worker} must be 0 or 1: no engine draws one job on several GPUs yet"
-        )
+        raise SettingsError(f"gpus: {worker.gpus!r} must be left out, or cpu: the cluster gives each worker its GPUs")
     if settings.gpus_per_worker == 0 and worker.gpus != "cpu":
         raise SettingsError("gpus_per_worker: 0 is for workers without a GPU; give --gpus cpu as well")
     if settings.worker_python and not Path(settings.worker_python).is_absolute():
@@ -213,7 +214,7 @@ def _order(settings: LauncherSettings, worker: WorkerSettings, config: Mapping[s
     except ZoetropeError as error:
         raise SettingsError(str(error)) from None
     tables = config.get("models", {})
-    arguments = _arguments(worker, tables)
+    arguments = _arguments(worker, tables, settings.gpus_per_worker)
     if tables:
         # The tables have no flags: each machine reads the file, where this one has it.
         arguments = ("--config", str(file), *arguments)
@@ -243,11 +244,10 @@ _PATHS = ("home", "run_dir", "curve_dir", "signing_certificate", "signing_key")
 _SET_HERE = ("name_prefix", "gpus", "die_with_parent", "home", "heartbeat_file")
 
 
-def _arguments(worker: WorkerSettings, tables: Mapping[str, Any]) -> tuple[str, ...]:
+def _arguments(worker: WorkerSettings, tables: Mapping[str, Any], gpus: int) -> tuple[str, ...]:
     """Flags that say what these settings say, on a machine with other files and variables."""
     flags = ["--home", str(worker.home_path), "--die-with-parent", "true"]
-    # Not auto: a machine whose driver does not work must not come as one without GPUs.
-    flags += ["--gpus", "cpu" if worker.gpus == "cpu" else "0"]
+    flags += ["--gpus", _devices(gpus, on_cpu=worker.gpus == "cpu")]
     for option in msgspec.structs.fields(WorkerSettings):
         value = getattr(worker, option.name)
         if option.name in _SET_HERE or value == option.default:
@@ -262,6 +262,14 @@ def _arguments(worker: WorkerSettings, tables: Mapping[str, Any]) -> tuple[str, 
             value = str(value).lower()
         flags += ["--" + option.name.replace("_", "-"), str(value)]
     return tuple(flags)
+
+
+def _devices(gpus: int, *, on_cpu: bool) -> str:
+    """What a worker runs on, of what Ray gives it: all as one group. Not auto: a machine whose driver does not work must not come as one
+    without GPUs."""
+    if gpus <= 1:
+        return "cpu" if on_cpu else "0"
+    return f"cpu:{gpus}/{gpus}" if on_cpu else f"0-{gpus - 1}/{gpus}"
 
 
 def _source(model: str, tables: Mapping[str, Any]) -> str:
