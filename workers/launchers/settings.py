@@ -265,8 +265,10 @@ def _arguments(worker: WorkerSettings, tables: Mapping[str, Any], gpus: int) -> 
 
 
 def _devices(gpus: int, *, on_cpu: bool) -> str:
-    """What a worker runs on, of what Ray gives it: all as one group. Not auto: a machine whose driver does not work must not come as one
-    without GPUs."""
+    """Return `--gpus` of a worker, which takes all that Ray gives it as one group.
+
+    Not auto: a machine whose driver does not work must not come as one without GPUs.
+    """
     if gpus <= 1:
         return "cpu" if on_cpu else "0"
     return f"cpu:{gpus}/{gpus}" if on_cpu else f"0-{gpus - 1}/{gpus}"
