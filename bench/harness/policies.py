@@ -17,6 +17,8 @@ class Job(Struct, frozen=True):
 
     at_s: float
     length_s: float
+    #: Of each of its steps, at whose ends it can be parked; 0: it cannot.
+    step_s: float = 0.0
 
 
 Policy = Callable[[Sequence[Job], int], list[float]]
@@ -148,7 +150,7 @@ class _Run(Struct, eq=False):
     left_then_s: float = 0.0
 
 
-def short_first(jobs: Sequence[Job], workers: int, long_s: float, steps: int, park_s: float = 0.0) -> list[float]:
+def short_first(jobs: Sequence[Job], workers: int, long_s: float, park_s: float = 0.0) -> list[float]:
     """Each job's end when those shorter than `long_s` go first, in order of arrival, and long ones make room at once, but at the end of a
     step: the long one whose step ends first is parked, which takes `park_s`. Of those that wait the one with the least left goes on.
 
@@ -184,12 +186,11 @@ def short_first(jobs: Sequence[Job], workers: int, long_s: float, steps: int, pa
         for _ in range(len(short) - sum(run.left_then_s > 0.0 for run in runs)):
             found: tuple[float, float, _Run] | None = None
             for run in runs:
-                step_s = jobs[run.number].length_s / steps
-                done_s = (int((now - run.since) / step_s) + 1) * step_s
-                staying = (
-                    run.left_then_s == 0.0 and jobs[run.number].length_s >= long_s and run.left_s - done_s > park_s
-                )
-                if staying and (found is None or run.since + done_s < found[0]):
+                job = jobs[run.number]
+                if run.left_then_s > 0.0 or job.length_s < long_s or not job.step_s:
+                    continue
+                done_s = (int((now - run.since) / job.step_s) + 1) * job.step_s
+                if run.left_s - done_s > park_s and (found is None or run.since + done_s < found[0]):
                     found = run.since + done_s, run.left_s - done_s, run
             if found is not None:
                 found[2].until, found[2].left_then_s = found[0] + park_s, found[1]

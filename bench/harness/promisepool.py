@@ -23,17 +23,25 @@ from broker.wire.jobspec import Result
 
 #: Units of one second of work: steps x latent tokens of a large model.
 UNITS_A_SECOND = 1e4
-#: Denoising steps of every job: that of a job of four minutes takes six seconds.
+#: Denoising steps of a job, unless its order says otherwise: that of a job of four minutes takes six seconds.
 STEPS = 40
-#: Seconds from the end of a step to the worker's word that the job is out, and from its next start to its next step: a checkpoint of some
-#: ten megabytes is written and read in far less. An engine that has drawn the job before still has what its prompt gave
-#: (`workers.engine.prompts` keeps some sixty of them in memory); another one encodes it again.
-CHECKPOINT_S = 0.2
-RESUME_S = 0.2
-RESUME_ELSEWHERE_S = 0.8
-#: An agent tells of a step when it sees it, but not sooner after it last told of something.
-SEEN_S = 0.05
-BEAT_GAP_S = 0.25
+
+
+class Delays(Struct, frozen=True, kw_only=True):
+    """What takes time on a worker beside steps, seconds."""
+
+    #: From the end of a step to the worker's word that the job is out, and from its next start to its next step: a checkpoint of some ten
+    #: megabytes is written and read in far less. An engine that has drawn the job before still has what its prompt gave
+    #: (`workers.engine.prompts` keeps some sixty of them in memory); another one encodes it again.
+    checkpoint_s: float = 0.2
+    resume_s: float = 0.2
+    resume_elsewhere_s: float = 0.8
+    #: Before the first step, and after the last, of every job.
+    before_s: float = 0.0
+    after_s: float = 0.0
+    #: An agent tells of a step when it sees it, but not sooner after it last told of something.
+    seen_s: float = 0.05
+    beat_gap_s: float = 0.25
 
 
 class Order(Struct, frozen=True):
@@ -46,6 +54,7 @@ class Order(Struct, frozen=True):
     tenant: str = "default"
     #: Within how many seconds it is asked for; 0: whenever.
     within_s: float = 0.0
+    steps: int = STEPS
 
 
 class Outcome(Struct):
@@ -67,20 +76,21 @@ class Outcome(Struct):
     spans: list[tuple[float, float]] = []
 
 
-class _Seat(Struct):
+class _Attempt(Struct):
     """The attempt that a worker is at."""
 
     run: m.Run
     begun_at: float
-    #: From when on it denoises, its step then, and seconds of each step.
+    #: From when on it denoises, its step then, its last one, and seconds of each step.
     draws_at: float
     first: int
+    last: int
     step_s: float
     parking: bool = False
 
     def step(self, now: float) -> int:
         """Steps of the job that are done."""
-        return min(STEPS, self.first + max(0, int((now - self.draws_at) / self.step_s + 1e-9)))
+        return min(self.last, self.first + max(0, int((now - self.draws_at) / self.step_s + 1e-9)))
 
 
 _What = Literal["submit", "end", "back", "beat"]
@@ -99,6 +109,7 @@ class PromisePool:
         confidence: float,
         taught: Sequence[float],
         preempt_delay: float = 0.0,
+        delays: Delays | None = None,
     ) -> None:
         """`preempt_delay`: as in the broker's policy; 0: every job runs to its end."""
         policy = Policy(
@@ -115,10 +126,11 @@ class PromisePool:
         self._orders = orders
         self._confidence = confidence
         self._preempt = policy.preempt
+        self._delays = delays or Delays()
         self._events: list[tuple[float, int, _What, Any]] = []
         self._order = 0
         self._left = len(orders)
-        self._seats: dict[bytes, _Seat] = {}
+        self._attempts: dict[bytes, _Attempt] = {}
         #: The workers that have drawn a part of each job.
         self._drawn: list[set[bytes]] = [set() for _ in orders]
         self.outcomes = [Outcome() for _ in orders]
@@ -155,7 +167,7 @@ class PromisePool:
 
     def _submit(self, number: int, now: float) -> None:
         order, outcome = self._orders[number], self.outcomes[number]
-        fixed = m.Submission(model=MODEL, units=UNITS_A_SECOND * order.size_s, tenant=order.tenant, steps=STEPS)
+        fixed = m.Submission(model=MODEL, units=UNITS_A_SECOND * order.size_s, tenant=order.tenant, steps=order.steps)
         wish = m.PromiseWish(within_s=order.within_s, confidence=self._confidence) if order.within_s else None
         self._hear(EDGE, m.Submit(req=number, job_id=f"j{number}", submission=fixed, promise=wish, body=b""), now)
         if wish is not None and not outcome.taken and outcome.offered_s:
@@ -186,83 +198,89 @@ class PromisePool:
 
     def _run(self, peer: bytes, run: m.Run, now: float) -> None:
         number = int(run.job_id[1:])
+        order, delays = self._orders[number], self._delays
         begun = now + HANDOVER_S
         known = peer in (drawn := self._drawn[number])
-        draws_at = begun + ((RESUME_S if known else RESUME_ELSEWHERE_S) if run.kept else 0.0)
+        draws_at = begun + delays.before_s
+        if run.kept:
+            draws_at = begun + (delays.resume_s if known else delays.resume_elsewhere_s)
         drawn.add(peer)
-        outcome, step_s = self.outcomes[number], self._orders[number].length_s / STEPS
+        outcome = self.outcomes[number]
+        step_s = (order.length_s - delays.before_s - delays.after_s) / order.steps
         if outcome.start_s < 0.0:
             outcome.start_s = begun
-        self._seats[peer] = seat = _Seat(run, begun, draws_at, run.kept, step_s)
+        self._attempts[peer] = attempt = _Attempt(run, begun, draws_at, run.kept, order.steps, step_s)
         self._beat_of(peer, now)
-        self._beat_later(peer, seat, begun)
-        self._push(draws_at + step_s * (STEPS - run.kept), "end", (peer, seat))
+        self._beat_later(peer, attempt, begun)
+        self._push(draws_at + step_s * (order.steps - run.kept) + delays.after_s, "end", (peer, attempt))
 
-    def _beat_later(self, peer: bytes, seat: _Seat, now: float) -> None:
+    def _beat_later(self, peer: bytes, attempt: _Attempt, now: float) -> None:
         if self._preempt:
-            steps = max(1, ceil((now + BEAT_GAP_S - seat.draws_at) / seat.step_s))
-            self._push(seat.draws_at + steps * seat.step_s + SEEN_S, "beat", (peer, seat))
+            steps = max(1, ceil((now + self._delays.beat_gap_s - attempt.draws_at) / attempt.step_s))
+            self._push(attempt.draws_at + steps * attempt.step_s + self._delays.seen_s, "beat", (peer, attempt))
 
-    def _beat(self, about: tuple[bytes, _Seat], now: float) -> None:
-        peer, seat = about
-        if self._seats.get(peer) is seat:
+    def _beat(self, about: tuple[bytes, _Attempt], now: float) -> None:
+        peer, attempt = about
+        if self._attempts.get(peer) is attempt:
             self._beat_of(peer, now)
-            self._beat_later(peer, seat, now)
+            self._beat_later(peer, attempt, now)
 
     def _beat_of(self, peer: bytes, now: float) -> None:
-        seat = self._seats[peer]
+        attempt = self._attempts[peer]
         # Without preemption nobody asks how far a job is.
-        shown: dict[str, Any] = {"phase": "denoise", "step": seat.step(now), "total": STEPS} if self._preempt else {}
-        held = (m.Held(job_id=seat.run.job_id, fence=seat.run.fence, age_s=now - seat.begun_at, **shown),)
-        self._hear(peer, m.Heartbeat(seen=seat.run.fence, free=0, held=held, model=MODEL, engine="busy"), now)
+        shown: dict[str, Any] = (
+            {"phase": "denoise", "step": attempt.step(now), "total": attempt.last} if self._preempt else {}
+        )
+        held = (m.Held(job_id=attempt.run.job_id, fence=attempt.run.fence, age_s=now - attempt.begun_at, **shown),)
+        self._hear(peer, m.Heartbeat(seen=attempt.run.fence, free=0, held=held, model=MODEL, engine="busy"), now)
 
     def _park(self, peer: bytes, message: m.Park, now: float) -> None:
-        seat = self._seats.get(peer)
-        if seat is None or seat.run.fence != message.fence or seat.parking:
+        attempt = self._attempts.get(peer)
+        if attempt is None or attempt.run.fence != message.fence or attempt.parking:
             return
         # A job that is past its last step but one ends as usual.
-        done = seat.step(now) + 1
-        if done < STEPS:
-            seat.parking = True
-            at = seat.draws_at + (done - seat.first) * seat.step_s + CHECKPOINT_S
-            self._push(at, "back", (peer, seat, done))
+        done = attempt.step(now) + 1
+        if done < attempt.last:
+            attempt.parking = True
+            at = attempt.draws_at + (done - attempt.first) * attempt.step_s + self._delays.checkpoint_s
+            self._push(at, "back", (peer, attempt, done))
 
-    def _hand_back(self, about: tuple[bytes, _Seat, int], now: float) -> None:
-        peer, seat, kept = about
-        number = self._leave(peer, seat, now)
+    def _hand_back(self, about: tuple[bytes, _Attempt, int], now: float) -> None:
+        peer, attempt, kept = about
+        number = self._leave(peer, attempt, now)
         self.outcomes[number].parks += 1
         word = m.Refused(
-            job_id=seat.run.job_id,
-            fence=seat.run.fence,
+            job_id=attempt.run.job_id,
+            fence=attempt.run.fence,
             reason="parked",
             free=1,
             kept=kept,
-            age_s=now - seat.begun_at,
+            age_s=now - attempt.begun_at,
         )
         self._hear(peer, word, now)
 
-    def _end(self, about: tuple[bytes, _Seat], now: float) -> None:
-        peer, seat = about
-        if self._seats.get(peer) is not seat or seat.parking:
+    def _end(self, about: tuple[bytes, _Attempt], now: float) -> None:
+        peer, attempt = about
+        if self._attempts.get(peer) is not attempt or attempt.parking:
             return
-        number = self._leave(peer, seat, now)
+        number = self._leave(peer, attempt, now)
         self._left -= 1
         outcome = self.outcomes[number]
         outcome.end_s = now
-        run, length_s = seat.run, self._orders[number].length_s
+        run, length_s = attempt.run, self._orders[number].length_s
         finished = m.Finished(
-            job_id=run.job_id, fence=run.fence, free=1, run_s=length_s, age_s=now - seat.begun_at, body=_RESULT
+            job_id=run.job_id, fence=run.fence, free=1, run_s=length_s, age_s=now - attempt.begun_at, body=_RESULT
         )
         job = self._core.job(run.job_id)
         self._hear(peer, finished, now)
         if job is not None and job.promise is not None:
             outcome.told_at = job.promise.broken_at
 
-    def _leave(self, peer: bytes, seat: _Seat, now: float) -> int:
-        del self._seats[peer]
-        number = int(seat.run.job_id[1:])
+    def _leave(self, peer: bytes, attempt: _Attempt, now: float) -> int:
+        del self._attempts[peer]
+        number = int(attempt.run.job_id[1:])
         outcome = self.outcomes[number]
-        outcome.spans = [*outcome.spans, (seat.begun_at, now)]
+        outcome.spans = [*outcome.spans, (attempt.begun_at, now)]
         return number
 
 

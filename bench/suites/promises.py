@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from bench.harness.policies import Job, first_come, long_first, short_first, shortest_left
-from bench.harness.promisepool import CHECKPOINT_S, STEPS, Order, Outcome, PromisePool
+from bench.harness.promisepool import STEPS, Delays, Order, Outcome, PromisePool
 from bench.report import plot
 from bench.report.report import Grid, Metric, Report, progress
 from bench.report.stats import percentile
@@ -216,8 +216,8 @@ def by_pool(plan: PromisesPlan) -> dict[str, Figures]:
             for label, delay in ((TO_END, 0.0), (f"{plan.delay * 100:.0f} % longer", plan.delay)):
                 outcomes = _outcomes(drawn, orders, BAR_NOISE, delay)
                 found.setdefault(f"{workers} workers: {label}", []).append(own_figures(orders, outcomes))
-            jobs = [Job(order.at_s, order.length_s) for order in orders]
-            ends = short_first(jobs, workers, APART_S, STEPS, CHECKPOINT_S)
+            jobs = [Job(order.at_s, order.length_s, order.length_s / STEPS) for order in orders]
+            ends = short_first(jobs, workers, APART_S, Delays().checkpoint_s)
             found.setdefault(f"{workers} workers: {SHORT_FIRST}", []).append(_figures(orders, ends, outcomes))
     return _means(found)
 
@@ -232,10 +232,10 @@ def trade_off(plan: PromisesPlan) -> dict[str, Figures]:
             outcomes = _outcomes(drawn, orders, BAR_NOISE, delay)
             label = f"{delay * 100:.0f} % longer" if delay else TO_END
             found.setdefault(label, []).append(own_figures(orders, outcomes))
-        jobs = [Job(order.at_s, order.length_s) for order in orders]
+        jobs = [Job(order.at_s, order.length_s, order.length_s / STEPS) for order in orders]
         ends = shortest_left(jobs, plan.workers)
         found.setdefault("shortest left first", []).append(_figures(orders, ends, outcomes))
-        ends = short_first(jobs, plan.workers, APART_S, STEPS, CHECKPOINT_S)
+        ends = short_first(jobs, plan.workers, APART_S, Delays().checkpoint_s)
         found.setdefault(SHORT_FIRST, []).append(_figures(orders, ends, outcomes))
         for stretch in LATEST:
             ends = long_first(jobs, plan.workers, APART_S, stretch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain, islice
+from math import inf
 
 from broker.core import expected, parking, promised
 from broker.core.jobs import Job
@@ -15,8 +16,11 @@ from broker.core.scheduling.queue import Lane, key_of
 from broker.core.state import State
 from broker.wire.terms import JobState
 
-#: How often it is looked, seconds: parking takes a step.
+#: How often it is looked at least, seconds: forecasts change without a message.
 EVERY_S = 0.25
+#: The least time between two looks, and how much longer it is for each worker: all that run are gone through.
+LEAST_S = 0.02
+LEAST_EACH_S = 5e-5
 #: How many of the jobs that must start soonest are looked at.
 LOOK = 8
 #: How many of them are counted as the line of short jobs.
@@ -27,11 +31,19 @@ ROOM = ("room", "")
 
 def consider(state: State, now: float) -> None:
     """Have running jobs make room for promised jobs in danger, and for short ones that wait, where that pays."""
-    if not state.counts[JobState.QUEUED] or now < state.preempt_at:
+    if not state.counts[JobState.QUEUED]:
         return
-    state.preempt_at = now + EVERY_S
+    pause_s = LEAST_S + LEAST_EACH_S * len(state.pool.workers)
+    if state.urgency.grown and state.looked_at + pause_s < state.preempt_at:
+        state.preempt_at = state.looked_at + pause_s
+        state.deadlines.set(ROOM, state.preempt_at)
+    if now < state.preempt_at:
+        return
+    state.urgency.grown = False
+    again_at = _make_room(state, chain(_in_danger(state, now), _pressing(state, now)), now)
+    state.looked_at = now
+    state.preempt_at = max(min(again_at, now + EVERY_S), now + pause_s)
     state.deadlines.set(ROOM, state.preempt_at)
-    _make_room(state, chain(_in_danger(state, now), _pressing(state, now)), now)
 
 
 def rescue(state: State, now: float) -> None:
@@ -39,24 +51,28 @@ def rescue(state: State, now: float) -> None:
     _make_room(state, _in_danger(state, now), now)
 
 
-def _make_room(state: State, queued: Iterator[tuple[Job, Lane, Waiting]], now: float) -> None:
-    """Have one running job make room for each of these, where that pays."""
+def _make_room(state: State, queued: Iterator[tuple[Job, Lane, Waiting]], now: float) -> float:
+    """Have one running job make room for each of these, where that pays. When it may pay for another one of them though nothing happens."""
+    again_s = inf
     held = [(worker, state.jobs[job_id]) for worker in state.pool for job_id in worker.held]
-    seats = [worker for worker, job in held if _may_leave(worker, job)]
+    able = [worker for worker, job in held if _may_leave(worker, job)]
     #: For these a job makes room already.
     served = {job.yields_to for _, job in held if job.park == "preempt"}
     for job, lane, waiting in queued:
-        if not seats:
-            return
+        if not able:
+            break
         if job.id in served or job.parked_at or job.excluded:
             # A job that made room makes no other do so.
             continue
-        running = _running(state, seats, job.submission.priority, lane, waiting, now)
+        running = [*_running(state, able, job.submission.priority, lane, waiting, now)]
         chosen = preemption.choose(waiting, running, state.policy.preempt_delay, state.policy.preempt_bounds)
         if chosen:
             served.add(job.id)
-            seats = [worker for worker in seats if chosen not in worker.held]
+            able = [worker for worker in able if chosen not in worker.held]
             parking.preempt(state, state.jobs[chosen], job.id, now)
+        else:
+            again_s = min(again_s, preemption.look_again_s(waiting, running, state.policy.preempt_bounds))
+    return now + again_s
 
 
 def _may_leave(worker: Worker, job: Job) -> bool:
@@ -170,10 +186,10 @@ def _pressing(state: State, now: float) -> Iterator[tuple[Job, Lane, Waiting]]:
 
 
 def _running(
-    state: State, seats: list[Worker], priority: int, lane: Lane, waiting: Waiting, now: float
+    state: State, workers: list[Worker], priority: int, lane: Lane, waiting: Waiting, now: float
 ) -> Iterator[Running]:
     """Jobs that run on those of these workers that fit; of no higher priority than the job that waits, unless that is promised."""
-    for worker in seats:
+    for worker in workers:
         if not placement.fits(lane, worker):
             continue
         for job_id in worker.held:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from math import inf
 
 from broker.core.calendar import Calendar
 from broker.core.deadlines import Deadlines
@@ -106,8 +107,9 @@ class State:
         self.on_demand = OnDemand(policy.on_demand_models)
         #: (when, predicted seconds left in held jobs, workers in service): a memo of `views`.
         self.load: tuple[float, float, int] = (-1.0, 0.0, 1)
-        #: When it is looked next whether a job should make room.
+        #: When it is looked next whether a job should make room, and when it was last.
         self.preempt_at = 0.0
+        self.looked_at = -inf
         self.effects: list[Effect] = []
         #: Jobs accepted or released since the last commit, the oldest first.
         self.fresh: dict[str, Job] = {}

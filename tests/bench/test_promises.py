@@ -36,17 +36,17 @@ def test_so_many_of_the_jobs_are_long_as_the_plan_says_where_it_counts_jobs():
     ("jobs", "workers", "park_s", "ends"),
     [
         # Steps of the long one take 1 s.
-        ([Job(0.0, 10.0), Job(1.5, 2.0)], 1, 0.0, [12.0, 4.0]),
-        ([Job(0.0, 10.0), Job(1.5, 2.0)], 1, 0.5, [12.5, 4.5]),
-        ([Job(0.0, 10.0), Job(1.5, 2.0)], 2, 0.5, [10.0, 3.5]),
+        ([Job(0.0, 10.0, 1.0), Job(1.5, 2.0)], 1, 0.0, [12.0, 4.0]),
+        ([Job(0.0, 10.0, 1.0), Job(1.5, 2.0)], 1, 0.5, [12.5, 4.5]),
+        ([Job(0.0, 10.0, 1.0), Job(1.5, 2.0)], 2, 0.5, [10.0, 3.5]),
         # It is in its last step.
-        ([Job(0.0, 10.0), Job(9.5, 2.0)], 1, 0.0, [10.0, 12.0]),
+        ([Job(0.0, 10.0, 1.0), Job(9.5, 2.0)], 1, 0.0, [10.0, 12.0]),
         # That of 20 s ends a step at 2, that of 10 s at 2.5.
-        ([Job(0.0, 20.0), Job(0.5, 10.0), Job(1.6, 2.0)], 2, 0.0, [22.0, 10.5, 4.0]),
+        ([Job(0.0, 20.0, 2.0), Job(0.5, 10.0, 1.0), Job(1.6, 2.0)], 2, 0.0, [22.0, 10.5, 4.0]),
     ],
 )
 def test_short_ones_first_parks_at_the_end_of_a_step(jobs, workers, park_s, ends):
-    assert short_first(jobs, workers, 5.0, 10, park_s) == pytest.approx(ends)
+    assert short_first(jobs, workers, 5.0, park_s) == pytest.approx(ends)
 
 
 def test_pictures_among_clips_hardly_wait_and_clips_lose_nothing():

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from broker.core.policy import Policy
-from broker.core.scheduling.preemption import Bounds, Running, Waiting, choose, goes_on, spare_s
+from broker.core.scheduling.preemption import Bounds, Running, Waiting, choose, goes_on, look_again_s, spare_s
 from broker.core.scheduling.promises import MAX_LEAD_S
 from broker.core.scheduling.queue import Queue
 from broker.testing import UNIT, CoreHarness, holding, peer_of, sent, worker_info
@@ -30,15 +30,18 @@ STEPS = 100
     ("running", "waiting", "chosen"),
     [
         (LONG, SHORT, "long"),
-        (replace(LONG, left_s=10.0), SHORT, ""),
-        (replace(LONG, left_s=41.0, whole_s=500.0), replace(SHORT, cost_s=10.0), ""),
-        (replace(LONG, left_s=42.0, whole_s=500.0), replace(SHORT, cost_s=10.0), "long"),
+        (replace(LONG, left_s=5.0), SHORT, ""),
+        (replace(LONG, left_s=5.1), SHORT, "long"),
+        (replace(LONG, left_s=21.0, whole_s=500.0), replace(SHORT, cost_s=10.0), ""),
+        (replace(LONG, left_s=22.0, whole_s=500.0), replace(SHORT, cost_s=10.0), "long"),
         (replace(LONG, preemptions=BOUNDS.most, whole_s=1e6), SHORT, ""),
         (replace(LONG, preempted_s=22.0), SHORT, ""),
         (replace(LONG, preempted_s=21.0), SHORT, "long"),
         (replace(LONG, preempted_s=21.0, preemptions=1), SHORT, ""),
-        (replace(LONG, preemptions=1, ran_s=3.0), SHORT, ""),
-        (replace(LONG, preemptions=1, ran_s=4.0), SHORT, "long"),
+        (replace(LONG, preemptions=1, ran_s=0.9), SHORT, ""),
+        (replace(LONG, preemptions=1, ran_s=1.0), SHORT, "long"),
+        (replace(LONG, preemptions=1, ran_s=3.9), replace(SHORT, cost_s=10.0), ""),
+        (replace(LONG, preemptions=1, ran_s=4.0), replace(SHORT, cost_s=10.0), "long"),
         (replace(LONG, spare_s=2.0), SHORT, ""),
         (replace(LONG, spare_s=3.0), SHORT, "long"),
         (LONG, replace(SHORT, cost_s=24.0), ""),
@@ -58,7 +61,7 @@ STEPS = 100
         (LONG, replace(PROMISED, line_s=22.0), "long"),
         (replace(LONG, preemptions=BOUNDS.most, whole_s=1e6), PROMISED, ""),
         (replace(LONG, preempted_s=22.0), PROMISED, ""),
-        (replace(LONG, preemptions=1, ran_s=3.0), PROMISED, ""),
+        (replace(LONG, preemptions=1, ran_s=0.9), PROMISED, ""),
         (replace(LONG, spare_s=2.0), PROMISED, ""),
     ],
 )
@@ -98,9 +101,9 @@ def test_it_is_one_whose_step_ends_in_time(ends_s: tuple[float, float], start_in
         # It would have less than the reserve left to make room again.
         (50.0, 49.0, 78.0, True),
         (50.0, 49.0, 79.0, False),
-        (50.0, 13.0, 0.0, True),
+        (50.0, 25.0, 0.0, True),
         # A short one goes before it in any case.
-        (50.0, 12.0, 0.0, False),
+        (50.0, 24.0, 0.0, False),
     ],
 )
 def test_a_job_that_made_room_goes_on_before_others_are_begun(
@@ -222,18 +225,31 @@ def test_a_job_is_delayed_by_a_share_of_its_time_at_most_and_then_left_alone():
     assert job.park == ""
 
 
-def test_a_job_that_just_went_on_is_not_parked_again():
+@pytest.mark.parametrize(
+    ("running", "waiting", "again_s"),
+    [
+        # The step that ends last before it must start begins then.
+        (replace(LONG, step_s=2.0), replace(SHORT, start_in_s=5.0), 3.0),
+        (replace(LONG, step_s=2.0), replace(SHORT, start_in_s=1.0), inf),
+        (replace(LONG, preemptions=1, ran_s=0.25, step_s=2.0), SHORT, 0.75),
+        (replace(LONG, preemptions=1, ran_s=0.25, step_s=2.0), PROMISED, 0.75),
+        (replace(LONG, preemptions=1, ran_s=0.25, step_s=2.0), replace(SHORT, start_in_s=5.0), 3.0),
+        (replace(LONG, preemptions=1, ran_s=5.0), PROMISED, inf),
+    ],
+)
+def test_it_is_looked_again_when_time_alone_may_change_the_choice(
+    running: Running, waiting: Waiting, again_s: float
+) -> None:
+    assert look_again_s(waiting, [running], BOUNDS) == pytest.approx(again_s)
+
+
+def test_a_short_job_that_comes_and_must_start_at_once_has_room_made_at_once():
     desk = busy()
-    desk.submit("short", units=UNIT)
-    wait(desk, 6)
-    desk.hand_back("w1", "long", kept=11)
-    desk.start("w1", "short")
-    desk.finish("w1", "short")
-    desk.start("w1", "long")
-    desk.submit("next", units=UNIT)
-    wait(desk, 3)
-    assert desk.job("long").park == ""
-    wait(desk, 3)
+    desk.submit("waits", units=UNIT)
+    # The looks are some hundredths of a second apart at most when another job comes, not a quarter of a second.
+    desk.tick(0.05)
+    desk.submit("short", units=UNIT / 20)
+    desk.tick(0.05)
     assert desk.job("long").park == "preempt"
 
 

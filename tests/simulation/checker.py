@@ -177,7 +177,13 @@ class Checker:
         self.world.count("preempted: for a promise" if other.promise is not None else "preempted: for a short one")
         require(not other.parked_at, "what made room makes nobody else do so", job.id, other.id)
         ran_s = at - job.started_at
-        require(old.preemptions == 0 or ran_s >= bounds.least_run_s, "who made room runs for a while", job.id, ran_s)
+        rest_s = min(bounds.most_rest_s, bounds.rest * other.cost)
+        require(old.preemptions == 0 or ran_s >= rest_s, "who made room runs for a while", job.id, ran_s, rest_s)
+        most_s = self.world.plan.policy.preempt_delay * core.state.costs.predict(
+            job.submission.model, job.submission.units
+        )
+        delay_s = job.preempted_s + old.preemptions * bounds.overhead_s + other.cost
+        require(delay_s <= most_s, "a job is delayed by a share of its time", job.id, delay_s, most_s)
         for by in (job.deadline_at, job.promise.ready_by if job.promise is not None else 0.0):
             require(not by or at + other.cost <= by, "what is late makes no room", job.id, at, other.cost, by)
 
@@ -210,7 +216,7 @@ class Checker:
             if job.state is not JobState.RUNNING or job.phase != "denoise" or job.stop or job.park or job.deadline_at:
                 continue
             whole_s, left_s = (steps * step_s for steps in (job.submission.steps, job.submission.steps - job.step))
-            rested = not job.preemptions or now - job.started_at > bounds.least_run_s + 1.0
+            rested = not job.preemptions or now - job.started_at > bounds.most_rest_s + 1.0
             delay_s = soon_s + takes_s + job.preempted_s + job.preemptions * bounds.overhead_s
             cheap = job.preemptions < bounds.most and delay_s + 1.0 < plan.policy.preempt_delay * whole_s
             spare_s = job.promise.ready_by - now - 1.2 * left_s if job.promise is not None else inf

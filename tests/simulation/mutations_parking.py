@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from broker.core import parking, preempting, promised, reports, state
@@ -93,6 +94,18 @@ PARKING: tuple[Mutation, ...] = (
         "a job makes room so often, so long and after so long at most",
         ((preemption, "may_wait", constant(True)),),
         first=40,
+    ),
+    Mutation(
+        "never-rests",
+        "a job that has just made room runs for a while",
+        ((preemption, "rests_s", constant(0.0)),),
+        first=240,
+    ),
+    Mutation(
+        "delay-unbounded",
+        "a job is delayed by a share of its own time at most",
+        ((preemption, "delay_left_s", constant(inf)),),
+        first=20,
     ),
     Mutation(
         "promise-ignored",

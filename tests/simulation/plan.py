@@ -175,7 +175,7 @@ class Errand(Struct, frozen=True, kw_only=True):
 #: many times the steps.
 SHORT_UNITS, LONG_UNITS = 1_000.0, 12_000.0
 #: Everything takes a few seconds in these worlds.
-BOUNDS = Bounds(patience=0.5, factor=2.0, least_left_s=1.0, most=3, overhead_s=0.1, least_run_s=4.0)
+BOUNDS = Bounds(patience=0.5, most=3, overhead_s=0.1, rest=2.0, most_rest_s=4.0)
 
 
 class Plan(Struct, frozen=True, kw_only=True):

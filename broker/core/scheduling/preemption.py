@@ -33,15 +33,16 @@ class Bounds(Struct, frozen=True, kw_only=True):
     lead_s: float = 0.5
     #: One that is later than that presses nobody any more: the whole pool has too much to do, and the fair order decides.
     late_s: float = 30.0
-    #: What is left of a running job must be more than so many times the short job, and more than so many seconds.
-    factor: float = 4.0
-    least_left_s: float = 10.0
+    #: What is left of a running job must be more than so many times the short job.
+    factor: float = 2.0
     #: How often a job makes room.
     most: int = 8
     #: What parking a job and taking it up again costs, beside the loading of models, seconds.
     overhead_s: float = 1.0
-    #: A job that has made room runs at least so long before it does so again, seconds.
-    least_run_s: float = 4.0
+    #: A job that has made room runs for at least this share of what the other one takes before it does so again, but for no more than so
+    #: many seconds.
+    rest: float = 0.5
+    most_rest_s: float = 4.0
     #: Share of the delay that a job may have which is left to making room: it waits for others than short ones only for the rest.
     reserve: float = 0.3
 
@@ -102,16 +103,33 @@ def helps(job: Running, waiting: Waiting, bounds: Bounds) -> bool:
     """Whether the worker is free so much sooner when this job is parked than when it ends that it pays."""
     if waiting.promised:
         return job.left_s > 2.0 * bounds.overhead_s + job.reload_s
-    least_s = bounds.factor * waiting.cost_s + bounds.overhead_s + job.reload_s
-    return job.left_s > max(bounds.least_left_s, least_s)
+    return job.left_s > bounds.factor * waiting.cost_s + bounds.overhead_s + job.reload_s
 
 
 def may_wait(job: Running, waiting: Waiting, delay_share: float, bounds: Bounds) -> bool:
     """Whether the delay is within the bounds of the job that makes room."""
     delay_s = waiting.cost_s + bounds.overhead_s + job.reload_s + (0.0 if waiting.promised else waiting.line_s)
-    rested = not job.preemptions or job.ran_s >= bounds.least_run_s
+    rested = rests_s(job, waiting, bounds) <= 0.0
     left_s = delay_left_s(delay_share * job.whole_s, job.preemptions, job.preempted_s, bounds)
     return job.preemptions < bounds.most and rested and delay_s <= min(left_s, job.spare_s)
+
+
+def rests_s(job: Running, waiting: Waiting, bounds: Bounds) -> float:
+    """Seconds for which a job that made room is still left alone by this one; none or less: it is not."""
+    return min(bounds.most_rest_s, bounds.rest * waiting.cost_s) - job.ran_s if job.preemptions else 0.0
+
+
+def look_again_s(waiting: Waiting, running: Iterable[Running], bounds: Bounds) -> float:
+    """Seconds until `choose`, which has found none of these, may find one though nothing has happened: one has rested, or the end of a step
+    is the last that is early enough."""
+    found = inf
+    for job in running:
+        wait_s = rests_s(job, waiting, bounds)
+        if not waiting.promised:
+            wait_s = max(wait_s, waiting.start_in_s - job.step_s)
+        if wait_s > 0.0:
+            found = min(found, wait_s)
+    return found
 
 
 def goes_on(left_s: float, cost_s: float, wait_s: float, most_s: float, bounds: Bounds) -> bool:

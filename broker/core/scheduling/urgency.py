@@ -19,6 +19,8 @@ class Urgency:
     def __init__(self) -> None:
         self._entries: list[tuple[float, str]] = []
         self._most = _SLACK
+        #: Whether one was noted since this was last set to False.
+        self.grown = False
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -26,6 +28,7 @@ class Urgency:
     def add(self, job_id: str, start_by: float) -> None:
         """Note a job that waits from now on."""
         insort(self._entries, (start_by, job_id))
+        self.grown = True
 
     def soonest(self, waits: Callable[[str], bool], since: float, until: float) -> Iterator[tuple[float, str]]:
         """(latest start, job) of those that wait and must start in this time, the soonest first; earlier ones are dropped.
