@@ -130,7 +130,7 @@ def preempt(state: State, job: Job, yields_to: str, now: float) -> None:
 
 def _request(state: State, job: Job, now: float) -> None:
     state.move(job, Cause.PARK_REQUESTED, now, job.park)
-    state.tell_park(job)
+    state.send_park(job)
 
 
 def expected_back(job: Job, worker: Worker) -> bool:

@@ -127,9 +127,9 @@ def reconcile_held(state: State, worker: Worker, held: Iterable[m.Held], now: fl
             job.kept, job.kept_host = item.kept, worker.info.host
             state.note_step(job)
         if job.stop:
-            state.tell_stop(job)
+            state.send_cancel(job)
         elif job.park:
-            state.tell_park(job)
+            state.send_park(job)
 
 
 def _may_hold(state: State, worker: Worker, job: Job, fence: int, now: float) -> bool:
@@ -212,7 +212,7 @@ def _reconcile_absent(state: State, worker: Worker, job: Job, seen: int, now: fl
         elif job.stop:
             job.resends += 1
             job.granted_at = now
-            state.tell_stop(job)  # never seen, so refused, which ends it
+            state.send_cancel(job)  # never seen, so refused, which ends it
         else:
             job.resends += 1
             send_grant(state, job, worker, now)

@@ -202,7 +202,7 @@ def _cancel(state: State, job: Job, now: float) -> m.CancelOutcome:
     if not job.stop:
         job.request_stop("cancel")
         state.move(job, Cause.STOP_REQUESTED, now, "cancel")
-        state.tell_stop(job)
+        state.send_cancel(job)
     return "requested"
 
 

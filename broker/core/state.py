@@ -351,14 +351,14 @@ class State:
         worker = self.pool.workers.get(job.worker)
         return worker if worker is not None and worker.held.get(job.id) == job.fence else None
 
-    def tell_stop(self, job: Job) -> None:
+    def send_cancel(self, job: Job) -> None:
         """Send the holder a cancel; repeated with every heartbeat until the result is in."""
         worker = self.holder(job)
         if worker is not None and not worker.lost:
             self.send(worker.peer, m.Cancel(job_id=job.id, fence=job.fence))
 
-    def tell_park(self, job: Job) -> None:
-        """Ask the holder to hand the job back, as `tell_stop`. One whose model does not resume would only lose what it has done."""
+    def send_park(self, job: Job) -> None:
+        """Ask the holder to hand the job back, as `send_cancel`. One whose model does not resume would only lose what it has done."""
         worker = self.holder(job)
         if worker is not None and not worker.lost and job.submission.model in worker.resumable:
             self.send(worker.peer, m.Park(job_id=job.id, fence=job.fence))

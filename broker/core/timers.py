@@ -83,7 +83,7 @@ def _expire(state: State, job_id: str, now: float) -> None:
     elif not job.stop:
         job.request_stop("expired")
         state.move(job, Cause.STOP_REQUESTED, now, "expired")
-        state.tell_stop(job)
+        state.send_cancel(job)
 
 
 def _watch_worker(state: State, name: str, now: float) -> None:

@@ -24,7 +24,7 @@ class FakeAgent:
 
     def __init__(self, endpoint: str, name: str = "cpu-0") -> None:
         self.name = name
-        self.heard: list[m.Message] = []
+        self.received: list[m.Message] = []
         self.probes = 0
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -52,14 +52,14 @@ class FakeAgent:
                 if message is None:
                     self.probes += 1
                 else:
-                    self.heard.append(message)
+                    self.received.append(message)
 
     def all(self, kind: type[T]) -> list[T]:
         """Every message of this kind so far."""
         self.listen()
-        return [message for message in self.heard if isinstance(message, kind)]
+        return [message for message in self.received if isinstance(message, kind)]
 
-    async def hear(self, kind: type[T], count: int = 1) -> T:
+    async def receive(self, kind: type[T], count: int = 1) -> T:
         """The `count`-th message of this kind, waiting for it."""
         await self._until(lambda: len(self.all(kind)) >= count, f"{kind.__name__} {count}")
         return self.all(kind)[count - 1]
@@ -91,7 +91,7 @@ class FakeAgent:
         welcomes = len(self.all(m.Welcome))
         fields = {"boot": "boot", "seen": 0, **fields}
         self.say(m.Hello(name=self.name, free=free, body=worker_info(), **fields))
-        return await self.hear(m.Welcome, welcomes + 1)
+        return await self.receive(m.Welcome, welcomes + 1)
 
     def start(self, run: m.Run, **fields: Any) -> None:
         """Say that this `Run` is in the engine; `fields` of its `Held`."""

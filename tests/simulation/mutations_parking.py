@@ -120,7 +120,7 @@ PARKING: tuple[Mutation, ...] = (
         first=3900,
     ),
     Mutation("paused-queued", "what is paused is in no queue", ((State, "pause", _queued_all_the_same),)),
-    Mutation("pause-untold", "a pause takes a job out of its engine", ((State, "tell_park", nothing),), first=180),
+    Mutation("pause-untold", "a pause takes a job out of its engine", ((State, "send_park", nothing),), first=180),
     Mutation(
         "pause-lazy",
         "a pause is durable",

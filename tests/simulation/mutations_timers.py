@@ -57,7 +57,7 @@ def _any_deadline(_: Any) -> Callable[..., None]:
             state.end_stopped(job, now)
         else:
             state.move(job, Cause.STOP_REQUESTED, now, "expired")
-            state.tell_stop(job)
+            state.send_cancel(job)
 
     return expire
 

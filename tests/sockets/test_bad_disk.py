@@ -72,7 +72,7 @@ async def test_a_broker_that_was_stopped_for_longer_than_a_lease_loses_no_worker
         async with BrokerClient(processes.front) as client:
             await agent.join()
             await client.submit(a_job("held"))
-            run = await agent.hear(m.Run)
+            run = await agent.receive(m.Run)
             beating = asyncio.create_task(work(agent, finishes=False))
             await eventually(lambda: len(agent.all(m.HeartbeatAck)) > 2)
             broker.send_signal(signal.SIGSTOP)
@@ -144,7 +144,7 @@ async def test_setting_the_wall_clock_leaves_leases_and_deadlines_alone(processe
         async with BrokerClient(processes.front) as client:
             await agent.join()
             await client.submit(a_job("held", deadline_s=600.0))
-            run = await agent.hear(m.Run)
+            run = await agent.receive(m.Run)
             agent.start(run)
             await client.submit(a_job("waits", deadline_s=600.0))
             before = (await client.worker_requests.pool()).now

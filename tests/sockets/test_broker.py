@@ -33,11 +33,11 @@ async def test_a_job_goes_to_the_agent_and_its_result_comes_back(tmp_path, run_d
         welcome = await worker.join()
         assert welcome.epoch == 1
         await client.submit(a_job("job-1", body=b"the spec"))
-        run = await worker.hear(m.Run)
+        run = await worker.receive(m.Run)
         assert (run.job_id, run.attempt, run.body) == ("job-1", 1, b"the spec")
         worker.start(run)
         worker.finish(run)
-        assert (await worker.hear(m.ResultAck)).accepted
+        assert (await worker.receive(m.ResultAck)).accepted
         view = await client.get("job-1")
         assert (view.state, view.worker, view.result.seed) == ("succeeded", "cpu-0", 7)
 
@@ -47,12 +47,12 @@ async def test_a_cancel_reaches_the_agent(tmp_path, run_dir):
     async with serving(tmp_path, run_dir) as service, connected(service) as client, agent(service) as worker:
         await worker.join()
         await client.submit(a_job("job-1"))
-        run = await worker.hear(m.Run)
+        run = await worker.receive(m.Run)
         outcome, view = await client.cancel("job-1")
         assert (outcome, view.cancel_requested) == ("requested", True)
-        assert (await worker.hear(m.Cancel)).fence == run.fence
+        assert (await worker.receive(m.Cancel)).fence == run.fence
         worker.say(m.Cancelled(job_id="job-1", fence=run.fence, free=1))
-        await worker.hear(m.ResultAck)
+        await worker.receive(m.ResultAck)
         assert (await client.get("job-1")).state == "cancelled"
 
 
@@ -61,7 +61,7 @@ async def test_whoever_is_not_known_is_asked(tmp_path, run_dir):
     async with serving(tmp_path, run_dir) as service, agent(service) as worker:
         await worker.probed()
         worker.say(m.Heartbeat(seen=0, free=1))
-        await worker.hear(m.Identify)
+        await worker.receive(m.Identify)
         await worker.hello()
 
 
@@ -74,7 +74,7 @@ async def test_a_running_job_outlives_the_broker(tmp_path, run_dir):
     ):
         await worker.join()
         await client.submit(a_job("job-1"))
-        run = await worker.hear(m.Run)
+        run = await worker.receive(m.Run)
         worker.start(run)
         await eventually(lambda: service.core.job("job-1").state == "running")
         await service.restart()
@@ -85,7 +85,7 @@ async def test_a_running_job_outlives_the_broker(tmp_path, run_dir):
         view = await client.get("job-1")
         assert (view.state, view.step, view.losses, view.attempts) == ("running", 3, 0, 1)
         worker.finish(run)
-        assert (await worker.hear(m.ResultAck)).accepted
+        assert (await worker.receive(m.ResultAck)).accepted
         assert (await client.get("job-1")).state == "succeeded"
 
 
@@ -94,14 +94,14 @@ async def test_a_result_resent_to_a_new_broker_is_acknowledged_again(tmp_path, r
     async with serving(tmp_path, run_dir) as service, connected(service) as client, agent(service) as worker:
         await worker.join()
         await client.submit(a_job("job-1"))
-        run = await worker.hear(m.Run)
+        run = await worker.receive(m.Run)
         worker.finish(run)
-        await worker.hear(m.ResultAck)
+        await worker.receive(m.ResultAck)
         await service.restart()
         await worker.probed(2)
         await worker.hello(seen=run.fence)
         worker.finish(run)
-        assert (await worker.hear(m.ResultAck, 2)).accepted
+        assert (await worker.receive(m.ResultAck, 2)).accepted
         jobs, _ = await client.list()
         assert [(job.id, job.state, job.attempts) for job in jobs] == [("job-1", "succeeded", 1)]
 
@@ -117,10 +117,10 @@ async def test_a_lost_worker_gives_its_job_to_another(tmp_path, run_dir):
     ):
         await silent.join()
         await client.submit(a_job("job-1"))
-        first = await silent.hear(m.Run)
+        first = await silent.receive(m.Run)
         await eventually(lambda: service.core.job("job-1").losses == 1)
         await other.join()
-        second = await other.hear(m.Run)
+        second = await other.receive(m.Run)
         assert second.fence > first.fence
 
 
@@ -130,7 +130,7 @@ async def test_a_loop_that_stood_still_does_not_blame_the_workers(tmp_path, run_
     async with serving(tmp_path, run_dir, policy) as service, connected(service) as client, agent(service) as worker:
         await worker.join()
         await client.submit(a_job("job-1"))
-        run = await worker.hear(m.Run)
+        run = await worker.receive(m.Run)
         time.sleep(2.5)  # noqa: ASYNC251  # the point
         await eventually(lambda: service.metrics.stalls)
         worker.say(m.Heartbeat(seen=run.fence, free=0, held=(m.Held(job_id="job-1", fence=run.fence),)))
@@ -143,7 +143,7 @@ async def test_rows_that_may_be_lost_are_on_disk_soon(tmp_path, run_dir):
     async with serving(tmp_path, run_dir) as service, connected(service) as client, agent(service) as worker:
         await worker.join()
         await client.submit(a_job("job-1"))
-        run = await worker.hear(m.Run)
+        run = await worker.receive(m.Run)
         worker.start(run)
         await eventually(lambda: service.core.job("job-1").state == "running" and not service.journal.dirty)
         assert service.journal.find("job-1").state == "running"
@@ -160,7 +160,7 @@ async def test_junk_on_a_socket_is_counted_and_the_rest_goes_on(tmp_path, run_di
         for frames in ([b"junk"], [b"a", b"b", b"c"], [b"x" * 5000]):
             evil.send(frames)
         evil.say(m.Heartbeat(seen=0, free=1))
-        await evil.hear(m.Identify)
+        await evil.receive(m.Identify)
         assert dict(service.limiter.by_kind) == {"decode": 2, "frames": 1}
         assert list(service.limiter.by_peer.values()) == [3]
         assert (await client.get("job-1")).state == "queued"
@@ -178,7 +178,7 @@ async def test_no_peer_speaks_as_another_by_frames_behind_its_message(tmp_path, 
             for frames in ([beat, routing_id, goodbye], [b"junk", routing_id, goodbye], [b"", routing_id, goodbye] * 3):
                 evil.send(frames)
             evil.say(m.Heartbeat(seen=0, free=1))
-            await evil.hear(m.Identify)
+            await evil.receive(m.Identify)
             assert dict(service.limiter.by_kind) == {"frames": 3}
         assert [view.name for view in (await client.worker_requests.pool()).workers] == ["cpu-0"]
 
@@ -237,7 +237,7 @@ async def test_a_frame_over_the_limit_ends_that_connection_only(tmp_path, run_di
         evil.send([bytes(shell_sockets.BACK_MAX_FRAME + 1)])
         await evil.probed(2)  # it was thrown out, and came back as another
         evil.say(m.Heartbeat(seen=0, free=1))
-        await evil.hear(m.Identify)
+        await evil.receive(m.Identify)
         assert (await client.worker_requests.pool()).counts["queued"] == 0
 
 

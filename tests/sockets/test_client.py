@@ -253,7 +253,7 @@ async def test_events_tell_every_change_in_order(tmp_path, run_dir):
     async with watching(tmp_path, run_dir) as (service, client, watcher), agent(service) as worker:
         await worker.join()
         await client.submit(a_job("job-1"))
-        run = await worker.hear(m.Run)
+        run = await worker.receive(m.Run)
         worker.start(run)
         await eventually(lambda: "running" in watcher.states("job-1"))
         worker.finish(run)
@@ -325,7 +325,7 @@ async def test_steps_of_followed_jobs_are_told_over_a_restart_of_the_broker(tmp_
     async with watching(tmp_path, run_dir, steps=False) as (service, client, watcher), agent(service) as worker:
         await worker.join()
         await client.submit(a_job("job-1"))
-        run = await worker.hear(m.Run)
+        run = await worker.receive(m.Run)
         worker.start(run)
         await eventually(lambda: "running" in watcher.states("job-1"))
         worker.start(run, step=1)

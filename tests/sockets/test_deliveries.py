@@ -27,10 +27,10 @@ async def test_what_became_of_a_job_is_told_once_over_the_brokers_death(tmp_path
     ):
         await worker.join()
         await one.submit(a_job("a", webhook=URL))
-        run = await worker.hear(m.Run)
+        run = await worker.receive(m.Run)
         worker.start(run)
         worker.finish(run)
-        await worker.hear(m.ResultAck)
+        await worker.receive(m.ResultAck)
         await service.restart()
         first, _ = await one.delivery_requests.claim(1)
         second, _ = await other.delivery_requests.claim(9)

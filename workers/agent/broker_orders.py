@@ -74,7 +74,7 @@ class BrokerOrders:
     def run(self, run: m.Run, now: float) -> None:
         """Begin an attempt, or say what became of it, or refuse it."""
         if self._attempts.find(run.job_id, run.fence) or self._waits_for_depot(run):
-            self._registration.beat_now(now)  # the broker has not heard that it is held here
+            self._registration.beat_now(now)  # no report of it has reached the broker
         elif answer := self._unacked_results.answer(run.job_id, run.fence, self._capacity.free, now):
             self._send(answer)
         elif run.fence <= self.seen:
