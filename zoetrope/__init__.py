@@ -3,6 +3,7 @@
 from zoetrope.client.client import AsyncClient, Client
 from zoetrope.client.errors import (
     BadSignature,
+    ClientClosed,
     Conflict,
     DigestMismatch,
     Forbidden,
@@ -49,6 +50,7 @@ __all__ = [
     "AsyncClient",
     "BadSignature",
     "Client",
+    "ClientClosed",
     "Conflict",
     "Credentials",
     "DigestMismatch",

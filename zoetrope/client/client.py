@@ -153,7 +153,10 @@ class Client:
         self._connection.run(self._flows.delete(job if isinstance(job, str) else job.id))
 
     def download(self, job: Job | str, to: str | Path = ".", *, name: str | None = None) -> DownloadedFile:
-        """Fetch a file of a job (the first, or `name`) to a path or into a directory; goes on where it broke off, and checks the digest."""
+        """Fetch a file of a job (the first, or `name`) to a path or into a directory; goes on where it broke off, and checks the digest.
+
+        A job that has no files yet is asked for anew. Raises `NotReady` where it still has none.
+        """
         return self._connection.run(self._flows.download(job, Path(to), name))
 
     def upload(self, file: FileSource, *, purpose: str = "user_data", name: str = "") -> UploadedFile:

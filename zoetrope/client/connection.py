@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 
 import httpx
 
+from zoetrope.client.errors import ClientClosed, NotThisService, ZoetropeError
 from zoetrope.client.requests import Address, Reply, Request
 from zoetrope.client.steps import Close, ConnectionBroken, Emit, Flow, Notify, Open, Read, Send, Sleep, Step, Walk
 
 T = TypeVar("T")
+H = TypeVar("H", httpx.Client, httpx.AsyncClient)
 
 #: Seconds until a connection is there.
 _CONNECT_S = 5.0
@@ -25,6 +27,24 @@ def _options(place: Address) -> dict[str, Any]:
     """Options of both of httpx's clients."""
     # A proxy of the environment does not lead to this machine.
     return {"base_url": place.url, "headers": place.headers, "trust_env": not place.is_local, "follow_redirects": False}
+
+
+def _made(kind: type[H], place: Address, transport: Any) -> H:
+    """Make one of httpx's clients. Raises `ZoetropeError` for a proxy, or certificates, of the environment that cannot be used."""
+    try:
+        return kind(transport=transport, **_options(place))
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+        raise ZoetropeError(f"the proxy or the certificates of the environment cannot be used: {error}") from error
+
+
+def _built(http: httpx.Client | httpx.AsyncClient, request: Request, opened: ExitStack) -> httpx.Request:
+    """Write a request. Raises `ClientClosed`, and `ZoetropeError` for a file, field or path that cannot be written."""
+    if http.is_closed:
+        raise ClientClosed("the client was closed; make another one")
+    try:
+        return http.build_request(**_arguments(request, opened))
+    except (OSError, TypeError, ValueError, httpx.InvalidURL) as error:
+        raise ZoetropeError(f"{request.method} {request.path[:80]} cannot be written: {error}") from error
 
 
 def _arguments(request: Request, opened: ExitStack) -> dict[str, Any]:
@@ -53,7 +73,9 @@ def _reply(response: httpx.Response, *, read: bool) -> Reply:
     return Reply(status=response.status_code, headers=dict(response.headers), body=response.content if read else b"")
 
 
-def _broken(base: str, error: httpx.TransportError) -> ConnectionBroken:
+def _broken(base: str, error: httpx.RequestError) -> ConnectionBroken | NotThisService:
+    if not isinstance(error, httpx.TransportError):
+        return NotThisService(f"the answer of {base} cannot be read: {error}")
     never = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
     why = str(error) or type(error).__name__
     return ConnectionBroken(f"the service at {base} cannot be reached: {why}", sent=not isinstance(error, never))
@@ -69,16 +91,16 @@ class _Session:
         self._chunks: Iterator[bytes] = iter(())
 
     def do(self, step: Step) -> Any:
-        """The outcome of a step. Raises `ConnectionBroken`."""
+        """The outcome of a step. Raises `ConnectionBroken`, and `ZoetropeError` for what another try would not mend."""
         try:
             match step:
                 case Send(request):
                     with ExitStack() as opened:
-                        return _reply(self._http.request(**_arguments(request, opened)), read=True)
+                        return _reply(self._http.send(_built(self._http, request, opened)), read=True)
                 case Open(request):
                     self.close()
                     with ExitStack() as opened:
-                        response = self._http.send(self._http.build_request(**_arguments(request, opened)), stream=True)
+                        response = self._http.send(_built(self._http, request, opened), stream=True)
                     self._stream, self._chunks = response, response.iter_bytes()
                     if response.status_code >= 400:
                         response.read()
@@ -91,7 +113,7 @@ class _Session:
                     time.sleep(seconds)
                 case Notify(callback, value):
                     callback(value)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             self.close()
             raise _broken(self._base, error) from error
         return None
@@ -113,17 +135,16 @@ class _AsyncSession:
         self._chunks: AsyncIterator[bytes] | None = None
 
     async def do(self, step: Step) -> Any:
-        """The outcome of a step. Raises `ConnectionBroken`."""
+        """The outcome of a step. Raises `ConnectionBroken`, and `ZoetropeError` for what another try would not mend."""
         try:
             match step:
                 case Send(request):
                     with ExitStack() as opened:
-                        return _reply(await self._http.request(**_arguments(request, opened)), read=True)
+                        return _reply(await self._http.send(_built(self._http, request, opened)), read=True)
                 case Open(request):
                     await self.close()
                     with ExitStack() as opened:
-                        made = self._http.build_request(**_arguments(request, opened))
-                        response = await self._http.send(made, stream=True)
+                        response = await self._http.send(_built(self._http, request, opened), stream=True)
                     self._stream, self._chunks = response, response.aiter_bytes()
                     if response.status_code >= 400:
                         await response.aread()
@@ -138,7 +159,7 @@ class _AsyncSession:
                     returned = callback(value)
                     if inspect.isawaitable(returned):
                         await returned
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             await self.close()
             raise _broken(self._base, error) from error
         return None
@@ -154,7 +175,7 @@ class Connection:
     """The connections to one service, blocking. Raises what the flows raise."""
 
     def __init__(self, place: Address, transport: httpx.BaseTransport | None) -> None:
-        self._http = httpx.Client(transport=transport, **_options(place))
+        self._http = _made(httpx.Client, place, transport)
         self._base = place.url
 
     def close(self) -> None:
@@ -195,7 +216,7 @@ class AsyncConnection:
     """The connections to one service, awaited. Raises what the flows raise."""
 
     def __init__(self, place: Address, transport: httpx.AsyncBaseTransport | None) -> None:
-        self._http = httpx.AsyncClient(transport=transport, **_options(place))
+        self._http = _made(httpx.AsyncClient, place, transport)
         self._base = place.url
 
     async def close(self) -> None:

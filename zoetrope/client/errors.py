@@ -20,6 +20,10 @@ class NotThisService(ZoetropeError):
     """Another service than Zoetrope answers at the address."""
 
 
+class ClientClosed(ZoetropeError):
+    """The client was closed, and sends nothing more."""
+
+
 class ServiceError(ZoetropeError):
     """The service refused a request.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ from zoetrope.client.results import (
     Health,
     Job,
     JobEvent,
+    Listed,
     Model,
     Outcome,
     Page,
@@ -42,6 +44,7 @@ from zoetrope.client.results import (
     R,
     UploadedFile,
     Worker,
+    checked,
     convert,
     decode,
 )
@@ -51,6 +54,9 @@ from zoetrope.client.steps import Close, ConnectionBroken, Emit, Flow, Notify, O
 
 #: Jobs asked for at once while a list is walked.
 _PAGE = 100
+
+#: Ids of events that are revisions of a job.
+_REVISION = re.compile("[0-9]{1,18}")
 
 #: Bytes of a partial file that are read at once to go on with its digest.
 _BLOCK = 1 << 20
@@ -126,7 +132,7 @@ class Flows:
         while left is None or left > 0:
             size = _PAGE if left is None else min(_PAGE, left)
             reply = yield from self.send(get("/v1/jobs", limit=size, after=after, **query))
-            page = msgspec.convert(decode(reply.body), Page)
+            page = checked(Page, decode(reply.body))
             for one in page.data:
                 yield Emit(convert(Job, one))
             left = None if left is None else left - len(page.data)
@@ -138,7 +144,7 @@ class Flows:
 
     def control(self, job: Job | str, action: str) -> Flow[Outcome]:
         """Cancel, pause, resume or commit a job; outcome and job."""
-        job_id = job if isinstance(job, str) else job.id
+        job_id = _id(job)
         body = yield from self.document(Request(method="POST", path=f"/v1/jobs/{segment(job_id)}/{action}"))
         made = convert(Outcome, body)
         made.job.raw = body["job"]
@@ -153,7 +159,7 @@ class Flows:
 
         `timeout_s` ends the iteration, too. Raises `ServiceUnreachable` after an outage longer than the policy's.
         """
-        path = f"/v1/jobs/{segment(job if isinstance(job, str) else job.id)}/events"
+        path = f"/v1/jobs/{segment(_id(job))}/events"
         deadline = None if timeout_s is None else self._clock() + timeout_s
         last: Job | None = None
         failures, last_event_at = 0, self._clock()
@@ -183,8 +189,9 @@ class Flows:
                         failures, last_event_at = 0, self._clock()
                         for event in parser.feed(chunk):
                             last = _after(last, event.name, event.data)
-                            after = int(event.id) if event.id.isdecimal() else after
-                            yield Emit(JobEvent(name=event.name, revision=int(event.id or 0), job=last))
+                            revision = int(event.id) if _REVISION.fullmatch(event.id) else 0
+                            after = revision or after
+                            yield Emit(JobEvent(name=event.name, revision=revision, job=last))
                             if last.is_final:
                                 yield Close()
                                 return
@@ -201,7 +208,7 @@ class Flows:
 
     def wait(self, job: Job | str, timeout_s: float | None, on_progress: Callable[[Job], Any] | None) -> Flow[Job]:
         """The job once it is final, in full. Raises `WaitTimeout`."""
-        job_id = job if isinstance(job, str) else job.id
+        job_id = _id(job)
         flow = self.events(job_id, timeout_s=timeout_s)
         outcome: Any = None
         broken: ConnectionBroken | None = None
@@ -220,7 +227,8 @@ class Flows:
                 yield Notify(on_progress, step.item.job)
         found = yield from self.job(job_id)
         if not found.is_final:
-            raise WaitTimeout(f"job {job_id} is {found.state} after {timeout_s:g} s; it goes on", found)
+            waited = "when its events end" if timeout_s is None else f"after {timeout_s:g} s"
+            raise WaitTimeout(f"job {job_id} is {found.state} {waited}; it goes on", found)
         return found
 
     def generate(
@@ -246,10 +254,16 @@ class Flows:
     def download(self, job: Job | str, to: Path, name: str | None) -> Flow[DownloadedFile]:
         """Fetch a file of a job to a path, or into a directory, and check its digest.
 
-        It grows beside its place under a name of its own; one that was begun before is gone on with. Raises `DigestMismatch`, `NotReady`.
+        A job without files is asked for anew: it may have ended since. The file grows beside its place under a name of its own; one that
+        was begun before is gone on with. Raises `DigestMismatch`, `NotReady`.
         """
-        known = (yield from self.job(job)) if isinstance(job, str) else job
-        artefact = _artefact(known, name)
+        known = job if isinstance(job, Job) and job.artefacts else (yield from self.job(_id(job)))
+        try:
+            return (yield from self._downloaded(known, _artefact(known, name), to))
+        except OSError as error:
+            raise ZoetropeError(f"{to} cannot be written to: {error.strerror or error}") from error
+
+    def _downloaded(self, known: Job, artefact: Artefact, to: Path) -> Flow[DownloadedFile]:
         target = to / artefact.name if to.is_dir() else to
         partial = target.with_name(f".{target.name}.{artefact.sha256[:16]}.part")
         # As it lies on the disk: a partial one is gone on with byte by byte.
@@ -293,7 +307,7 @@ class Flows:
         reply: Reply = yield Open(request)
         if not reply.ok:
             return reply
-        with _opened(partial, "ab" if reply.status == 206 else "wb") as file:
+        with open(partial, "ab" if reply.status == 206 else "wb") as file:
             while (chunk := (yield Read())) is not None:
                 file.write(chunk)
         if partial.stat().st_size < artefact.size:
@@ -309,12 +323,12 @@ class Flows:
     def models(self) -> Flow[list[Model]]:
         """Every model that a worker can run."""
         body = yield from self.document(get("/v1/models"))
-        return [convert(Model, one) for one in body.get("data", ())]
+        return [convert(Model, one) for one in checked(Listed, body).data]
 
     def workers(self) -> Flow[list[Worker]]:
         """Every worker."""
         body = yield from self.document(get("/v1/workers"))
-        return [convert(Worker, one) for one in body.get("data", ())]
+        return [convert(Worker, one) for one in checked(Listed, body).data]
 
     def queue(self) -> Flow[Queue]:
         """The queue in numbers."""
@@ -330,6 +344,10 @@ class Flows:
         if not reply.ok and reply.status != 503:
             raise error_of(reply, self._wall())
         return convert(Health, decode(reply.body))
+
+
+def _id(job: Job | str) -> str:
+    return job if isinstance(job, str) else job.id
 
 
 def _after(last: Job | None, name: str, data: str) -> Job:
@@ -349,13 +367,6 @@ def _artefact(job: Job, name: str | None) -> Artefact:
         names = ", ".join(one.name for one in job.artefacts)
         raise ZoetropeError(f"job {job.id} has no file {name!r}; it has {names}")
     return found
-
-
-def _opened(path: Path, mode: str) -> Any:
-    try:
-        return open(path, mode)
-    except OSError as error:
-        raise ZoetropeError(f"{path.parent} cannot be written to: {error.strerror}") from None
 
 
 def _digest(path: Path) -> str:

@@ -116,10 +116,15 @@ def submission(prompt: str, fields: Mapping[str, Any], key: str | None = None) -
 
 
 def _form(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Fields as a form has them: text, and JSON for what has members."""
-    return {
-        name: value if isinstance(value, str) else msgspec.json.encode(value).decode() for name, value in fields.items()
-    }
+    """Fields as a form has them: text, and JSON for what has members. Raises `ZoetropeError` for what is neither."""
+    return {name: value if isinstance(value, str) else _json(name, value) for name, value in fields.items()}
+
+
+def _json(name: str, value: Any) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except TypeError as error:
+        raise ZoetropeError(f"{name}: {error}") from None
 
 
 def uploading(file: FileSource, purpose: str, name: str) -> Request:

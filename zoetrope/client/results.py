@@ -121,10 +121,15 @@ class JobEvent(Struct, kw_only=True, frozen=True):
     job: Job
 
 
-class Page(Struct, kw_only=True):
-    """A page of a list; `last_id` is the next page's `after`. `searched_to`: it is short, so far was searched (Unix time)."""
+class Listed(Struct, kw_only=True):
+    """A list of objects."""
 
     data: list[dict[str, Any]]
+
+
+class Page(Listed, kw_only=True):
+    """A page of a list; `last_id` is the next page's `after`. `searched_to`: it is short, so far was searched (Unix time)."""
+
     has_more: bool = False
     last_id: str | None = None
     searched_to: float | None = None
@@ -317,12 +322,20 @@ class DownloadedFile(Struct, kw_only=True, frozen=True):
 R = TypeVar("R", bound=Result)
 
 
-def convert(kind: type[R], members: Mapping[str, Any]) -> R:
-    """A result from an object of an answer. Raises `NotThisService` for one that cannot be it."""
+S = TypeVar("S")
+
+
+def checked(kind: type[S], members: Any) -> S:
+    """Read a part of an answer. Raises `NotThisService` for one that cannot be it."""
     try:
-        made = msgspec.convert(members, kind)
+        return msgspec.convert(members, kind)
     except msgspec.ValidationError as error:
         raise NotThisService(f"the answer is not a {kind.__name__} of Zoetrope: {error}") from None
+
+
+def convert(kind: type[R], members: Mapping[str, Any]) -> R:
+    """A result from an object of an answer, which it keeps. Raises `NotThisService`."""
+    made = checked(kind, members)
     made.raw = dict(members)
     return made
 

@@ -6,6 +6,7 @@ with an idempotency key or an id of their own; and any request whose connection 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
@@ -57,10 +58,11 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds of a `Retry-After`, a number or a date; None: there is none that can be read."""
     text = headers.get("retry-after", "").strip()
     try:
-        return float(text)
+        seconds = float(text)
+        return seconds if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:
         return parsedate_to_datetime(text).timestamp() - now
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None

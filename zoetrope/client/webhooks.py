@@ -13,6 +13,7 @@ from zoetrope.client.errors import BadSignature
 from zoetrope.client.results import WebhookEvent, convert, decode
 
 _PREFIX = "whsec_"
+_STAMP_DIGITS = 18
 
 
 def verify(
@@ -33,17 +34,18 @@ def verify(
     if missing:
         raise BadSignature(f"the delivery has no header {missing[0]}")
     stamp = given["webhook-timestamp"]
-    if not (stamp.isascii() and stamp.isdecimal()):
+    if not (stamp.isascii() and stamp.isdecimal() and len(stamp) <= _STAMP_DIGITS):
         raise BadSignature(f"webhook-timestamp: {stamp[:40]!r} is no number of seconds")
     if abs((time.time() if now is None else now) - int(stamp)) > tolerance_s:
         raise BadSignature(f"the delivery was signed more than {tolerance_s:g} s from now")
-    content = body.encode() if isinstance(body, str) else body
-    signed = f"{given['webhook-id']}.{stamp}.".encode() + content
+    # Text that came with bytes of no character in it was not signed so.
+    content = body.encode(errors="replace") if isinstance(body, str) else body
+    signed = f"{given['webhook-id']}.{stamp}.".encode(errors="replace") + content
     came = [text.removeprefix("v1,") for text in given["webhook-signature"].split() if text.startswith("v1,")]
     for key in _keys(secret):
         own = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest())
         # Bytes: of text, only ASCII can be compared.
-        if any(hmac.compare_digest(own, text.encode()) for text in came):
+        if any(hmac.compare_digest(own, text.encode(errors="replace")) for text in came):
             return convert(WebhookEvent, decode(content))
     raise BadSignature("no signature of the delivery was made with this secret")
 
