@@ -1,4 +1,4 @@
-"""Whatever goes wrong in a call is a `ZoetropeError`, of both clients: closed ones, answers and fields that are none, disks, the environment."""
+"""Whatever goes wrong in a call is a `ZoetropeError`, of both clients: a closed one, odd answers and fields, disks, the environment."""
 
 import asyncio
 import hashlib
