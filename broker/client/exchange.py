@@ -106,13 +106,14 @@ class Exchange:
             raise errors.BrokerUnavailable("the client is not started")
         self._last_req += 1
         req = self._last_req
-        frame = codec.encode(build(req))
+        message = build(req)
+        frame = codec.encode(message)
         # The broker drops what does not fit the protocol, and its caller would wait in vain: say so at once.
         codec.from_edge(frame)
         now = get_running_loop().time()
         pending = Pending(frame, get_running_loop().create_future(), now, timeout_s)
         self._pending[req] = pending
-        if self._recheck is None:
+        if self._recheck is None or type(message) in m.COSTLY:
             self._send_pending(pending, now)
         else:  # there is an end of this turn
             self._unsent.append(pending)

@@ -11,7 +11,7 @@ that would renew it are still waiting to be read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from broker.core import invariants
 from broker.core.effects import Effect, PeerGone, Send
@@ -27,6 +27,7 @@ from broker.shell.lookups import look_up
 from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import PeerLimiter
 from broker.shell.net.sockets import DECODERS, FRONT, Listener, Sockets
+from broker.shell.pass_costs import COSTS
 from broker.shell.peer_access import PeerAccess
 from broker.shell.recovery import Recovery
 from broker.shell.stimuli import KEPT_BYTES, Stimuli, without_body
@@ -74,6 +75,8 @@ class Router:
         self._seconds = seconds
         self._executor = Executor(journal, metrics)
         self._access = PeerAccess(limiter, wires, self._executor, self._gone)
+        #: The rest of an edge's frame that the last pass had no room for: its peer, the messages, whether they are kept whole.
+        self._rest: tuple[bytes, Sequence[m.Message | None], bool] | None = None
         #: Since when something is due and the back has not been read dry.
         self._waiting_since: float | None = None
 
@@ -90,7 +93,7 @@ class Router:
             self._attempt(self._checked, now)
         self._commit_and_send(now)
         # Reading and sending may both have consumed the descriptor's edge, so its silence means nothing: check.
-        return self._wires.back.readable() or self._wires.front.readable()
+        return self._rest is not None or self._wires.back.readable() or self._wires.front.readable()
 
     def _checked(self) -> list[Effect]:
         """Raise `BrokenInvariant` when a rule of the core does not hold: what this pass staged is not committed then."""
@@ -159,35 +162,46 @@ class Router:
     # ------------------------------------------------------------ in
 
     def _drain(self, listener: Listener, budget: int, now: float) -> tuple[int, bool]:
-        """(messages taken, whether the socket was read dry). The last frame taken may go `MAX_BATCH` - 1 messages over the budget."""
+        """(messages taken, whether the socket was read dry).
+
+        The rest of a frame with costly requests (`COSTS`) waits for the next pass; any other may go `MAX_BATCH` - 1 messages over the
+        budget.
+        """
         prefix, keyed, receive = listener.prefix, listener.keyed, listener.receive
         decode, needs, step, keep = DECODERS[prefix], self._core.needs, self._core.receive, self._stimuli.ring.append
         access, received, carry_out = self._access, self._metrics.received, self._executor.carry_out
         shut = access.shut
+        rest, workers = None, self._core.state.pool.workers
+        if prefix == FRONT:
+            rest, self._rest = self._rest, None
         taken = 0
         while taken < budget:
-            arrived = receive()
-            if arrived is None:
-                return taken, True
-            routing_id, frame, further = arrived
-            peer = prefix + routing_id
-            taken += 1
-            if (shut and peer in shut) or (keyed and not access.admits(listener, peer, now)):
-                continue
-            if further:
-                access.refuse_frames(listener, peer, frame, now)
-                continue
-            try:
-                messages = decode(frame)
-            except codec.VersionError as error:
-                access.refuse_version(listener, peer, error, now)
-                continue
-            except codec.DecodeError as error:
-                access.note_invalid(listener, peer, "decode", str(error), now)
-                continue
-            taken += len(messages) - 1
-            whole = len(frame) <= KEPT_BYTES * len(messages)
-            for message in messages:
+            if rest is not None:
+                (peer, messages, whole), rest = rest, None
+            else:
+                arrived = receive()
+                if arrived is None:
+                    return taken, True
+                routing_id, frame, further = arrived
+                peer = prefix + routing_id
+                taken += 1
+                if (shut and peer in shut) or (keyed and not access.admits(listener, peer, now)):
+                    continue
+                if further:
+                    access.refuse_frames(listener, peer, frame, now)
+                    continue
+                try:
+                    messages = decode(frame)
+                except codec.VersionError as error:
+                    access.refuse_version(listener, peer, error, now)
+                    continue
+                except codec.DecodeError as error:
+                    access.note_invalid(listener, peer, "decode", str(error), now)
+                    continue
+                taken += len(messages) - 1
+                whole = len(frame) <= KEPT_BYTES * len(messages)
+            left = iter(messages)
+            for message in left:
                 if message is None:
                     continue
                 if shut and peer in shut:  # for a message of this frame
@@ -204,6 +218,12 @@ class Router:
                     access.note_invalid(listener, peer, "decode", str(error), now)
                 except Exception as error:  # as in `_attempt`, which would cost a call a message
                     self._recover(error, now, peer, message)
+                if type(message) in COSTS and (cost := COSTS[type(message)](message, len(workers))):
+                    taken += cost
+                    if taken >= budget:
+                        later = [*left]
+                        self._rest = (peer, later, whole) if later else None
+                        break
         return taken, False
 
     def _gone(self, peer: bytes, now: float) -> None:

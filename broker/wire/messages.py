@@ -156,6 +156,8 @@ ToEdge = (
     | Usage
     | LoadSamples
 )
+#: Requests that take the broker much longer than others: an edge sends each in a frame of its own, so that other edges' come between.
+COSTLY: frozenset[type[Message]] = frozenset((ListJobs, GetPool, GetUsage, ListSetAside, ForgetJobs, ClaimDeliveries))
 FromAgent = Hello | Heartbeat | Refused | Finished | Failed | Cancelled | Goodbye
 ToAgent = Welcome | Identify | WorkerRejected | Run | HeartbeatAck | Cancel | Park | Drain | Undrain | ResultAck
 AgentResult = Finished | Failed | Cancelled
