@@ -75,8 +75,6 @@ class Router:
         self._seconds = seconds
         self._executor = Executor(journal, metrics)
         self._access = PeerAccess(limiter, wires, self._executor, self._gone)
-        #: The rest of an edge's frame that the last pass had no room for: its peer, the messages, whether they are kept whole.
-        self._rest: tuple[bytes, Sequence[m.Message | None], bool] | None = None
         #: Since when something is due and the back has not been read dry.
         self._waiting_since: float | None = None
 
@@ -93,7 +91,7 @@ class Router:
             self._attempt(self._checked, now)
         self._commit_and_send(now)
         # Reading and sending may both have consumed the descriptor's edge, so its silence means nothing: check.
-        return self._rest is not None or self._wires.back.readable() or self._wires.front.readable()
+        return self._wires.front.rest is not None or self._wires.back.readable() or self._wires.front.readable()
 
     def _checked(self) -> list[Effect]:
         """Raise `BrokenInvariant` when a rule of the core does not hold: what this pass staged is not committed then."""
@@ -168,12 +166,11 @@ class Router:
         budget.
         """
         prefix, keyed, receive = listener.prefix, listener.keyed, listener.receive
-        decode, needs, step, keep = DECODERS[prefix], self._core.needs, self._core.receive, self._stimuli.ring.append
+        needs, step, keep = self._core.needs, self._core.receive, self._stimuli.ring.append
         access, received, carry_out = self._access, self._metrics.received, self._executor.carry_out
         shut = access.shut
-        rest, workers = None, self._core.state.pool.workers
-        if prefix == FRONT:
-            rest, self._rest = self._rest, None
+        workers = self._core.state.pool.workers
+        rest, listener.rest = listener.rest, None
         taken = 0
         while taken < budget:
             if rest is not None:
@@ -184,21 +181,8 @@ class Router:
                     return taken, True
                 routing_id, frame, further = arrived
                 peer = prefix + routing_id
-                taken += 1
-                if (shut and peer in shut) or (keyed and not access.admits(listener, peer, now)):
-                    continue
-                if further:
-                    access.refuse_frames(listener, peer, frame, now)
-                    continue
-                try:
-                    messages = decode(frame)
-                except codec.VersionError as error:
-                    access.refuse_version(listener, peer, error, now)
-                    continue
-                except codec.DecodeError as error:
-                    access.note_invalid(listener, peer, "decode", str(error), now)
-                    continue
-                taken += len(messages) - 1
+                messages = self._decoded(listener, peer, frame, further, now)
+                taken += len(messages) or 1
                 whole = len(frame) <= KEPT_BYTES * len(messages)
             left = iter(messages)
             for message in left:
@@ -222,9 +206,27 @@ class Router:
                     taken += cost
                     if taken >= budget:
                         later = [*left]
-                        self._rest = (peer, later, whole) if later else None
+                        listener.rest = (peer, later, whole) if later else None
                         break
         return taken, False
+
+    def _decoded(
+        self, listener: Listener, peer: bytes, frame: bytes, further: bool, now: float
+    ) -> Sequence[m.Message | None]:
+        """The messages of a frame; none if its peer may not send any, or if it is not of this protocol."""
+        access = self._access
+        if (access.shut and peer in access.shut) or (listener.keyed and not access.admits(listener, peer, now)):
+            return ()
+        if further:
+            access.refuse_frames(listener, peer, frame, now)
+            return ()
+        try:
+            return DECODERS[listener.prefix](frame)
+        except codec.VersionError as error:
+            access.refuse_version(listener, peer, error, now)
+        except codec.DecodeError as error:
+            access.note_invalid(listener, peer, "decode", str(error), now)
+        return ()
 
     def _gone(self, peer: bytes, now: float) -> None:
         """Report to the core that nothing more is to be exchanged with this peer."""

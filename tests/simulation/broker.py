@@ -48,6 +48,7 @@ class Listener:
 
     #: No keys: everybody who is connected may speak.
     keyed = False
+    rest = None
 
     def sender(self) -> str:
         return ""

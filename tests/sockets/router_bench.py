@@ -25,6 +25,7 @@ class Listener:
     def __init__(self, prefix: bytes) -> None:
         self.prefix = prefix
         self.keyed = False
+        self.rest = None
         self.cuts = 0
         #: Routing id and frames of each message.
         self.inbox: deque[list[bytes]] = deque()

@@ -273,7 +273,7 @@ class Flows:
         failures = 0
         while True:
             try:
-                reply = yield from self._fetch(request, partial, artefact)
+                reply = yield from _fetch(request, partial, artefact)
             except ConnectionBroken as broken:
                 failures += 1
                 delay = self._policy.after_break(failures, self._draw(), repeatable=True, sent=True)
@@ -295,24 +295,6 @@ class Flows:
             )
         partial.replace(target)
         return DownloadedFile(path=str(target), size=artefact.size, sha256=digest)
-
-    def _fetch(self, request: Request, partial: Path, artefact: Artefact) -> Flow[Reply | None]:
-        """Append what is missing of the file; the answer where it was refused, None where all of it is there."""
-        here = partial.stat().st_size if partial.exists() else 0
-        if here == artefact.size:
-            return None
-        if 0 < here < artefact.size:
-            more = {**request.headers, "Range": f"bytes={here}-", "If-Range": f'"{artefact.sha256}"'}
-            request = msgspec.structs.replace(request, headers=more)
-        reply: Reply = yield Open(request)
-        if not reply.ok:
-            return reply
-        with open(partial, "ab" if reply.status == 206 else "wb") as file:
-            while (chunk := (yield Read())) is not None:
-                file.write(chunk)
-        if partial.stat().st_size < artefact.size:
-            raise ConnectionBroken(f"{artefact.name} ended early", sent=True)
-        return None
 
     def upload(self, file: FileSource, purpose: str, name: str) -> Flow[UploadedFile]:
         """Keep a file on the service."""
@@ -367,6 +349,25 @@ def _artefact(job: Job, name: str | None) -> Artefact:
         names = ", ".join(one.name for one in job.artefacts)
         raise ZoetropeError(f"job {job.id} has no file {name!r}; it has {names}")
     return found
+
+
+def _fetch(request: Request, partial: Path, artefact: Artefact) -> Flow[Reply | None]:
+    """Append what is missing of the file; the answer where it was refused, None where all of it is there."""
+    here = partial.stat().st_size if partial.exists() else 0
+    if here == artefact.size:
+        return None
+    if 0 < here < artefact.size:
+        more = {**request.headers, "Range": f"bytes={here}-", "If-Range": f'"{artefact.sha256}"'}
+        request = msgspec.structs.replace(request, headers=more)
+    reply: Reply = yield Open(request)
+    if not reply.ok:
+        return reply
+    with open(partial, "ab" if reply.status == 206 else "wb") as file:
+        while (chunk := (yield Read())) is not None:
+            file.write(chunk)
+    if partial.stat().st_size < artefact.size:
+        raise ConnectionBroken(f"{artefact.name} ended early", sent=True)
+    return None
 
 
 def _digest(path: Path) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from broker.shell.net.half_open import HalfOpen, shut_down
 from broker.shell.net.selftest import assert_shut
 from broker.shell.net.zap import Peers, ZapHandler
 from broker.wire import codec
+from broker.wire import messages as m
 
 FRONT = b"f"
 BACK = b"b"
@@ -79,6 +81,8 @@ class Listener:
         self.keyed = any(map(is_tcp, endpoints))
         #: Whether they may come over ipc, and so have none.
         self.local = not all(map(is_tcp, endpoints))
+        #: The rest of a frame that the last pass had no room for: its peer, the messages, whether they are kept whole.
+        self.rest: tuple[bytes, Sequence[m.Message | None], bool] | None = None
         self._socket = context.socket(zmq.ROUTER)
         configure(self._socket, *((FRONT_MAX_FRAME, EDGE_HWM) if prefix == FRONT else (BACK_MAX_FRAME, HWM)))
         if prefix == BACK:
