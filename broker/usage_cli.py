@@ -36,7 +36,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 async def _print(client: BrokerClient, fields: Mapping[str, object], options: argparse.Namespace) -> int:
     rows, more = await client.usage(**fields)
-    sys.stdout.writelines(_lines(rows, fields["by"], options.json))
+    sys.stdout.writelines(_lines(rows, fields["by"], as_json=options.json))
     if more:
         sys.stderr.write("broker usage: there is more: ask for fewer days, or by less\n")
     return 0
@@ -63,7 +63,7 @@ def _day(name: str, text: str) -> int:
     return day
 
 
-def _lines(rows: Sequence[m.UsageRow], by: object, as_json: bool) -> list[str]:
+def _lines(rows: Sequence[m.UsageRow], by: object, *, as_json: bool) -> list[str]:
     assert isinstance(by, tuple)
     names = [*(name for name in USAGE_GROUPS if name in by), *m.UsageRow.__struct_fields__[4:]]
     table = [[day_text(row.day) if name == "day" else getattr(row, name) for name in names] for row in rows]

@@ -174,7 +174,7 @@ class EdgeApp(Starlette):
         self.state.spool = edge.spool
         self._front = Middleware(
             routes,
-            Access(edge.keys, edge.settings.metrics_open),
+            Access(edge.keys, metrics_open=edge.settings.metrics_open),
             _web_pages(edge.settings),
             edge.metrics,
             errors,

@@ -145,10 +145,10 @@ class Exchange:
         now = get_running_loop().time()
         taken = all(self._send(frame) for frame in codec.join(pending.frame for pending in pendings))
         for pending in pendings:
-            _plan_resend(pending, now, taken)
+            _plan_resend(pending, now, taken=taken)
 
     def _send_pending(self, pending: Pending, now: float) -> None:
-        _plan_resend(pending, now, self._send(pending.frame))
+        _plan_resend(pending, now, taken=self._send(pending.frame))
 
     def _send(self, frame: bytes) -> bool:
         """Send, after what waits to be; False when there is no connection, or its queue is full."""
@@ -271,7 +271,7 @@ class Exchange:
             pending.future.set_result(message)
 
 
-def _plan_resend(pending: Pending, now: float, taken: bool) -> None:
+def _plan_resend(pending: Pending, now: float, *, taken: bool) -> None:
     """Note when a request that has just been sent is sent again; `taken`: a connection took it."""
     if taken:
         pending.resend_at = now + pending.pause_s

@@ -49,7 +49,7 @@ _CHALLENGE = 'Bearer realm="zoetrope"'
 class Access:
     """Authenticator of requests. Without a key ring every request may do everything, as one tenant."""
 
-    def __init__(self, keys: KeyRing | None, metrics_open: bool) -> None:
+    def __init__(self, keys: KeyRing | None, *, metrics_open: bool) -> None:
         self._keys = keys
         self._open_paths = OPEN_PATHS | {_METRICS} if metrics_open else OPEN_PATHS
 

@@ -33,9 +33,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             case "add":
                 _add(path, options)
             case "list":
-                _list(path, options.json)
+                _list(path, as_json=options.json)
             case _:
-                _remove(path, options.name, options.json)
+                _remove(path, options.name, as_json=options.json)
     except (SettingsError, KeyFileError, OSError) as error:
         sys.stderr.write(f"http_edge keys: {error}\n")
         return 2
@@ -85,7 +85,7 @@ def _write(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def _list(path: Path, as_json: bool) -> None:
+def _list(path: Path, *, as_json: bool) -> None:
     records = read_keys(path) if path.exists() else []
     if as_json:
         _write([_shown(record) for record in records])
@@ -104,7 +104,7 @@ def _list(path: Path, as_json: bool) -> None:
         sys.stdout.write(f"{record.name} tenant={record.tenant} {limits}{until}\n")
 
 
-def _remove(path: Path, name: str, as_json: bool) -> None:
+def _remove(path: Path, name: str, *, as_json: bool) -> None:
     if not path.exists():
         raise KeyFileError(f"there is no key named {name}")
     with locked(path):

@@ -65,7 +65,7 @@ def open_parent(path: Path, roots: Sequence[Path], *, create: bool = False) -> I
     descriptor = os.open(root, _WALK)
     try:
         for name in path.relative_to(root).parts[:-1]:
-            inner = _open_inner(descriptor, name, create)
+            inner = _open_inner(descriptor, name, create=create)
             os.close(descriptor)
             descriptor = inner
         # To be synced, a directory must be open for reading.
@@ -78,7 +78,7 @@ def open_parent(path: Path, roots: Sequence[Path], *, create: bool = False) -> I
         os.close(last)
 
 
-def _open_inner(directory: int, name: str, create: bool) -> int:
+def _open_inner(directory: int, name: str, *, create: bool) -> int:
     if create:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, dir_fd=directory)

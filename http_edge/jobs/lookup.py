@@ -77,7 +77,9 @@ class JobLookup:
 
     async def page(self, *, after: str = "", newest_first: bool = True, **query: Any) -> tuple[list[Job], bool]:
         """A page of jobs, and whether more follow, however long that takes. `query`: fields of `ListJobs`. Raises `EdgeError`."""
-        found = await self._search(None, newest_first, {**query, **await self._start(after, newest_first)})
+        found = await self._search(
+            None, {**query, **await self._start(after, newest_first=newest_first)}, newest_first=newest_first
+        )
         return found.jobs, found.more
 
     async def search(
@@ -89,14 +91,14 @@ class JobLookup:
         """
         for _ in range(_SEARCHES if until_found else 1):
             place = _SEARCH_PLACE.fullmatch(after)
-            start = {"behind": int(place[1])} if place else await self._start(after, newest_first)
-            found = await self._search(_SEARCH_ANSWERS, newest_first, {**query, **start})
+            start = {"behind": int(place[1])} if place else await self._start(after, newest_first=newest_first)
+            found = await self._search(_SEARCH_ANSWERS, {**query, **start}, newest_first=newest_first)
             if found.jobs or found.searched_to is None:
                 break
             after = found.last or ""
         return found
 
-    async def _search(self, answers: int | None, newest_first: bool, query: dict[str, Any]) -> FoundJobs:
+    async def _search(self, answers: int | None, query: dict[str, Any], *, newest_first: bool) -> FoundJobs:
         with translated():
             found = await self._broker.search(
                 answers, newest_first=newest_first, **query, tenant=current().caller.visible_tenant
@@ -106,13 +108,13 @@ class JobLookup:
             return FoundJobs(jobs, True, f"{_SEARCH_TAG}{found.behind}", found.behind_at)
         return FoundJobs(jobs, found.more, jobs[-1].id if jobs else None, None)
 
-    async def _start(self, after: str, newest_first: bool) -> dict[str, Any]:
+    async def _start(self, after: str, *, newest_first: bool) -> dict[str, Any]:
         """The fields of `ListJobs` that begin behind a job."""
         for name in meant(current().caller, after) if after and current().caller.key_name else ():
             if is_job_id(name) and await self.view(name) is not None:
                 after = name
                 break
-        return {"after": after, "after_at": _cursor_at(after, newest_first)}
+        return {"after": after, "after_at": _cursor_at(after, newest_first=newest_first)}
 
     async def visible(self, job_ids: Sequence[str]) -> list[str]:
         """Return those of these jobs that the caller may see. Raises `EdgeError`."""
@@ -160,7 +162,7 @@ class JobLookup:
         return await self._exports.fill_save_path(job.moved_to(view))
 
 
-def _cursor_at(after: str, newest_first: bool) -> float:
+def _cursor_at(after: str, *, newest_first: bool) -> float:
     """Return the cursor behind a job that was deleted meanwhile: a client that deletes what it lists must reach the end."""
     at = named_at(after)
     return max(0.0, at + (_CLOCKS_S if newest_first else -_CLOCKS_S)) if at else 0.0

@@ -231,7 +231,13 @@ def test_an_error_after_the_answer_began_is_no_second_answer(world: World) -> No
 
     pages = WebPages(allowed_hosts=(), cors_origins=(), public_url="", own_names=(), keyed=False)
     front = Middleware(
-        [route("/x", GET=late)], Access(None, True), pages, edge.metrics, ErrorResponses(FAMILIES), 1000, other=nothing
+        [route("/x", GET=late)],
+        Access(None, metrics_open=True),
+        pages,
+        edge.metrics,
+        ErrorResponses(FAMILIES),
+        1000,
+        other=nothing,
     )  # type: ignore[arg-type]
 
     async def send(message: Any) -> None:

@@ -186,7 +186,9 @@ class Client:
     def drain(self, worker: str, *, hand_back: bool = False, even_last: bool = False) -> Worker:
         """Let a worker finish what it holds and leave; `workers` shows it until then. `hand_back`: jobs go on elsewhere, where they can;
         `even_last`: also when it is the last one."""
-        return self._connection.run(self._flows.object(Worker, draining(worker, hand_back, even_last)))
+        return self._connection.run(
+            self._flows.object(Worker, draining(worker, hand_back=hand_back, even_last=even_last))
+        )
 
     def undrain(self, worker: str) -> Worker:
         """Give a worker that drains, and has not left, work again."""
@@ -341,7 +343,9 @@ class AsyncClient:
 
     async def drain(self, worker: str, *, hand_back: bool = False, even_last: bool = False) -> Worker:
         """As `Client.drain`."""
-        return await self._connection.run(self._flows.object(Worker, draining(worker, hand_back, even_last)))
+        return await self._connection.run(
+            self._flows.object(Worker, draining(worker, hand_back=hand_back, even_last=even_last))
+        )
 
     async def undrain(self, worker: str) -> Worker:
         """As `Client.undrain`."""

@@ -142,7 +142,7 @@ def estimating(fields: Mapping[str, Any]) -> Request:
     )
 
 
-def draining(worker: str, hand_back: bool, even_last: bool) -> Request:
+def draining(worker: str, *, hand_back: bool, even_last: bool) -> Request:
     """The request that lets a worker leave."""
     query = {name: "true" for name, asked in (("hand_back", hand_back), ("even_last", even_last)) if asked}
     return Request(method="POST", path=f"/v1/workers/{segment(worker)}/drain", query=query)

@@ -111,7 +111,7 @@ def _own(source: JobView | Submission, names: tuple[str, ...]) -> dict[str, Any]
     return {name: (getattr(source, name) or None) if name in _NULLABLE else getattr(source, name) for name in names}
 
 
-def taken_json(job: schema.Job, duplicate: bool) -> schema.JobTaken:
+def taken_json(job: schema.Job, *, duplicate: bool) -> schema.JobTaken:
     """The answer to the submission of a job; `duplicate`: it was there before."""
     return schema.JobTaken(**{name: getattr(job, name) for name in job.__struct_fields__}, duplicate=duplicate)
 

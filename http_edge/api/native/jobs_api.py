@@ -126,7 +126,7 @@ class JobsApi:
             job, duplicate = await self._calls.submit(order)
         prefer = read_prefer(request)
         job = await awaited(self._calls, prefer, job)
-        body = taken_json(self._json(job), duplicate)
+        body = taken_json(self._json(job), duplicate=duplicate)
         return with_prefer(json_response(body), prefer, job, body.urls.self)
 
     @operation(
