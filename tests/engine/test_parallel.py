@@ -67,8 +67,10 @@ def test_a_model_says_what_can_be_shared(tmp_path: Any) -> None:
     assert demo.card.setup["parallel"] == "sequence"
     flex = model_for(source, "demo", {"speed": {"attention": "flex"}}).setup.parallel
     assert flex.no_sequence.startswith("speed.attention is 'flex', and a sequence is shared with native, ")
+    compiled = model_for(source, "demo", {"speed": {"compile": "eager"}}).setup.parallel
+    assert compiled.no_sequence == "speed.compile is on, and attention that is spread over GPUs cannot be compiled"
     chroma = model_for(str(tiny.save_chroma(tmp_path)), "chroma").setup.parallel
-    assert chroma.no_sequence == "the sequence of ChromaTransformer2DModel is not known to be divisible"
+    assert chroma.no_sequence == "the sequence of ChromaPipeline is not known to be divisible"
     assert chroma.no_guidance == "ChromaPipeline is not known to make two passes a step"
     with pytest.raises(CatalogueError, match="'rows' is not one of auto, both, guidance, sequence"):
         model_for(source, "demo", {"parallel": "rows"})

@@ -109,6 +109,10 @@ class GroupRanks:
             layout = layout_for(parallel, self.group.rank.of, guided=is_guided(pipe, spec))
         except Indivisible as error:
             raise InvalidInput(f"guidance_scale: {error}") from None
+        frames = 1 + (spec.num_frames - 1) // card.token_frames
+        tokens = (spec.width // card.token_side) * (spec.height // card.token_side) * frames
+        if tokens < layout.sequence:
+            raise InvalidInput(f"width: a picture of {tokens} tokens cannot be shared by {layout.sequence} GPUs")
         self._layout = str(layout)
         monitor.use("parallel", self._layout)
         answers = self._answers.setdefault(card.source, Answers())

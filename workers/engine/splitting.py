@@ -21,7 +21,8 @@ from msgspec import Struct
 from torch.utils import _pytree as pytree
 
 from workers.engine.attention import denoisers_of
-from workers.engine.group import Group, GroupLost
+from workers.engine.errors import EngineError, InvalidInput
+from workers.engine.group import Group
 from workers.engine.instrumentation import VOTES
 from workers.engine.votes import Votes
 from workers.models.parallel import Layout
@@ -31,6 +32,9 @@ _hooks: Any = context_parallel
 _flatten: Any = pytree.tree_flatten
 _unflatten: Any = pytree.tree_unflatten
 _all_gather: Any = dist.all_gather
+
+#: Name under which denoisers take an encoded prompt.
+_TEXT = "encoder_hidden_states"
 
 #: Names of the two calls of a step.
 _BRANCHES = ("cond", "uncond")
@@ -59,9 +63,9 @@ def split(pipe: Any, layout: Layout, group: Group, votes: Votes, answers: Answer
                 whole = layout.sequence == group.rank.of
                 stack.enter_context(_sequences(part, group.sequence_of_all if whole else group.sequence_of_half))
             if layout.guidance > 1:
-                stack.enter_context(_Branches(part, group, votes, answers).shared())
+                stack.enter_context(_Branches(part, group, votes, answers, layout.sequence).shared())
             else:
-                stack.enter_context(_voting(part, votes))
+                stack.enter_context(_voting(part, votes, layout.sequence))
         yield
 
 
@@ -117,10 +121,11 @@ def _calling(part: Any, forward: Callable[..., Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _voting(part: Any, votes: Votes) -> Iterator[None]:
+def _voting(part: Any, votes: Votes, shares: int) -> Iterator[None]:
     own = part.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
+        _check_text(part, shares, kwargs)
         with votes.together():
             return own(*args, **kwargs)
 
@@ -128,10 +133,20 @@ def _voting(part: Any, votes: Votes) -> Iterator[None]:
         yield
 
 
+def _check_text(part: Any, shares: int, kwargs: dict[str, Any]) -> None:
+    """Raise `InvalidInput` for a prompt of too few tokens, where those are shared; within a pass it would end the group."""
+    text = kwargs.get(_TEXT)
+    if shares < 2 or not isinstance(text, torch.Tensor):
+        return
+    if text.shape[1] < shares and any(isinstance(plan, dict) and _TEXT in plan for plan in part._cp_plan.values()):
+        raise InvalidInput(f"prompt: one of {text.shape[1]} tokens cannot be shared by {shares} GPUs")
+
+
 class _Branches:
     """The two calls of a denoiser in each step of one job."""
 
-    def __init__(self, part: Any, group: Group, votes: Votes, answers: Answers) -> None:
+    def __init__(self, part: Any, group: Group, votes: Votes, answers: Answers, shares: int) -> None:
+        self._shares = shares
         self._part = part
         self._group = group
         self._votes = votes
@@ -139,8 +154,8 @@ class _Branches:
         self._own = part.forward
         #: Of the call that is being made, as the pipeline names it.
         self._name = ""
-        #: Name and answer of the first call, while the second is awaited.
-        self._first: tuple[str, Any] | None = None
+        #: Of the first call, while the second is awaited: its name, the shapes of its inputs, and its answer where ranks share the two.
+        self._first: tuple[str, str, Any] | None = None
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -164,11 +179,10 @@ class _Branches:
             del self._part.cache_context
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        _check_text(self._part, self._shares, kwargs)
         name = self._name
         if name not in _BRANCHES or (self._first is not None and self._first[0] == name):
-            raise GroupLost(
-                f"{self._group.rank}: the pipeline does not call its denoiser twice a step, as guidance does"
-            )
+            raise EngineError("the pipeline does not make two passes a step, which its GPUs were to share")
         if self._first is not None:
             return self._second_call(*args, **kwargs)
         key = _key(type(self._part).__name__, args, kwargs)
@@ -176,23 +190,23 @@ class _Branches:
         with self._votes.together(number=form is None) as unknown:
             if unknown:
                 # All ranks compute both calls, once for each shape.
-                self._first = name, None
-                answer = self._own(*args, **kwargs)
-                self._answers.forms[key] = _form(answer)
-                return answer
+                self._first = name, key, None
+                return self._own(*args, **kwargs)
         assert form is not None
         self._votes.inside = True
         mine = self._group.branch == 0
         answer = self._own(*args, **kwargs) if mine else _empty(form)
-        self._first = name, answer
+        self._first = name, key, answer
         return answer
 
     def _second_call(self, *args: Any, **kwargs: Any) -> Any:
         assert self._first is not None
-        (_, first), self._first = self._first, None
+        (_, key, first), self._first = self._first, None
         if first is None:
             with self._votes.together():
-                return self._own(*args, **kwargs)
+                answer = self._own(*args, **kwargs)
+            self._answers.forms[key] = _form(answer)
+            return answer
         tensors, structure = _flatten(first)
         mine = self._group.branch == 1
         second = _flatten(self._own(*args, **kwargs))[0] if mine else [torch.empty_like(one) for one in tensors]

@@ -52,9 +52,7 @@ def setup_for(
         loras=loras,
         speed=check_speed(where, settings.speed, taken, index),
         placement=settings.placement or AUTO,
-        parallel=parallel_for(
-            settings.parallel or "auto", taken.name, index, directory or configs, settings.speed.attention
-        ),
+        parallel=parallel_for(settings.parallel or "auto", taken.name, index, directory or configs, settings.speed),
     )
 
 

@@ -106,7 +106,9 @@ class RankGroup:
         env = {"TAPS": str(self.taps)}
         if ranks > 1:
             env |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-        self.ranks = [Fork(forks, {**env, "RANK": str(number)}) for number in range(ranks)]
+        self.ranks = [
+            Fork(forks, {**env, "RANK": str(number), "CUDA_VISIBLE_DEVICES": str(number)}) for number in range(ranks)
+        ]
         for number, one in enumerate(self.ranks):
             one.send_setup(*cards, **{**more, **(apart or {}).get(number, {})})
         self.first = self.ranks[0]

@@ -3,7 +3,8 @@
 It imports what an engine does, and forks one for each environment that comes over the socket, with the engine's two descriptors: so many
 engines cost one import. The answer is the pid; a pid that comes is waited for, and answered by the exit status.
 
-What each call of a pipeline gave lies in the directory TAPS as `<fence>-<output>-<rank>.npy`. A file `FAULT-<rank>` in it is taken away
+What each call of a pipeline gave lies in the directory TAPS as `<fence>-<output>-<rank>.npy`, and for how long each of its votes waited
+as `votes-<rank>.npy`. A file `FAULT-<rank>` in it is taken away
 when the denoiser next comes to the place of that name: `pass`, within a pass; `memory`, as well; `between`, before the vote; `die`, by
 SIGKILL within a pass; `hold`, before the vote, where it waits until somebody opens the pipe `go`.
 """
@@ -16,13 +17,14 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from workers.engine import diffusion, group_engine, image, loop, video
+from workers.engine import diffusion, group, group_engine, image, loop, video
 from workers.engine.votes import Votes
 
 #: Imported for the engines that are forked.
@@ -40,6 +42,8 @@ def _tap() -> None:
     call: Any = diffusion.DiffusionEngine.call
     together: Any = Votes.together
     split: Any = group_engine.split
+    highest: Any = group.Group.highest
+    waits: list[float] = []
 
     def tapped(self: Any, pipe: Any, card: Any, spec: Any, index: int, monitor: Any, **more: Any) -> Any:
         output = call(self, pipe, card, spec, index, monitor, **more)
@@ -47,7 +51,15 @@ def _tap() -> None:
         array = made.numpy() if isinstance(made, torch.Tensor) else np.asarray(made)
         name = f"{monitor.fence}-{index}-{os.environ.get('RANK', '0')}.npy"
         np.save(Path(os.environ["TAPS"], name), array)
+        np.save(Path(os.environ["TAPS"], f"votes-{os.environ.get('RANK', '0')}.npy"), np.array(waits))
+        waits.clear()
         return output
+
+    def timed(*args: Any) -> Any:
+        began = time.perf_counter()
+        answer = highest(*args)
+        waits.append(time.perf_counter() - began)
+        return answer
 
     def faulty(self: Any, number: int = 0) -> Any:
         if _due("between"):
@@ -69,6 +81,7 @@ def _tap() -> None:
         return split(pipe, *args)
 
     diffusion.DiffusionEngine.call = tapped  # type: ignore[method-assign]
+    group.Group.highest = timed  # type: ignore[method-assign]
     Votes.together = faulty  # type: ignore[method-assign]
     group_engine.split = hooked
 

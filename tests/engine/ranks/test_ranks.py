@@ -19,6 +19,7 @@ from broker.wire.jobspec import JobSpec, ModelCard
 from broker.wire.loras import LoraUse
 from tests.engine import tiny
 from tests.engine.conftest import spec_for
+from tests.engine.families import build_flux, build_images, parts
 from tests.engine.ranks.group import Forks, RankGroup
 from workers.engine.loop import EXIT_DEVICE_LOST, EXIT_DONE, EXIT_LOAD_FAILED
 from workers.ipc.messages import JobCancelled, JobFailed, JobParked, LoadFailed
@@ -51,16 +52,31 @@ def start(forks: Forks, ranks: int, *models: Model) -> RankGroup:
 
 
 @pytest.fixture(scope="module")
-def alone(forks: Forks, demo: Model, i2v: Model) -> Iterator[RankGroup]:
-    made = start(forks, 1, demo, i2v).ready()
+def pictures(tmp_path_factory: pytest.TempPathFactory, tiny_table: dict[str, Any]) -> dict[str, Model]:
+    """Models whose text and picture are one sequence."""
+    place = tmp_path_factory.mktemp("pictures")
+    found = {}
+    for name, built in (
+        ("flux", build_flux.BUILDERS["FluxPipeline"]()),
+        ("qwen", build_images.BUILDERS["QwenImagePipeline"]()),
+    ):
+        parts.wake(built)
+        built.save_pretrained(place / name)
+        found[name] = model_for(str(place / name), name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(forks: Forks, demo: Model, i2v: Model, pictures: dict[str, Model]) -> Iterator[RankGroup]:
+    made = start(forks, 1, demo, i2v, *pictures.values()).ready()
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def pair(forks: Forks, demo: Model, i2v: Model) -> Iterator[RankGroup]:
+def pair(forks: Forks, demo: Model, i2v: Model, pictures: dict[str, Model]) -> Iterator[RankGroup]:
     """Two ranks whose jobs may fail, and which live on."""
-    made = start(forks, 2, demo, i2v).ready()
+    made = start(forks, 2, demo, i2v, *pictures.values()).ready()
     yield made
     made.close()
 
@@ -113,6 +129,36 @@ def test_a_still_of_few_tokens_differs_in_the_last_bits_alone(alone: RankGroup, 
 def test_a_clip_that_begins_with_a_picture(alone: RankGroup, pair: RankGroup, i2v: Model, picture: Path) -> None:
     spec = small(i2v.card, image=str(picture), width=96)
     assert np.array_equal(alone.draw(spec)[0], pair.draw(spec)[0])
+
+
+@pytest.mark.parametrize("name", ["flux", "qwen"])
+@pytest.mark.parametrize(("negative", "how"), [("blurry", "guidance over 2 GPUs"), ("", "sequence over 2 GPUs")])
+def test_pictures(
+    alone: RankGroup, pair: RankGroup, pictures: dict[str, Model], name: str, negative: str, how: str
+) -> None:
+    card = pictures[name].card
+    spec = spec_for(
+        card,
+        prompt="a red circle",
+        negative_prompt=negative,
+        guidance_scale=4.0 if negative else 1.0,
+        num_inference_steps=3,
+        width=96,
+        height=card.limits.min_side,
+        num_frames=1,
+    )
+    expected, drawn = alone.draw(spec)[0], pair.draw(spec)[0]
+    assert pair.ending.result.used["parallel"] == how
+    # Text and picture are attended in another order where their sequence is shared.
+    assert np.array_equal(expected, drawn) if negative else np.allclose(expected, drawn, atol=1e-4)
+
+
+def test_a_job_too_large_for_the_others_is_refused(pair: RankGroup, demo: Model, usual: Any) -> None:
+    refused = pair.run(small(demo.card, extra={"words": "x" * 530_000}))
+    assert isinstance(refused, JobFailed)
+    assert refused.kind is FailureKind.INVALID_INPUT
+    assert refused.message.endswith("bytes, and the processes of a group take 524288 at most")
+    assert np.array_equal(pair.draw(small(demo.card))[0], usual)
 
 
 def test_a_cancel_between_two_passes_is_heard_by_all(pair: RankGroup, demo: Model, usual: Any) -> None:
