@@ -150,12 +150,13 @@ COMMANDS = (
         "promised times kept against noise and load, the real core on virtual time beside first come first served",
         promises.run,
         promises.PromisesPlan(),
-        promises.PromisesPlan(jobs=200),
+        promises.PromisesPlan(jobs=200, draws=1),
         (
             ("", "eight workers"),
             ("--by-jobs", "pictures among clips: 30 % of the jobs are long, and nearly all of the work"),
             ("--confidence 0.99 --long 0.6", "stronger promises, more of the work in long jobs"),
             ("--live 300", "five minutes of real jobs on two workers; quiet cores, please"),
+            ("--live 300 --by-jobs --replica --draws 24", "the same jobs and draws like them, simulated"),
         ),
     ),
     planned(

@@ -22,7 +22,7 @@ from bench.harness.promisepool import STEPS, Delays, Order, Outcome, PromisePool
 from bench.report import plot
 from bench.report.report import Grid, Metric, Report, progress
 from bench.report.stats import percentile
-from bench.suites import promises_live
+from bench.suites import promises_live, promises_replica
 from broker.core.policy import Policy
 
 NOISES = (0.0, 0.1, 0.2, 0.4)
@@ -32,6 +32,10 @@ DELAYS = (0.2, 0.5, 1.0, 2.0)
 #: Pools of other sizes, and the most draws of each.
 POOLS = (2, 4, 16)
 POOL_DRAWS = 3
+#: Pools in which pictures come among clips: `by_jobs`. In one of two workers no order that parks at steps meets the bar of short jobs.
+PICTURE_POOLS = (2, 4, 8, 16)
+PICTURE_BARS = (4, 8, 16)
+PICTURES = "pictures among clips, "
 #: An order that knows every length beforehand lets short ones wait until they take so many times their length.
 LATEST = (2.0, 3.0, 5.0)
 TO_END = "to the end"
@@ -78,6 +82,9 @@ class PromisesPlan(Struct, frozen=True, kw_only=True):
             le=86_400.0,
         ),
     ] = 0.0
+    replica: Annotated[
+        bool, Meta(description="simulate what would be sent live, the draw of this seed and those that follow")
+    ] = False
 
 
 class Figures(Struct, frozen=True):
@@ -206,14 +213,14 @@ def _means(found: dict[str, list[Figures]]) -> dict[str, Figures]:
     }
 
 
-def by_pool(plan: PromisesPlan) -> dict[str, Figures]:
-    """Means over some draws at the bar's noise and load for pools of other sizes, with every job to its end, and with preemption."""
+def by_pool(plan: PromisesPlan, pools: Sequence[int] = POOLS) -> dict[str, Figures]:
+    """Means over some draws at the bar's noise and load for pools of these sizes, with every job to its end, and with preemption."""
     found: dict[str, list[Figures]] = {}
-    for workers in POOLS:
+    for workers in pools:
         for draw in range(min(plan.draws, POOL_DRAWS)):
             drawn = structs.replace(plan, seed=plan.seed + draw, workers=workers)
             orders = draw_orders(drawn, BAR_NOISE, BAR_LOAD)
-            for label, delay in ((TO_END, 0.0), (f"{plan.delay * 100:.0f} % longer", plan.delay)):
+            for label, delay in ((TO_END, 0.0), (_longer(plan), plan.delay)):
                 outcomes = _outcomes(drawn, orders, BAR_NOISE, delay)
                 found.setdefault(f"{workers} workers: {label}", []).append(own_figures(orders, outcomes))
             jobs = [Job(order.at_s, order.length_s, order.length_s / STEPS) for order in orders]
@@ -292,19 +299,18 @@ def share_error(plan: PromisesPlan) -> float:
 def run(plan: PromisesPlan) -> Report:
     """Simulate, or send jobs to real workers. Raises `BenchError` when those are not to be had."""
     if plan.live:
-        return promises_live.run(
-            promises_live.LivePlan(
-                seconds=plan.live,
-                load=BAR_LOAD,
-                long=plan.long,
-                by_jobs=plan.by_jobs,
-                asked=plan.asked,
-                confidence=plan.confidence,
-                tenants=plan.tenants,
-                delay=plan.delay,
-                seed=plan.seed,
-            )
+        live = promises_live.LivePlan(
+            seconds=plan.live,
+            load=BAR_LOAD,
+            long=plan.long,
+            by_jobs=plan.by_jobs,
+            asked=plan.asked,
+            confidence=plan.confidence,
+            tenants=plan.tenants,
+            delay=plan.delay,
+            seed=plan.seed,
         )
+        return promises_replica.run(live, plan.draws) if plan.replica else promises_live.run(live)
     results = {}
     for noise in NOISES:
         for load in LOADS:
@@ -315,7 +321,10 @@ def run(plan: PromisesPlan) -> Report:
     progress("what long jobs pay for short ones")
     traded = trade_off(plan)
     progress("pools of other sizes")
-    return report_of(plan, results, off, traded, by_pool(plan))
+    pools = by_pool(plan)
+    progress("pictures among clips")
+    pictures = by_pool(structs.replace(plan, by_jobs=True), PICTURE_POOLS)
+    return report_of(plan, results, off, traded, pools, pictures)
 
 
 _HEAD = ["", "promises kept, %", "short jobs, p95", "long jobs, mean", "of long jobs' work lost, %"]
@@ -327,6 +336,7 @@ def report_of(
     off: float,
     traded: dict[str, Figures],
     pools: dict[str, Figures],
+    pictures: dict[str, Figures],
 ) -> Report:
     """Shares of promises kept, times of short and long jobs, shares of tenants."""
     rows = []
@@ -334,13 +344,17 @@ def report_of(
         label = f"noise {noise * 100:.0f} %, load {load:g}"
         rows.append(_row(label, (found.fifo, found.to_end, found.ours)))
     rows += [_traded(f"{plan.draws} draws: {label}", figures, traded[TO_END]) for label, figures in traded.items()]
-    rows += [_traded(label, figures, pools[f"{label.split(':')[0]}: {TO_END}"]) for label, figures in pools.items()]
+    for prefix, found_by in (("", pools), (PICTURES, pictures)):
+        rows += [
+            _traded(prefix + label, figures, found_by[f"{label.split(':')[0]}: {TO_END}"])
+            for label, figures in found_by.items()
+        ]
     where = f"at noise {BAR_NOISE * 100:.0f} %, load {BAR_LOAD:g}"
     return Report(
         bench="promises",
         title=f"promises: jobs with a promised time on {plan.workers} workers, virtual time",
         settings=msgspec.to_builtins(plan),
-        metrics=_metrics(results, off, where),
+        metrics=[*_metrics(results, off, where), *_picture_metrics(plan, pictures)],
         grid=Grid(head=_HEAD, rows=rows),
         panels=[
             plot.bars(
@@ -399,6 +413,36 @@ def _metrics(results: dict[tuple[float, float], Result], off: float, where: str)
         Metric("long_lost_pct", f"work of long jobs lost by making room {where}", bar.ours.long_lost * 100, "%"),
         Metric("share_error_pct", "tenants' shares, one with promises, one with long jobs: off by", off * 100, "%"),
     ]
+
+
+def _picture_metrics(plan: PromisesPlan, pictures: dict[str, Figures]) -> list[Metric]:
+    """Of pictures among clips, the worst of the pools that its bars are about."""
+    pairs = [
+        (pictures[f"{workers} workers: {TO_END}"], pictures[f"{workers} workers: {_longer(plan)}"])
+        for workers in PICTURE_BARS
+    ]
+    where = f"among clips, the worst of {', '.join(map(str, PICTURE_BARS))} workers"
+    longer = [(ours.long_mean / to_end.long_mean - 1.0) * 100 for to_end, ours in pairs if to_end.long_mean]
+    return [
+        Metric("pictures_kept_pct", f"promises kept, pictures {where}", 100 * min(ours.kept for _, ours in pairs), "%"),
+        Metric(
+            "pictures_short_p95_x",
+            f"pictures over their time alone, p95, {where}",
+            max(ours.short_p95 for _, ours in pairs),
+            "x",
+            f"each to its end {max(to_end.short_p95 for to_end, _ in pairs):.2f}",
+        ),
+        Metric(
+            "pictures_long_pct",
+            f"clips longer than each to its end, mean, {where}",
+            max(longer, default=None),
+            "%",
+        ),
+    ]
+
+
+def _longer(plan: PromisesPlan) -> str:
+    return f"{plan.delay * 100:.0f} % longer"
 
 
 def _traded(label: str, figures: Figures, to_end: Figures) -> list[str]:

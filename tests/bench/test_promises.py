@@ -123,6 +123,7 @@ def test_the_report_has_what_its_bars_are_judged_by():
     report = promises.run(promises.PromisesPlan(jobs=60, workers=2, draws=1))
     found = {metric.key: metric.value for metric in report.metrics}
     assert {"kept_pct", "silent", "share_error_pct", "short_p95_x", "long_mean_x", "long_lost_pct"} <= found.keys()
+    assert {"pictures_kept_pct", "pictures_short_p95_x", "pictures_long_pct"} <= found.keys()
     assert found["silent"] == 0
     assert all(len(row) == len(report.grid.head) for row in report.grid.rows)
     pools = [
