@@ -15,6 +15,7 @@ from bench.suites import (
     brokerbench,
     cancel,
     day,
+    depot,
     engine,
     http,
     lists,
@@ -177,6 +178,14 @@ COMMANDS = (
         http.HttpPlan(),
         http.HttpPlan(seconds=1, repeats=1, streams=50, steps=20),
         (("--connections 64", "more readers"),),
+    ),
+    planned(
+        "depot",
+        "a large file put into an edge's depot, as a worker on another machine does",
+        depot.run,
+        depot.DepotPlan(),
+        depot.DepotPlan(size_mb=1, repeats=3),
+        (("", "twenty files of 10 MB"), ("--size-mb 200 --repeats 5", "long clips")),
     ),
     planned(
         "recover",

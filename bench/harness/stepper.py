@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import zmq
 
@@ -15,6 +16,14 @@ from broker.wire import codec
 from broker.wire import messages as m
 
 _PATIENCE_S = 20.0
+
+
+class Attempt(NamedTuple):
+    """Attempt at a job that a simulated worker holds."""
+
+    worker: str
+    job_id: str
+    fence: int
 
 
 class _Worker(SimWorker):
@@ -67,6 +76,13 @@ class StepFeeder:
             elif job_id == "running":
                 self._until(lambda: self._worker.held is not None)
         return "waiting", "running", "final"
+
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt at the running job."""
+        held = self._worker.held
+        assert held is not None
+        return Attempt(self._worker.name, held.job_id, held.fence)
 
     def step(self) -> None:
         """The running job is one step further."""

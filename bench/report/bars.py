@@ -182,6 +182,14 @@ BARS = (
         met=lambda r: r["status_ratio"] >= 0.75,
     ),
     Bar(
+        what="10 MB put into an edge's depot, flushed to its disk",
+        target="≤ 2 s",
+        bench="depot",
+        keys=("put_p50_s", "put_worst_s"),
+        shown="{put_worst_s:.2f} s at most, {put_p50_s:.2f} s p50",
+        met=lambda r: r["put_worst_s"] <= 2.0,
+    ),
+    Bar(
         what="beside other queues, same recipe, same machine",
         target="≥ 2.5 × the fastest of like durability, ≥ 0.8 × the fastest of all",
         bench="peers",
