@@ -23,7 +23,7 @@ def main() -> int:
     """Put and print."""
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
     depot = HttpDepot(order.url, order.worker)
-    depot.key = order.key
+    depot.key = tokens.key_of(tokens.read_secrets(Path(order.home))[0], order.worker)
     path = Path(order.path)
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()

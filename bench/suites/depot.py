@@ -22,7 +22,6 @@ from bench.report.errors import BenchError
 from bench.report.report import Metric, Report, flush_of, progress
 from bench.report.stats import median
 from bench.suites.http import await_url
-from broker.depot import tokens
 
 _BEAT_S = 0.5
 
@@ -39,8 +38,9 @@ class Order(Struct, frozen=True, kw_only=True):
     """Order to the child: put the file so often, under a name of its own each time."""
 
     url: str
+    #: The service's directory, with the secret that the worker's key is made of.
+    home: str
     worker: str
-    key: str
     job_id: str
     fence: int
     path: str
@@ -92,8 +92,8 @@ def _measure(plan: DepotPlan, service: Service, home: Path) -> Puts:
         attempt = stepper.attempt
         order = Order(
             url=service.url,
+            home=service.settings.home,
             worker=attempt.worker,
-            key=tokens.key_of(tokens.read_secrets(service.settings.home_path)[0], attempt.worker),
             job_id=attempt.job_id,
             fence=attempt.fence,
             path=str(file),
