@@ -21,6 +21,7 @@ from broker.wire.jobspec import ModelCard
 from broker.wire.loras import LoraMemory
 from workers.models import catalogue
 from workers.models.model import Model
+from workers.models.parallel import on_group
 from workers.models.sources import CatalogueError, find, why_not_here
 from workers.supervisor.agent_policy import AgentPolicy
 from workers.supervisor.gpus import Device
@@ -329,7 +330,7 @@ def agent_configs(
             lora_memory=LoraMemory(host_mb=settings.lora_host_mb, device_mb=settings.lora_device_mb),
             device=device.kind,
             visible=device.visible,
-            models=tuple(model.card for model in models),
+            models=tuple(on_group(model.card, model.setup.parallel, len(device.visible)) for model in models),
             setups={
                 model.card.name: msgspec.structs.replace(model.setup, compiled=str(settings.home_path / "compiled"))
                 for model in models

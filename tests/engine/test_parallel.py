@@ -8,7 +8,7 @@ import pytest
 
 from tests.engine import tiny
 from workers.models.catalogue import default_model, model_for
-from workers.models.parallel import Indivisible, Layout, Parallel, ParallelSetting, layout_for
+from workers.models.parallel import Indivisible, Layout, Parallel, ParallelSetting, layout_for, on_group
 from workers.models.sources import CatalogueError
 
 WAN = {"heads": (12,), "no_sequence": "", "no_guidance": ""}
@@ -74,3 +74,21 @@ def test_a_model_says_what_can_be_shared(tmp_path: Any) -> None:
     assert chroma.no_guidance == "ChromaPipeline is not known to make two passes a step"
     with pytest.raises(CatalogueError, match="'rows' is not one of auto, both, guidance, sequence"):
         model_for(source, "demo", {"parallel": "rows"})
+
+
+@pytest.mark.parametrize(
+    ("table", "ranks", "words"),
+    [
+        ({}, 2, "guidance over 2 GPUs; without guidance: sequence over 2 GPUs"),
+        ({"parallel": "sequence"}, 4, "sequence over 4 GPUs"),
+        (
+            {"parallel": "guidance"},
+            2,
+            "guidance over 2 GPUs; without guidance: 2 GPUs cannot share a job without guidance: without guidance there is one pass a step",
+        ),
+    ],
+)  # fmt: skip
+def test_the_card_says_how_a_group_shares_jobs(table: dict[str, Any], ranks: int, words: str) -> None:
+    demo = model_for(str(default_model()), "demo", table)
+    assert on_group(demo.card, demo.setup.parallel, ranks).setup["parallel"] == words
+    assert on_group(demo.card, demo.setup.parallel, 1) == demo.card

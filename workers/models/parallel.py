@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from broker.wire.jobspec import ModelCard
 from workers.models.denoisers import DENOISERS
 from workers.models.placement import Placement
 from workers.models.sources import config
@@ -109,6 +111,23 @@ def layout_for(parallel: Parallel, ranks: int, *, guided: bool) -> Layout:
     raise Indivisible(
         f"{ranks} GPUs cannot share a job {'with' if guided else 'without'} guidance: {'; '.join(reasons)}"
     )
+
+
+def on_group(card: ModelCard, parallel: Parallel, ranks: int) -> ModelCard:
+    """The card of a model on a worker of so many GPUs: its `setup` says how they share jobs, or why they cannot."""
+    if ranks == 1 or card.engine == "fake":
+        return card
+    words = [_in_words(parallel, ranks, guided=False)]
+    if card.takes_guidance and (guided := _in_words(parallel, ranks, guided=True)) != words[0]:
+        words = [guided, f"without guidance: {words[0]}"]
+    return replace(card, setup={**card.setup, "parallel": "; ".join(words)})
+
+
+def _in_words(parallel: Parallel, ranks: int, *, guided: bool) -> str:
+    try:
+        return str(layout_for(parallel, ranks, guided=guided))
+    except Indivisible as error:
+        return str(error)
 
 
 def _wanted(setting: ParallelSetting, ranks: int, *, guided: bool) -> tuple[Layout, ...]:
