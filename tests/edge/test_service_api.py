@@ -280,6 +280,7 @@ def test_metrics_show_each_worker_and_how_long_jobs_took(world: World) -> None:
     text = world.http.get("/metrics").text
 
     assert 'zoetrope_worker_memory_used_bytes{worker="cpu-1"} 2.097152e+06' in text
+    assert 'zoetrope_worker_gpus{worker="cpu-1"} 1.0' in text
     assert 'zoetrope_worker_utilisation_ratio{worker="cpu-1"} 0.5' in text
     assert 'zoetrope_worker_utilisation_ratio{worker="cpu-0"}' not in text, "a CPU's is not known"
     assert 'zoetrope_worker_attempts_total{outcome="failed",worker="cpu-1"} 1.0' in text

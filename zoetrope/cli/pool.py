@@ -31,12 +31,24 @@ def workers(url: Url = None, key_file: KeyFile = None, as_json: Json = False) ->
         show_json(body)
         return
     rows = [
-        (worker.name, worker.state, worker.device, worker.model or "", _holds(worker), _memory(worker), _counts(worker))
+        (
+            worker.name,
+            worker.state,
+            _device(worker),
+            worker.model or "",
+            _holds(worker),
+            _memory(worker),
+            _counts(worker),
+        )
         for worker in found
     ]
     show_table(("WORKER", "STATE", "DEVICE", "MODEL", "JOB", "MEMORY", "DONE"), rows, "no worker has registered")
     waiting = sum(queue.counts.get(state, 0) for state in ("queued", "delayed"))
     err().print(f"{waiting} jobs wait, {span(queue.backlog_s)} of work; a new one waits about {span(queue.wait_s)}")
+
+
+def _device(worker: Worker) -> str:
+    return f"{worker.gpus} x {worker.device}" if worker.gpus > 1 else worker.device
 
 
 def _holds(worker: Worker) -> str:

@@ -118,6 +118,7 @@ _POOL_GAUGES = (
 
 #: Gauge, unit's factor, what it says, where it is; a negative value is one that is not known.
 _WORKER_GAUGES = (
+    ("zoetrope_worker_gpus", 1.0, "GPUs that a worker draws each job with; 1 for one on the CPU.", "gpus"),
     ("zoetrope_worker_memory_used_bytes", 2**20, "Memory in use on a worker's device.", "memory_used_mb"),
     ("zoetrope_worker_memory_total_bytes", 2**20, "Memory of a worker's device.", "memory_total_mb"),
     ("zoetrope_worker_utilisation_ratio", 0.01, "How busy a worker's device is, 0 to 1.", "utilisation"),
