@@ -5,12 +5,13 @@ All ranks get the same setup and each has a socketpair and words of its own; ran
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from workers.agent.engine_process import EngineProcess
+from workers.agent.truncate import MAX_TEXT
 from workers.ipc.channel import IpcError
 from workers.ipc.messages import LoadFailed, Setup
 from workers.ipc.shared import Progress
@@ -62,22 +63,22 @@ class EngineGroup:
         for rank in self._ranks:
             rank.flush()
 
-    def receive(self) -> list[Struct]:
+    def receive(self) -> Iterator[Struct]:
         """Read the messages that have arrived. Raises `IpcError` for one that is invalid, or not a rank's to send."""
-        messages = []
         for number, rank in enumerate(self._ranks):
             for message in rank.receive():
                 if isinstance(message, LoadFailed):
-                    # What keeps one from loading keeps all, as a rule: the first says it.
+                    # What keeps one from loading keeps all, as a rule: the first reason is enough.
                     if self._load_failed:
                         continue
                     self._load_failed = True
                     if len(self._ranks) > 1:
-                        message = replace(message, message=f"{self._name(number)}: {message.message}"[:8192])
+                        text = f"{self._name(number)}: {message.message}"[:MAX_TEXT]
+                        yield replace(message, message=text)
+                        continue
                 elif number:
                     raise IpcError(f"{self._name(number)} sent {type(message).__name__}")
-                messages.append(message)
-        return messages
+                yield message
 
     def progress(self) -> tuple[Progress, ...]:
         """Read the words of rank 0, slot by slot."""
