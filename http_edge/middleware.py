@@ -53,8 +53,8 @@ class Exchange:
     def __init__(self, sent: Sent, send: Send) -> None:
         self.sent = sent
         self._send = send
-        said = sent.get(b"x-request-id")
-        self.request_id = said.decode() if said is not None and _REQUEST_ID.fullmatch(said) else random_hex(32)
+        given = sent.get(b"x-request-id")
+        self.request_id = given.decode() if given is not None and _REQUEST_ID.fullmatch(given) else random_hex(32)
         self.status = 0
         #: None until it is admitted.
         self.request: RequestScope | None = None

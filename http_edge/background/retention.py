@@ -147,8 +147,8 @@ class Retention:
     def _waits(self, doubt: str) -> bool:
         """Whether nothing may be deleted because the clocks differ; logged when that begins and when it ends."""
         if bool(doubt) != bool(self._doubt):
-            said = "nothing is deleted: the clocks differ" if doubt else "the clocks agree"
-            log.warning(said, extra={"action": Action.RETENTION, "reason": doubt})
+            message = "nothing is deleted: the clocks differ" if doubt else "the clocks agree"
+            log.warning(message, extra={"action": Action.RETENTION, "reason": doubt})
         self._doubt = doubt
         return bool(doubt)
 

@@ -105,7 +105,7 @@ class Fetcher:
         except httpcore.TimeoutException:
             raise invalid(field, text, "could not be fetched: its server did not answer in time") from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
-            raise invalid(field, text, f"could not be fetched: {_said(error)}") from None
+            raise invalid(field, text, f"could not be fetched: {_reason(error)}") from None
 
     async def _read(self, field: str, text: str, response: httpcore.Response, kind: str, max_bytes: int) -> _Answer:
         """The answer's bytes, or where it leads on. Raises `EdgeError`."""
@@ -185,7 +185,7 @@ class Fetcher:
         except (TimeoutError, httpcore.TimeoutException):
             raise _not_put(field, "its server did not take it in time") from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
-            raise _not_put(field, _said(error)) from None
+            raise _not_put(field, _reason(error)) from None
         if not 200 <= status < 300:
             raise _not_put(field, f"its server answered {status}")
 
@@ -231,7 +231,7 @@ class Fetcher:
         except (TimeoutError, httpcore.TimeoutException):
             raise NotSent("its server did not answer in time") from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
-            raise NotSent(_said(error)) from None
+            raise NotSent(_reason(error)) from None
 
     @asynccontextmanager
     async def _sent(
@@ -253,7 +253,7 @@ class Fetcher:
                 await response.aclose()
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return str(error)[:120] or type(error).__name__
 
 

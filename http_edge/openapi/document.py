@@ -1,6 +1,6 @@
 """The OpenAPI 3.1 document: from the operations of the application's routes, the structs of their bodies, and the table of errors.
 
-What is said of an operation's errors is what `ErrorResponses` would answer on its path, so the two cannot differ. HEAD goes where
+An operation's errors are described as `ErrorResponses` answers them on its path, so the two cannot differ. HEAD goes where
 GET goes, and is left out.
 """
 
@@ -215,7 +215,7 @@ def _operation(
     for status in _statuses(operation, families):
         if str(status) not in responses:
             responses[str(status)] = _error(families, operation.path, status, schemas, errors)
-    said: dict[str, Any] = {
+    described: dict[str, Any] = {
         "tags": [operation.tag.name],
         "operationId": operation.id,
         "summary": operation.summary,
@@ -227,10 +227,10 @@ def _operation(
     parameters += [{"$ref": "#/components/parameters/Prefer"}] if operation.prefer else []
     parameters += [{"$ref": "#/components/parameters/IdempotencyKey"}] if operation.keyed else []
     if parameters:
-        said["parameters"] = parameters
+        described["parameters"] = parameters
     if operation.body:
-        said["requestBody"] = _body(operation.body, schemas)
-    return {**said, "responses": dict(sorted(responses.items()))}
+        described["requestBody"] = _body(operation.body, schemas)
+    return {**described, "responses": dict(sorted(responses.items()))}
 
 
 def _parameter(param: Param, schemas: _Schemas) -> dict[str, Any]:
@@ -269,13 +269,13 @@ def _example(body: Body, schemas: _Schemas) -> dict[str, Any]:
 
 
 def _answer(status: int, answer: Answer, by_id: Mapping[str, Operation], schemas: _Schemas) -> dict[str, Any]:
-    said: dict[str, Any] = {"description": answer.about, "headers": _headers(status, answer.media)}
+    described: dict[str, Any] = {"description": answer.about, "headers": _headers(status, answer.media)}
     content = {media: _content(media, answer, schemas) for media in answer.media if answer.types}
     if content:
-        said["content"] = content
+        described["content"] = content
     if answer.links:
-        said["links"] = {name: _link(by_id[name], answer) for name in answer.links}
-    return said
+        described["links"] = {name: _link(by_id[name], answer) for name in answer.links}
+    return described
 
 
 def _link(operation: Operation, answer: Answer) -> dict[str, Any]:

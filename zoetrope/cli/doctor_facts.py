@@ -270,7 +270,7 @@ def _file_facts(config: Mapping[str, Any], environ: Mapping[str, str], home: Pat
         **(_store_facts(environ) if store else {}),
         "checkpoint_s": _number(configured(config, environ, "workers", "checkpoint_s", "10"), 10.0),
         "checkpoints": str(checkpoints),
-        # What the home's own line says is not said twice.
+        # The home's own line reports this already.
         "checkpoints_fault": "" if _home_fault(home) else fault,
         "checkpointed": checkpointed,
         "checkpoints_mb": checkpoints_mb,

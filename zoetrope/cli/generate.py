@@ -147,7 +147,7 @@ class Order(NamedTuple):
 
 def _carry_out(client: Client, order: Order, like: Path | None) -> None:
     """Submit, wait, fetch, and write where the files are. Raises `ZoetropeError`."""
-    # Whether it is there is said at once, before files are uploaded.
+    # A service that does not answer is reported before files are uploaded.
     client.health()
     if like is not None:
         order = _like(client, like, order)
@@ -304,8 +304,8 @@ def _cancel(client: Client, job_id: str) -> None:
             f"job {job_id} could not be cancelled: {error}; `zoetrope cancel {job_id}` tries again", markup=False
         )
     else:
-        said = f"job {job_id} was over already" if outcome == "already_final" else f"cancelled job {job_id}"
-        err().print(said, markup=False)
+        message = f"job {job_id} was over already" if outcome == "already_final" else f"cancelled job {job_id}"
+        err().print(message, markup=False)
 
 
 def _fetch(client: Client, job: Job, to: Path | None) -> list[Path]:
@@ -329,7 +329,7 @@ class Bar:
         self._url = url
         self._live = console.is_terminal and not quiet
         self._quiet = quiet
-        self._said = ""
+        self._printed = ""
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -355,8 +355,8 @@ class Bar:
             left += f"  {self._url}{job.preview}"
         self._progress.update(self._task, description=standing(job), completed=job.progress, left=left)
         phase = standing(job).partition(" ")[0]
-        if not self._live and not self._quiet and phase != self._said:
-            self._said = phase
+        if not self._live and not self._quiet and phase != self._printed:
+            self._printed = phase
             err().print(standing(job), markup=False)
 
 

@@ -134,22 +134,22 @@ def logs(
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
-    """Show what happened to a job; with -f what goes on happening. Ctrl-C ends the showing, not the job."""
+    """Show a job's history; -f follows the job to its end. Ctrl-C ends the command, not the job."""
     with quiet_interrupt(), opened(url, key_file) as client:
         job = client.job(job_id)
         for move in job.history:
             _show_move(move, as_json=as_json)
         if not follow:
             return
-        said = ""
+        printed = ""
         for event in client.events(job_id):
             now = standing(event.job)
             if as_json:
                 show_json_line(event.job.raw)
-            elif now != said:
+            elif now != printed:
                 left = f", {span(event.job.eta_s)} left" if event.job.eta_s else ""
                 out().print(f"{now}{left}", markup=False)
-            said = now
+            printed = now
             job = event.job
     # A job that failed is shown; that is no failure of the showing.
 
@@ -213,8 +213,8 @@ def _control(
             if as_json:
                 show_json_line(done.raw)
             else:
-                said = _OUTCOMES[action].get(done.outcome, "{}: " + done.outcome)
-                out().print(said.format(done.id), markup=False)
+                message = _OUTCOMES[action].get(done.outcome, "{}: " + done.outcome)
+                out().print(message.format(done.id), markup=False)
 
 
 def download(
@@ -277,13 +277,13 @@ def verify(
         if as_json:
             show_json_line({"file": str(file), **credentials.raw})
             continue
-        said = _STATES.get(credentials.state, "")
+        meaning = _STATES.get(credentials.state, "")
         show_pairs(
             {
                 "file": str(file),
-                "state": f"{credentials.state}: {said}" if said else credentials.state,
+                "state": f"{credentials.state}: {meaning}" if meaning else credentials.state,
                 "failures": ", ".join(credentials.failures),
-                "made by": "a model" if credentials.generated else "not said to be made by a model",
+                "made by": "a model" if credentials.generated else "not declared as made by a model",
                 "signer": ", ".join(filter(None, (credentials.signer, credentials.issuer))),
                 "program": credentials.generator or "",
                 "unsigned": f"sha256 {credentials.unsigned_sha256}" if credentials.unsigned_sha256 else "",

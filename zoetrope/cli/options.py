@@ -26,7 +26,7 @@ KeyFile = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Write what the service answered, as JSON.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 
-#: Someone waits at the terminal: a service that is not there is said at once. Events and downloads have patience of their own.
+#: A person waits at the terminal: a service that does not answer is reported at once. Events and downloads have patience of their own.
 _POLICY = RetryPolicy(most=2, first_s=0.2)
 
 

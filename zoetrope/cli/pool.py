@@ -162,7 +162,7 @@ def usage(
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
-    """Sum up the usage of the pool: jobs, seconds on GPUs, bytes; of the last 30 days unless said otherwise."""
+    """Sum up the usage of the pool: jobs, seconds on GPUs, bytes; of the last 30 days by default."""
     with opened(url, key_file) as client:
         found = client.usage(first_day, last_day, by=by)
     if as_json:

@@ -40,7 +40,7 @@ _LOOK_EVERY_S = 0.1
 _LOOK_SOON_S = 0.005
 _LOOK_FURTHER = 65_536
 
-_SAY_EVERY_S = 1.0
+_LOG_EVERY_S = 1.0
 
 _FDS = "/proc/self/fd"
 
@@ -116,7 +116,7 @@ class HalfOpen:
                 "half-open connections cut", extra={"action": Action.HALF_OPEN, "count": self.cut - self._logged}
             )
             self._logged = self.cut
-            self._quiet_until = now + _SAY_EVERY_S
+            self._quiet_until = now + _LOG_EVERY_S
 
     def _in_use(self) -> int:
         """Number of descriptors in use. Linux 6.2 and later say it: to list those of thousands of workers, which holds the loop up, takes
