@@ -66,7 +66,9 @@ class JobLookup:
                 return held
             view = await self.view(name) if is_job_id(name) else None
             if view is not None:
-                return await self.remember(view)
+                # Whoever asked at the same time may have had its answer before: one job, encoded once, for all of them.
+                held = self._hub.memory.get(name)
+                return held if held is not None and held.view.revision == view.revision else await self.remember(view)
         raise not_found("job", job_id)
 
     async def by_alias(self, origin: str, alias: str) -> Job | None:

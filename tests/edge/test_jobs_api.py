@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from typing import Any
@@ -403,3 +404,20 @@ def test_a_pin_that_the_disk_refuses_is_an_answer_and_no_fault_of_the_service(
     monkeypatch.setattr(world.edge.calls.deletion.artefacts, "pin", refuse)
     answer = world.http.put(f"/v1/jobs/{job['id']}/pin")
     assert (answer.status_code, answer.json()["error"]["code"], answer.headers["retry-after"]) == (status, code, "30")
+
+
+def test_readers_that_ask_at_the_same_time_are_shown_one_job(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = world.submit()["id"]
+    world.edge.hub.memory.forget(job_id)
+    answer, everybody = world.fake.get, asyncio.Barrier(3)
+
+    async def get(*args: Any) -> Any:
+        await everybody.wait()
+        return await answer(*args)
+
+    async def ask_together() -> list[Any]:
+        return await asyncio.gather(*(world.edge.calls.jobs.get(job_id) for _ in range(3)))
+
+    monkeypatch.setattr(world.fake, "get", get)
+    first, *others = world.do(ask_together)
+    assert all(one is first for one in others)

@@ -140,7 +140,9 @@ class JobsApi:
     async def show(self, request: Request) -> Response:
         """One job, with its history."""
         prefer = read_prefer(request)
-        job = await awaited(self._calls, prefer, await self._calls.jobs.get(request.path_params["id"]))
+        job = await self._calls.jobs.get(request.path_params["id"])
+        if prefer.wait_s:
+            job = await awaited(self._calls, prefer, job)
         return StatusResponse(job.json("job", self._whole), prefer)
 
     @operation(
