@@ -35,12 +35,12 @@ def test_previews_arrive_in_the_event_stream_while_it_is_drawn(service: FarServi
     seen: dict[str, tuple[str, bytes]] = {}
     with client.stream("GET", f"/v1/jobs/{job_id}/events") as stream:
         for line in stream.iter_lines():
-            told = json.loads(line.partition(": ")[2]) if line.startswith("data: ") else {}
-            if told.get("preview") and told["preview"] not in seen:
-                seen[told["preview"]] = told["state"], client.get(told["preview"]).content
-            if told.get("state") in ("succeeded", "failed", "cancelled"):
+            reported = json.loads(line.partition(": ")[2]) if line.startswith("data: ") else {}
+            if reported.get("preview") and reported["preview"] not in seen:
+                seen[reported["preview"]] = reported["state"], client.get(reported["preview"]).content
+            if reported.get("state") in ("succeeded", "failed", "cancelled"):
                 break
-    assert told["state"] == "succeeded"
+    assert reported["state"] == "succeeded"
     drawn = [data for state, data in seen.values() if state == "running"]
     assert len(drawn) >= 2, list(seen)
     assert len(set(drawn)) == len(drawn)

@@ -233,10 +233,10 @@ class World(Surroundings):
 
     def room_is_told(self) -> None:
         if self.exit is None and self.core.leaving is None and self.core.registration.registered:
-            told = any(beat.free for beat in self.beats)
-            assert told or not self.has_room() or self.core.capacity.draining or len(self.core.unacked_results) >= 3, (
-                "room is not told"
-            )
+            reported = any(beat.free for beat in self.beats)
+            assert (
+                reported or not self.has_room() or self.core.capacity.draining or len(self.core.unacked_results) >= 3
+            ), "room is not told"
 
     @precondition(lambda self: self.has_room())
     @rule()

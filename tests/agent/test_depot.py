@@ -88,7 +88,7 @@ def test_a_full_spool_takes_no_job():
     assert stage.core.capacity.free == 1
 
 
-def told(stage: Stage) -> m.DepotWait | None:
+def reported(stage: Stage) -> m.DepotWait | None:
     """What the next heartbeat says of the depot."""
     stage.broker(m.HeartbeatAck(epoch=EPOCH))
     stage.tick(1.0)
@@ -96,15 +96,15 @@ def told(stage: Stage) -> m.DepotWait | None:
 
 
 def test_the_broker_is_told_what_waits_for_the_depot_and_why():
-    assert told(far().idle()) is None
+    assert reported(far().idle()) is None
     stage = putting()
     began = stage.now
     size_mb = sum(file.size for file in RESULT.artefacts) / 1e6
-    assert told(stage) == m.DepotWait(results=1, size_mb=size_mb, age_s=stage.now - began)
+    assert reported(stage) == m.DepotWait(results=1, size_mb=size_mb, age_s=stage.now - began)
     stage.delayed(1, "the edge cannot be reached")
-    assert told(stage).fault == "the edge cannot be reached"
+    assert reported(stage).fault == "the edge cannot be reached"
     stage.put(1)
-    assert told(stage) is None
+    assert reported(stage) is None
 
 
 def test_a_new_reason_why_the_depot_does_not_answer_is_told_soon():
@@ -117,23 +117,23 @@ def test_a_new_reason_why_the_depot_does_not_answer_is_told_soon():
     stage.put(1)
     stage.run(2)
     stage.finish(2)
-    assert told(stage).fault == ""
+    assert reported(stage).fault == ""
 
 
 def test_it_says_that_it_takes_no_job_because_of_results_that_wait():
     stage = putting(spool_bytes=2)
-    assert told(stage).full
-    assert not told(putting()).full
+    assert reported(stage).full
+    assert not reported(putting()).full
 
 
 def test_inputs_that_do_not_come_are_told():
     stage = far().idle()
     stage.run(1, body=WITH_INPUT)
     stage.delayed(1, "the edge cannot be reached")
-    wait = told(stage)
+    wait = reported(stage)
     assert (wait.results, wait.inputs, wait.fault, wait.full) == (0, 1, "the edge cannot be reached", False)
     stage.fetched(1)
-    assert told(stage) is None
+    assert reported(stage) is None
 
 
 def test_a_drained_worker_stays_until_its_files_are_there():

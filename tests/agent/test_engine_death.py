@@ -53,17 +53,17 @@ def test_what_keeps_an_engine_from_taking_a_job_is_told() -> None:
     began = stage.now
     next_loading(stage)
     stage.words(0, "warm_up", 1, 3)
-    told = next_loading(stage)
-    assert told == m.Loading(phase="warm_up", step=1, total=3, age_s=stage.now - began)
+    reported = next_loading(stage)
+    assert reported == m.Loading(phase="warm_up", step=1, total=3, age_s=stage.now - began)
     assert stage.now > began
     stage.engine(Ready(model="demo", load_s=3.0))
     stage.words(0, "warm_up", 3, 3)
     assert next_loading(stage) is None
     # The next process begins with its load, whatever the last one showed.
     stage.exited(SEGFAULT)
-    told = next_loading(stage)
-    assert told is not None
-    assert (told.phase, told.step, told.total) == ("load", 0, 0)
+    reported = next_loading(stage)
+    assert reported is not None
+    assert (reported.phase, reported.step, reported.total) == ("load", 0, 0)
 
 
 def test_a_crash_without_a_job_is_nobody_s_failure() -> None:
@@ -206,14 +206,14 @@ def test_why_a_model_could_not_be_loaded_is_told_until_it_is() -> None:
     stage.engine(LoadFailed(model="demo", message="[models.demo] path: '/m' cannot be loaded: no weights"))
     stage.exited("exit code 65")
     for _ in range(2):  # while it waits for the next start, and while the next process loads
-        told = next_loading(stage)
-        assert told is not None
-        assert told.error == "[models.demo] path: '/m' cannot be loaded: no weights"
+        reported = next_loading(stage)
+        assert reported is not None
+        assert reported.error == "[models.demo] path: '/m' cannot be loaded: no weights"
         stage.words(0, "load", 0, 0)
     stage.exited("exit code 1")
-    told = next_loading(stage)
-    assert told is not None
-    assert told.error == "the engine ended before its model was loaded: exit code 1"
+    reported = next_loading(stage)
+    assert reported is not None
+    assert reported.error == "the engine ended before its model was loaded: exit code 1"
     stage.tick(60.0)
     stage.welcome()  # silent for so long, it is asked to say who it is
     stage.engine(Ready(model="demo"))

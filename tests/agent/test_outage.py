@@ -28,7 +28,7 @@ class Worker:
         self.drawn = 0
         self._over_at: float | None = None
         self._lane_free_at = 0.0
-        self.told: list[int] = []
+        self.reported: list[int] = []
         self.failed: list[str] = []
         self.tries_away = 0
         self.most_waiting = 0
@@ -69,7 +69,7 @@ class Worker:
         if not self.away_from <= stage.now < self.away_to:
             self.backlog.done(one)
             stage.put(number)
-            self.told += [message.fence - fence(0) for message in stage.sent(m.Finished)]
+            self.reported += [message.fence - fence(0) for message in stage.sent(m.Finished)]
             stage.ack(number)
             return
         self.tries_away += 1
@@ -93,13 +93,13 @@ def test_ten_minutes_lose_nothing_and_hold_the_worker_back(try_s):
     worker.run_until(worker.away_to + 60)
     # What waited was put within a pause and what a try takes, and the worker drew on.
     assert worker.first_drawn_after <= worker.away_to + LONGEST_PAUSE_S + try_s + 1
-    assert sorted(worker.told) == list(range(1, worker.told[-1] + 1)), "each once"
-    assert (len(worker.told) >= worker.drawn - 1, worker.failed) == (True, [])
+    assert sorted(worker.reported) == list(range(1, worker.reported[-1] + 1)), "each once"
+    assert (len(worker.reported) >= worker.drawn - 1, worker.failed) == (True, [])
 
 
 def test_an_attempt_whose_budget_ends_first_fails_in_words_and_the_rest_is_put():
     worker = Worker(0.0, put_budget_s=200.0)
     worker.run_until(worker.away_to + 60)
     assert "its files cannot be put into the depot: the store is away (tried" in worker.failed[0]
-    assert len(worker.told) + len(worker.failed) >= worker.drawn - 1
-    assert len(worker.told) == len(set(worker.told))
+    assert len(worker.reported) + len(worker.failed) >= worker.drawn - 1
+    assert len(worker.reported) == len(set(worker.reported))

@@ -98,14 +98,14 @@ def test_results_that_fill_the_spool_still_take_no_job() -> None:
 
 
 @pytest.mark.parametrize(
-    "told", [m.WorkerRejected(reason="another journal", remedy="anew"), m.Welcome(epoch=EPOCH - 1)]
+    "reported", [m.WorkerRejected(reason="another journal", remedy="anew"), m.Welcome(epoch=EPOCH - 1)]
 )
-def test_results_of_another_journal_do_not_keep_a_worker_from_coming_back(told: m.Message) -> None:
+def test_results_of_another_journal_do_not_keep_a_worker_from_coming_back(reported: m.Message) -> None:
     stage = resumed(1)
     stage.tick()
-    if isinstance(told, m.Welcome):
+    if isinstance(reported, m.Welcome):
         stage.welcome()
-    stage.broker(told)
+    stage.broker(reported)
     assert fx.RemoveDir("j1", fence(1)) in stage.out
     assert stage.sent(m.Finished) == []
 

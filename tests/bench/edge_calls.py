@@ -91,12 +91,12 @@ async def _event_calls(app: Starlette, broker: FakeBroker) -> float:
     with CallCounter() as counter:
         for number in range(5, 5 + EVENTS):
             await step(number)
-    told = events - before
+    reported = events - before
     for stream in streams:
         stream.cancel()
     await asyncio.gather(*streams, return_exceptions=True)
-    assert told == STREAMS * EVENTS
-    return counter.calls / told
+    assert reported == STREAMS * EVENTS
+    return counter.calls / reported
 
 
 async def _bare(request: Request) -> Response:

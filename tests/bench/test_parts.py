@@ -146,7 +146,7 @@ def test_sections_end_at_their_limit_and_what_no_longer_fits_is_told(tmp_path):
         return on_gpu.Section(name=name, command=("-c", text), limit_s=limit_s)
 
     kept = []
-    told = on_gpu.run(
+    reported = on_gpu.run(
         [
             python("good", 'print("noise"); print(\'{"step_s": 1.5}\')'),
             python("hung", 'print("begun", flush=True); import threading; threading.Event().wait()', limit_s=1.0),
@@ -155,10 +155,10 @@ def test_sections_end_at_their_limit_and_what_no_longer_fits_is_told(tmp_path):
         budget_s=600.0,
         keep=lambda so_far: kept.append(len(so_far)),
     )
-    assert [one.ending for one in told] == ["done", "stopped after 1 s", "exit code 3"]
-    assert [one.said for one in told] == [{"step_s": 1.5}, ["begun"], []]
+    assert [one.ending for one in reported] == ["done", "stopped after 1 s", "exit code 3"]
+    assert [one.said for one in reported] == [{"step_s": 1.5}, ["begun"], []]
     assert kept == [1, 2, 3]
-    assert "step_s=1.5" in on_gpu.table(told)
+    assert "step_s=1.5" in on_gpu.table(reported)
     (late,) = on_gpu.run([python("late", "")], budget_s=5.0, keep=lambda so_far: None)
     assert late.ending == "skipped: 5 s were left"
 

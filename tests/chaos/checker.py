@@ -86,15 +86,15 @@ def _of_client(job_id: str, facts: list[Fact], job: JournalJob | None) -> Iterat
 
 
 def _lost(job_id: str, facts: list[Fact], job: JournalJob | None) -> Iterator[Violation]:
-    told = next((fact for fact in facts if isinstance(fact, Accepted | Seen)), None)
-    if told is not None and job is None:
+    reported = next((fact for fact in facts if isinstance(fact, Accepted | Seen)), None)
+    if reported is not None and job is None:
         yield Violation(
-            kind="lost", job_id=job_id, text=f"was accepted at {told.at:.3f} s, and the journal does not have it"
+            kind="lost", job_id=job_id, text=f"was accepted at {reported.at:.3f} s, and the journal does not have it"
         )
         return
-    missing = next((fact for fact in facts if isinstance(fact, Missing) and told and told.at <= fact.at), None)
-    if missing is not None and told is not None:
-        text = f"404 at {missing.at:.3f} s, accepted at {told.at:.3f} s, and it is in the journal"
+    missing = next((fact for fact in facts if isinstance(fact, Missing) and reported and reported.at <= fact.at), None)
+    if missing is not None and reported is not None:
+        text = f"404 at {missing.at:.3f} s, accepted at {reported.at:.3f} s, and it is in the journal"
         yield Violation(kind="lost", job_id=job_id, text=text)
 
 

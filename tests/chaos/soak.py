@@ -116,7 +116,7 @@ class Soak:
         began = self._clock()
         print(f"# seed {self._options.seed}: {self._options.seconds:g} s of faults begin", flush=True)
         load = [asyncio.create_task(client.run()) for client in self._clients]
-        told = asyncio.create_task(self._tell(began))
+        reported = asyncio.create_task(self._tell(began))
         try:
             async with asyncio.timeout(self._options.seconds):
                 await self._faults()
@@ -127,9 +127,9 @@ class Soak:
         for client in self._clients:
             client.stopping.set()
         await asyncio.wait(load, timeout=_LEAVE_S)
-        for task in (*load, told):
+        for task in (*load, reported):
             task.cancel()
-        await asyncio.gather(*load, told, return_exceptions=True)
+        await asyncio.gather(*load, reported, return_exceptions=True)
         self.troubles += [f"a client broke: {task.exception()!r}" for task in load if _broke(task)]
 
     async def _faults(self) -> None:

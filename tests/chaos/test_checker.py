@@ -75,9 +75,9 @@ def test_what_was_never_answered_may_exist_or_not():
     assert kinds(SUBMITTED, job=None, disk=()) == []
 
 
-@pytest.mark.parametrize("told", [ACCEPTED, SEEN])
-def test_an_accepted_job_that_is_not_in_the_journal_is_lost(told):
-    assert kinds(SUBMITTED, told, job=None, disk=()) == ["lost"]
+@pytest.mark.parametrize("reported", [ACCEPTED, SEEN])
+def test_an_accepted_job_that_is_not_in_the_journal_is_lost(reported):
+    assert kinds(SUBMITTED, reported, job=None, disk=()) == ["lost"]
 
 
 def test_a_job_that_is_not_found_after_it_was_accepted_is_lost():

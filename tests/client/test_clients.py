@@ -229,13 +229,13 @@ def test_a_long_search_goes_on_over_short_pages_and_tells_how_far_it_is(asking):
         data = [job() | {"id": name} for name in ids]
         return ok(data=data, has_more=last is not None, last_id=last, searched_to=searched_to)
 
-    told = []
+    reported = []
     client, script = asking(
         page(last="~900", searched_to=1000.5), page("a", last="~800", searched_to=990.0), page("b", last=None)
     )
-    assert [one.id for one in client.all("jobs", prompt="rare", on_search=told.append)] == ["a", "b"]
+    assert [one.id for one in client.all("jobs", prompt="rare", on_search=reported.append)] == ["a", "b"]
     assert [path.partition("&after=")[2].partition("&")[0] for path in script.paths] == ["", "~900", "~800"]
-    assert told == [1000.5, 990.0]
+    assert reported == [1000.5, 990.0]
 
 
 DATA = bytes(range(256)) * 40

@@ -73,9 +73,9 @@ def test_from_a_prompt_to_a_file(at_service, typed):
 def test_several_files_and_json(at_service, typed):
     code, out, _ = typed("generate", "two", "-n", "2", "-o", "two.mp4", "--json")
     assert code == 0
-    told = json.loads("\n".join(out))
-    assert (told["state"], told["files"]) == ("succeeded", ["two.mp4", "two-2.mp4"])
-    assert Path("two-2.mp4").stat().st_size == told["artefacts"][1]["size"]
+    reported = json.loads("\n".join(out))
+    assert (reported["state"], reported["files"]) == ("succeeded", ["two.mp4", "two-2.mp4"])
+    assert Path("two-2.mp4").stat().st_size == reported["artefacts"][1]["size"]
 
 
 def test_a_file_is_drawn_again_with_changes(at_service, typed):

@@ -170,7 +170,7 @@ def test_facts_are_read_as_the_service_reads_its_settings(tmp_path, monkeypatch)
     facts = doctor_facts.read_facts({"ZOETROPE_HOME": "file/z", "ZOETROPE_PORT": str(port)}, None, None)
     assert (facts.port_holder, facts.home_fault) == ("free", f"{tmp_path}/file is no directory")
     assert (facts.marking, facts.traces, facts.depot) == ("auto", False, "")
-    told = {
+    reported = {
         "ZOETROPE_CONTENT_CREDENTIALS": "on",
         "ZOETROPE_SIGNING_KEY": "own.pem",
         "ZOETROPE_TRACES": "true",
@@ -178,7 +178,7 @@ def test_facts_are_read_as_the_service_reads_its_settings(tmp_path, monkeypatch)
         "ZOETROPE_DEPOT": f"http://127.0.0.1:{port}",
         "ZOETROPE_PORT": str(port),
     }
-    facts = doctor_facts.read_facts(told, None, None)
+    facts = doctor_facts.read_facts(reported, None, None)
     assert (facts.marking, facts.marking_gone, facts.traces) == ("on", "own.pem", True)
     assert (facts.depot, facts.depot_fault) == (f"http://127.0.0.1:{port}", "Connection refused")
 

@@ -28,7 +28,7 @@ def refusal(desk: CoreHarness, job_id: str, action: m.JobAction) -> str:
     return reply.reason
 
 
-def told(desk: CoreHarness) -> m.Parking:
+def reported(desk: CoreHarness) -> m.Parking:
     """What an edge is told of the job's parking."""
     parking = desk.view("a").parking
     assert parking is not None

@@ -24,7 +24,7 @@ def done(desk: CoreHarness, held: m.ClaimedDelivery, outcome: str = "delivered",
     desk.ask(m.DeliveryDone(req=1, number=held.number, claim=held.claim, outcome=outcome, **fields), m.DeliveryNoted)
 
 
-def told(desk: CoreHarness, job_id: str) -> list[tuple[str, str]]:
+def reported(desk: CoreHarness, job_id: str) -> list[tuple[str, str]]:
     return [(delivery.event, delivery.state) for delivery in desk.view(job_id).deliveries]
 
 
@@ -67,13 +67,13 @@ def test_every_end_is_told_as_what_it_is(end):
     else:
         desk.cancel("a") if end == "cancelled" else desk.tick(6)
         desk.feed(b"b-w1", m.Cancelled(job_id="a", fence=desk.job("a").fence, free=1))
-    assert told(desk, "a") == [("cancelled" if end == "cancelled" else "failed", "pending")]
+    assert reported(desk, "a") == [("cancelled" if end == "cancelled" else "failed", "pending")]
 
 
 def test_only_events_that_are_wanted_are_told():
     desk = CoreHarness()
     finished(desk, webhook_events=("failed",))
-    assert told(desk, "a") == []
+    assert reported(desk, "a") == []
     assert desk.view("a").submission.webhook_events == ("failed",)
 
 
@@ -87,7 +87,7 @@ def test_further_attempts_and_returning_workers_are_no_second_start():
     desk.tick(2)
     desk.start("w1", "a")
     assert desk.job("a").attempts == 2
-    assert told(desk, "a") == [("started", "pending")]
+    assert reported(desk, "a") == [("started", "pending")]
 
 
 def test_a_held_delivery_is_nobody_elses_until_its_lease_runs_out():
@@ -157,7 +157,7 @@ def test_what_is_settled_is_not_given_again(outcome):
     desk.restart()
     desk.tick(2 * LEASE_S)
     assert claim(desk) == ([], -1.0)
-    assert told(desk, "a") == [("completed", outcome)]
+    assert reported(desk, "a") == [("completed", outcome)]
 
 
 def test_a_late_success_counts_and_a_late_failure_does_not():
@@ -167,11 +167,11 @@ def test_a_late_success_counts_and_a_late_failure_does_not():
     desk.tick(LEASE_S)
     (second,), _ = claim(desk)
     done(desk, first, "failed")
-    assert told(desk, "a") == [("completed", "pending")]
+    assert reported(desk, "a") == [("completed", "pending")]
     done(desk, first, "delivered", status=204)
-    assert told(desk, "a") == [("completed", "delivered")]
+    assert reported(desk, "a") == [("completed", "delivered")]
     done(desk, second, "retry", retry_s=5.0)
-    assert told(desk, "a") == [("completed", "delivered")]
+    assert reported(desk, "a") == [("completed", "delivered")]
 
 
 def test_a_receiver_that_is_gone_hears_nothing_more_of_that_job():
@@ -180,9 +180,9 @@ def test_a_receiver_that_is_gone_hears_nothing_more_of_that_job():
     (held,), _ = claim(desk)
     done(desk, held, "disabled", status=410)
     desk.finish("w1", "a")
-    assert told(desk, "a") == [("started", "disabled"), ("completed", "disabled")]
+    assert reported(desk, "a") == [("started", "disabled"), ("completed", "disabled")]
     finished(desk, "b")
-    assert told(desk, "b") == [("started", "pending"), ("completed", "pending")]
+    assert reported(desk, "b") == [("started", "pending"), ("completed", "pending")]
 
 
 def test_disabling_reaches_deliveries_that_wait():
@@ -191,7 +191,7 @@ def test_disabling_reaches_deliveries_that_wait():
     started, completed = claim(desk)[0]
     done(desk, completed, "retry", retry_s=5.0)
     done(desk, started, "disabled", status=410)
-    assert told(desk, "a") == [("started", "disabled"), ("completed", "disabled")]
+    assert reported(desk, "a") == [("started", "disabled"), ("completed", "disabled")]
     desk.tick(2 * LEASE_S)
     assert claim(desk) == ([], -1.0)
 
@@ -204,7 +204,7 @@ def test_deliveries_go_with_their_job():
     assert not desk.archive.store.tables.deliveries
     done(desk, claims[0])
     desk.submit("a", webhook=URL)
-    assert told(desk, "a") == []
+    assert reported(desk, "a") == []
 
 
 def test_the_same_id_with_another_webhook_is_another_job():

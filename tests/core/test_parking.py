@@ -11,7 +11,7 @@ from broker.core.policy import Policy
 from broker.testing import EDGE, UNIT, CoreHarness, causes, holding, peer_of, sent, worker_info
 from broker.wire import messages as m
 from broker.wire.submission import Submission
-from tests.core.parking_desk import STEPS, desk_with, refusal, runs, told
+from tests.core.parking_desk import STEPS, desk_with, refusal, reported, runs
 
 # ---------------------------------------------------------------- the wish
 
@@ -46,7 +46,7 @@ def test_a_queued_job_is_kept_out_of_the_engines_until_it_is_resumed():
     desk = CoreHarness()
     desk.submit("a")
     assert desk.control("a", "pause") == "done"
-    assert (desk.state("a"), told(desk).reason) == ("parked", "paused")
+    assert (desk.state("a"), reported(desk).reason) == ("parked", "paused")
     desk.hello("w1")
     assert runs(desk) == []
     assert desk.control("a", "resume") == "done"
@@ -86,11 +86,11 @@ def test_a_held_job_is_told_durably_and_parked_when_it_is_handed_back(begun):
     effects = desk.feed(EDGE, m.ControlJob(req=1, job_id="a", action="pause"))
     assert [park.fence for park in sent(effects, m.Park, peer_of("w1"))] == [fence]
     assert desk.archive.written("a").park == "pause"
-    assert told(desk).requested
+    assert reported(desk).requested
     effects = desk.hand_back("w1", "a", kept=12)
     assert causes(effects)[-1] is Cause.PAUSED
     view = desk.view("a")
-    assert (view.state, told(desk).reason, view.kept, view.losses, view.worker) == ("parked", "paused", 12, 0, "")
+    assert (view.state, reported(desk).reason, view.kept, view.losses, view.worker) == ("parked", "paused", 12, 0, "")
     assert view.history[-1].note == "12 of 40 steps are kept"
     assert runs(desk) == []
 
@@ -278,7 +278,7 @@ def test_a_pause_and_what_is_kept_outlive_the_broker():
     desk.control("a", "pause")
     desk.hand_back("w1", "a", kept=12)
     desk.restart()
-    assert (told(desk).reason, desk.view("a").kept) == ("paused", 12)
+    assert (reported(desk).reason, desk.view("a").kept) == ("paused", 12)
     desk.hello("w1", body=worker_info(resumes=True))
     assert runs(desk) == []
     effects = desk.feed(EDGE, m.ControlJob(req=0, job_id="a", action="resume"))
@@ -358,12 +358,12 @@ def test_a_preempted_job_waits_for_a_worker_and_the_time_is_counted():
     assert sent(desk.effects, m.Park)
     desk.hand_back("w1", "a", kept=20, free=0)
     view = desk.view("a")
-    assert (view.state, told(desk).reason, told(desk).preemptions, view.losses) == ("queued", "preempted", 1, 0)
+    assert (view.state, reported(desk).reason, reported(desk).preemptions, view.losses) == ("queued", "preempted", 1, 0)
     desk.tick(1.5)
     desk.beat("w1", seen=desk.job("a").fence, free=1)
     desk.start("w1", "a")
     assert desk.job("a").preempted_s == pytest.approx(1.5)
-    assert told(desk).reason == ""
+    assert reported(desk).reason == ""
 
 
 def test_a_job_that_makes_room_can_be_paused_instead():
@@ -371,7 +371,7 @@ def test_a_job_that_makes_room_can_be_paused_instead():
     parking.preempt(desk.core.state, desk.job("a"), "b", desk.now)
     assert desk.control("a", "pause") == "requested"
     desk.hand_back("w1", "a", kept=20)
-    assert told(desk).reason == "paused"
+    assert reported(desk).reason == "paused"
 
 
 def test_a_wish_to_make_room_ends_with_the_attempt():

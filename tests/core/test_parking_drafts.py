@@ -6,7 +6,7 @@ from broker.core.jobs import Cause
 from broker.core.policy import Policy
 from broker.testing import EDGE, CoreHarness, causes, sent, worker_info
 from broker.wire import messages as m
-from tests.core.parking_desk import STEPS, desk_with, refusal, runs, told
+from tests.core.parking_desk import STEPS, desk_with, refusal, reported, runs
 
 
 def test_a_draft_is_parked_at_its_step_and_goes_on_when_it_is_committed():
@@ -19,8 +19,8 @@ def test_a_draft_is_parked_at_its_step_and_goes_on_when_it_is_committed():
     effects = desk.hand_back("w1", "a", kept=8)
     assert causes(effects)[-1] is Cause.DRAFTED
     view = desk.view("a")
-    assert (view.state, told(desk).reason, told(desk).draft_fence) == ("parked", "draft", fence)
-    assert told(desk).draft_expires_at == desk.now + 3600
+    assert (view.state, reported(desk).reason, reported(desk).draft_fence) == ("parked", "draft", fence)
+    assert reported(desk).draft_expires_at == desk.now + 3600
     effects = desk.feed(EDGE, m.ControlJob(req=0, job_id="a", action="commit"))
     (run,) = sent(effects, m.Run)
     assert (run.kept, run.park_at) == (8, 0)
@@ -67,8 +67,8 @@ def test_a_pause_on_the_way_to_the_draft_leaves_it_a_draft():
     desk = desk_with(draft_steps=8)
     desk.control("a", "pause")
     desk.hand_back("w1", "a", kept=8)
-    assert told(desk).reason == "paused"
+    assert reported(desk).reason == "paused"
     assert desk.control("a", "resume") == "done"
-    assert told(desk).reason == "draft"
+    assert reported(desk).reason == "draft"
     desk.tick(3601)
     assert desk.state("a") == "failed"

@@ -33,7 +33,7 @@ def never(scene: Any, submission: m.Submission) -> None:
     return
 
 
-def told(effects: list[Effect]) -> list[Any]:
+def reported(effects: list[Effect]) -> list[Any]:
     """All of them, moves first, one by one; without the prediction of a new job's end: it need not reckon with jobs that run, where its
     worker is known already."""
     moved = [effect for effect in effects if isinstance(effect, Transition)]
@@ -67,7 +67,7 @@ class Twins:
             self._one(core, choice, peer, message) for core, choice in zip(self.cores, self.choices, strict=True)
         ]
         one, other = (core.core.state for core in self.cores)
-        return told(effects[0]) == told(effects[1]) and (one.jobs, [*one.queue.ids()], one.queue.newest_at) == (
+        return reported(effects[0]) == reported(effects[1]) and (one.jobs, [*one.queue.ids()], one.queue.newest_at) == (
             other.jobs,
             [*other.queue.ids()],
             other.queue.newest_at,

@@ -36,9 +36,9 @@ def test_a_stream_begins_at_a_number_that_none_had_before_also_behind_events_tha
     desk = CoreHarness()
     desk.feed(EDGE, m.Watch(req=1, steps=False))
     desk.running("a")
-    told = [sent(desk.feed(EDGE, m.Follow(job_ids=("a",))), m.Event)[0].seq for _ in range(50)]
+    reported = [sent(desk.feed(EDGE, m.Follow(job_ids=("a",))), m.Event)[0].seq for _ in range(50)]
     desk.feed(EDGE, m.Watch(req=2, on=False))
-    assert desk.ask(m.Watch(req=3, steps=False), m.Watching).seq > told[-1]
+    assert desk.ask(m.Watch(req=3, steps=False), m.Watching).seq > reported[-1]
 
 
 def one_pass(desk, *messages):
@@ -70,9 +70,9 @@ def test_an_event_is_of_so_many_jobs_at_most():
     desk = CoreHarness()
     desk.feed(EDGE, m.Watch(req=1))
     events = one_pass(desk, *((EDGE, submit_message(f"j{n}", b"spec", n)) for n in range(2 * EVENT_JOBS + 1)))
-    told = [[view.id for view in codec.event_views(event.body)] for event in events]
-    assert [len(ids) for ids in told] == [EVENT_JOBS, EVENT_JOBS, 1]
-    assert [job_id for ids in told for job_id in ids] == [f"j{n}" for n in range(2 * EVENT_JOBS + 1)]
+    reported = [[view.id for view in codec.event_views(event.body)] for event in events]
+    assert [len(ids) for ids in reported] == [EVENT_JOBS, EVENT_JOBS, 1]
+    assert [job_id for ids in reported for job_id in ids] == [f"j{n}" for n in range(2 * EVENT_JOBS + 1)]
     assert [event.seq - events[0].seq for event in events] == [0, 1, 2]
 
 
@@ -80,8 +80,8 @@ def test_a_job_that_ends_and_is_deleted_in_one_pass_is_told_to_be_gone_alone():
     desk = CoreHarness()
     desk.feed(EDGE, m.Watch(req=1))
     desk.submit("a")
-    told = one_pass(desk, (EDGE, m.CancelJob(req=2, job_id="a")), (EDGE, m.ForgetJobs(req=3, job_ids=("a",))))
-    assert [type(message) for message in told] == [m.JobsDeleted]
+    reported = one_pass(desk, (EDGE, m.CancelJob(req=2, job_id="a")), (EDGE, m.ForgetJobs(req=3, job_ids=("a",))))
+    assert [type(message) for message in reported] == [m.JobsDeleted]
 
 
 # ---------------------------------------------------------------- steps
@@ -93,11 +93,11 @@ def steps(desk, job_id, step, worker="w1"):
     """What each edge is told of a step: the views by peer."""
     fence = desk.job(job_id).fence
     held = m.Held(job_id=job_id, fence=fence, phase="denoise", step=step, total=9)
-    told: dict[bytes, list[m.JobView]] = {}
+    reported: dict[bytes, list[m.JobView]] = {}
     for effect in desk.beat(worker, held, seen=fence):
         if isinstance(effect, Send) and isinstance(effect.message, m.Event):
-            told.setdefault(effect.peer, []).extend(codec.event_views(effect.message.body))
-    return {peer: [(view.id, view.step) for view in views] for peer, views in told.items()}
+            reported.setdefault(effect.peer, []).extend(codec.event_views(effect.message.body))
+    return {peer: [(view.id, view.step) for view in views] for peer, views in reported.items()}
 
 
 def test_an_edge_is_told_of_the_steps_of_jobs_that_it_follows():
@@ -194,7 +194,7 @@ class WatchedHarness(CoreHarness):
 
     def __init__(self) -> None:
         super().__init__(Policy(draft_expires_s=50.0))
-        self.told: list[m.JobView] = []
+        self.reported: list[m.JobView] = []
         self.core.set_calendar(Calendar(ahead_s=1e6))
         self.feed(b"f-watcher", m.Watch(req=1))
 
@@ -203,7 +203,7 @@ class WatchedHarness(CoreHarness):
         for event in sent(effects, m.Event):
             for view in codec.event_views(event.body):
                 assert view == views.job_view(self.core.state, self.job(view.id), self.now)
-                self.told.append(view)
+                self.reported.append(view)
         return effects
 
 
@@ -235,9 +235,9 @@ def test_an_event_tells_what_the_views_of_its_jobs_do():
     desk.start("w1", "draft")
     desk.hand_back("w1", "draft", kept=5)
     desk.tick(60.0)
-    told = desk.told
-    assert {view.state for view in told} == set(m.JobStateName.__args__)
+    reported = desk.reported
+    assert {view.state for view in reported} == set(m.JobStateName.__args__)
     for field in ("eta_s", "ready_by", "deadline_at", "kept", "step", "parking", "failure", "result", "promise"):
-        assert any(getattr(view, field) not in (None, 0, -1) for view in told), field
-    assert {view.position for view in told} >= {-1, 0, 1}
-    assert any(view.cancel_requested for view in told)
+        assert any(getattr(view, field) not in (None, 0, -1) for view in reported), field
+    assert {view.position for view in reported} >= {-1, 0, 1}
+    assert any(view.cancel_requested for view in reported)

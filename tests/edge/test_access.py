@@ -300,8 +300,8 @@ def test_a_file_that_was_saved_for_one_tenant_is_not_replaced_for_another(guarde
         guarded.do(guarded.fake.succeed, one["id"], video_mp4=one["id"].encode())
         guarded.http.get(f"/v1/jobs/{one['id']}", headers=bearer(BLUE if one is job else RED))
     assert (guarded.start / "clip.mp4").read_bytes() == job["id"].encode()
-    told = guarded.http.get(f"/v1/jobs/{late['id']}", headers=bearer(RED)).json()
-    assert "exists already" in told["save_error"]
+    reported = guarded.http.get(f"/v1/jobs/{late['id']}", headers=bearer(RED)).json()
+    assert "exists already" in reported["save_error"]
     refused = guarded.http.post("/v1/jobs", json={"prompt": "a", "save_to": "clip.mp4"}, headers=bearer(RED))
     assert refused.status_code == 422
     create(guarded, BLUE, save_to="clip.mp4")
@@ -420,11 +420,11 @@ def test_too_many_or_too_large_headers_are_431(world: World) -> None:
 def test_a_valid_trace_goes_on_in_the_job_and_in_the_answer(world: World, sent: str) -> None:
     headers = {"traceparent": sent, "tracestate": "vendor=1"}
     response = world.http.post("/v1/jobs", json={"prompt": "a"}, headers=headers)
-    told = response.headers["traceparent"]
-    assert told.startswith("00-" + "a" * 32)
-    assert "b" * 16 not in told, "this request is a span of its own"
+    reported = response.headers["traceparent"]
+    assert reported.startswith("00-" + "a" * 32)
+    assert "b" * 16 not in reported, "this request is a span of its own"
     assert response.headers["tracestate"] == "vendor=1"
-    assert spec_of(world, response.json()["id"]).traceparent == told
+    assert spec_of(world, response.json()["id"]).traceparent == reported
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,9 @@ def test_a_new_model_is_found_at_once_however_long_a_look_takes() -> None:
     broker = SlowBroker(1.0)
     catalogue = Catalogue(broker.pool, broker.clock)
 
-    async def told() -> list[str]:
+    async def reported() -> list[str]:
         await catalogue.choose("demo")
         broker.models = (CARD, ModelCard(name="new", engine="fake", output="video"))
         return [(await catalogue.choose("new")).name, *(card.name for card in await catalogue.cards("w2"))]
 
-    assert asyncio.run(told()) == ["new", "demo", "new"]
+    assert asyncio.run(reported()) == ["new", "demo", "new"]

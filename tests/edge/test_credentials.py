@@ -29,7 +29,7 @@ def signing(open_edge: Callable[..., World]) -> World:
     return open_edge(content_credentials="on")
 
 
-def told() -> bytes:
+def reported() -> bytes:
     info, out = PngInfo(), io.BytesIO()
     info.add_text("zoetrope", json.dumps(RECIPE, separators=(",", ":")))
     Image.new("RGB", (64, 48), (200, 30, 30)).save(out, "PNG", pnginfo=info)
@@ -41,7 +41,7 @@ def ask(world: World, data: bytes) -> Any:
 
 
 def converted(world: World, to: str) -> bytes:
-    draws(world, image_png=told())
+    draws(world, image_png=reported())
     form = {"prompt": "a cat", "model": PICTURE.name, "response_format": "file", "output_format": to}
     answer = world.http.post("/v1/images/generations", json=form)
     assert answer.status_code == 200
@@ -68,7 +68,7 @@ def test_a_converted_picture_is_signed_and_has_its_recipe_twice(signing: World, 
 
 
 def test_a_picture_in_another_format_is_signed_once_and_its_digest_is_the_signed_files(signing: World) -> None:
-    draws(signing, image_png=told())
+    draws(signing, image_png=reported())
     form = {"prompt": "a cat", "model": PICTURE.name, "response_format": "url", "output_format": "webp"}
     url = signing.http.post("/v1/images/generations", json=form).json()["data"][0]["url"]
     first, second = signing.http.get(url), signing.http.get(url)

@@ -44,7 +44,7 @@ def expressions() -> Iterator[str]:
 
 
 @pytest.fixture
-def told(world: World) -> dict[str, set[str]]:
+def reported(world: World) -> dict[str, set[str]]:
     """Label names by metric, of the /metrics of an edge whose workers tell all that they can."""
     busy = world.fake.workers["cpu-0"]
     health = DeviceHealth(
@@ -67,15 +67,15 @@ def told(world: World) -> dict[str, set[str]]:
     return found
 
 
-def test_every_metric_and_label_is_one_of_the_service(told: dict[str, set[str]]) -> None:
+def test_every_metric_and_label_is_one_of_the_service(reported: dict[str, set[str]]) -> None:
     seen = 0
     for expression in expressions():
         for name, selector in re.findall(r"(zoetrope_\w+)(?:\{([^}]*)\})?", expression):
             seen += 1
-            assert name in told, f"{name} in {expression}"
+            assert name in reported, f"{name} in {expression}"
             named = set(re.findall(r"(\w+)\s*[=!]~?\s*\"", selector))
-            assert named <= told[name] | _SCRAPED, expression
-        known = set().union(*(told[name] for name in re.findall(r"zoetrope_\w+", expression)), _SCRAPED)
+            assert named <= reported[name] | _SCRAPED, expression
+        known = set().union(*(reported[name] for name in re.findall(r"zoetrope_\w+", expression)), _SCRAPED)
         for labels in re.findall(r"by \(([^)]*)\)", expression):
             assert {label.strip() for label in labels.split(",")} <= known, expression
     assert seen > 30
@@ -114,7 +114,7 @@ def test_prometheus_takes_the_rules_and_they_alert_when_they_should(line: tuple[
 
 
 @needs_promtool
-def test_prometheus_takes_the_metrics_of_an_edge(told: dict[str, set[str]], world: World) -> None:
+def test_prometheus_takes_the_metrics_of_an_edge(reported: dict[str, set[str]], world: World) -> None:
     text = world.http.get("/metrics").text
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -274,11 +274,11 @@ def test_too_few_steps_for_the_models_own_strength_name_it(world: World) -> None
 
 def test_every_api_tells_of_warnings_as_long_as_the_job_is_there(world: World) -> None:
     use(world, msgspec.structs.replace(VIDEO, takes_guidance_2=False))
-    told = ['guidance_scale_2: has no effect on model "demo", ignored']
+    expected = ['guidance_scale_2: has no effect on model "demo", ignored']
     answers = {}
     for api in APIS:
         answers[api] = send(world, api, guidance_scale_2=3).json()
-        assert answers[api]["warnings"] == told
+        assert answers[api]["warnings"] == expected
         finish(world)
     job, video, task, cloud = (answers[api] for api in ("native", "openai", "tasks", "cloud"))
     shown = [
@@ -288,7 +288,7 @@ def test_every_api_tells_of_warnings_as_long_as_the_job_is_there(world: World) -
         world.http.get("/v1/local/video/generate/task_status?task_id=t"),
         world.http.get(f"/api/v1/task/query?task_id={cloud['task_id']}"),
     ]
-    assert [answer.json()["warnings"] for answer in shown] == [told] * 5
+    assert [answer.json()["warnings"] for answer in shown] == [expected] * 5
 
 
 def test_an_image_task_tells_of_the_fields_of_clips(open_edge: Callable[..., World]) -> None:

@@ -204,10 +204,10 @@ def test_whoever_follows_a_job_gets_the_same_job_of_an_event(tmp_path: Path) -> 
         followers = [desk.calls.follower.follow("j", 10.0) for _ in range(3)]
         assert [(await anext(follower)).view.step for follower in followers] == [0, 0, 0]
         desk.broker.step("j", 1)
-        told = [await anext(follower) for follower in followers]
-        assert told[0].view.step == 1
+        reported = [await anext(follower) for follower in followers]
+        assert reported[0].view.step == 1
         # What is made of it for one stream is there for all.
-        assert {id(job) for job in told} == {id(told[0])}
+        assert {id(job) for job in reported} == {id(reported[0])}
         late = desk.calls.follower.follow("j", 10.0)
         assert (await anext(late)).view.step == 1
         for follower in (*followers, late):

@@ -197,7 +197,7 @@ def test_transparency_is_white_and_the_job_says_so(world: World) -> None:
 def test_a_picture_gives_the_shape_where_the_request_does_not(world: World) -> None:
     Image.new("RGB", (60, 120)).save(world.start / "tall.png")
     free = world.submit(image="tall.png")
-    told = world.submit(image="tall.png", width=64, height=64)
+    reported = world.submit(image="tall.png", width=64, height=64)
     assert free["spec"]["width"] < free["spec"]["height"]
-    assert told["warnings"] == ["image: cut from 60x120 to the shape of 64x64"]
-    assert (told["spec"]["width"], told["spec"]["height"]) == (64, 64)
+    assert reported["warnings"] == ["image: cut from 60x120 to the shape of 64x64"]
+    assert (reported["spec"]["width"], reported["spec"]["height"]) == (64, 64)

@@ -253,8 +253,8 @@ def test_an_absent_negative_prompt_is_empty(world: World) -> None:
 
 def test_fields_of_other_apis_are_not_theirs_to_set(world: World) -> None:
     answer = post(world, model="org/picture", extra=5, output=3, num_outputs="x", priority=99)
-    told = [warning.partition(":")[0] for warning in answer["warnings"]]
-    assert told == ["model", "extra", "output", "num_outputs", "priority"]
+    reported = [warning.partition(":")[0] for warning in answer["warnings"]]
+    assert reported == ["model", "extra", "output", "num_outputs", "priority"]
     world.do(world.fake.cancel, only_job(world), "")
     assert status(world, "mine")["warnings"] == answer["warnings"]
     spec = decode_spec(world.fake.jobs[only_job(world)].body)

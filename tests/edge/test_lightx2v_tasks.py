@@ -183,9 +183,9 @@ def test_an_absent_seed_is_drawn(world: World) -> None:
 
 def test_unknown_fields_are_named_and_ignored(world: World) -> None:
     answer = post(world, wand="magic", sr_ratio=2.0, infer_stepz=4)
-    told = ["wand: unknown field, ignored", "infer_stepz: unknown field, ignored; did you mean infer_steps?"]
-    assert answer["warnings"] == told
-    assert status(world, answer["task_id"])["warnings"] == told
+    expected = ["wand: unknown field, ignored", "infer_stepz: unknown field, ignored; did you mean infer_steps?"]
+    assert answer["warnings"] == expected
+    assert status(world, answer["task_id"])["warnings"] == expected
 
 
 def test_an_image_task_goes_to_a_model_that_makes_images(world: World) -> None:

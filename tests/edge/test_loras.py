@@ -122,8 +122,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_what_cannot_be_is_an_error_in_every_api(styled: World, api: str, sent: dict[str, Any], rule: str) -> None:
     answer = send(styled, api, **sent)
     assert answer.status_code in (400, 422), answer.text
-    told = answer.text.replace('\\"', '"')
-    assert re.search(rule, told), told
+    reported = answer.text.replace('\\"', '"')
+    assert re.search(rule, reported), reported
     assert styled.fake.jobs == {}
 
 

@@ -211,8 +211,8 @@ def test_a_clip_to_go_on_from_is_seen_at_its_end(world: World) -> None:
         answer = send(world, "native", start_video=b64(CLIP), num_frames=frames)
         assert answer.status_code == 200, answer.text
         assert spec(world).num_frames == frames
-        told = f"start_video: it has 33 frames at 8 frames per second, and the last {used} were used"
-        assert told in spec(world).warnings
+        expected = f"start_video: it has 33 frames at 8 frames per second, and the last {used} were used"
+        assert expected in spec(world).warnings
 
 
 @pytest.mark.parametrize("how", ["transparent", "palette", "white", "opaque"])

@@ -222,10 +222,10 @@ def test_every_declared_error_is_in_its_familys_shape(document: dict[str, Any]) 
 
 
 def test_every_kind_of_error_is_told_of(document: dict[str, Any]) -> None:
-    told = re.findall(
+    reported = re.findall(
         r"`(\w+)`", " ".join(item["description"] for item in document["components"]["responses"].values())
     )
-    assert set(told) == set(TABLE)
+    assert set(reported) == set(TABLE)
 
 
 def test_every_name_that_is_read_is_described(document: dict[str, Any]) -> None:

@@ -50,15 +50,15 @@ def test_a_draft_is_asked_for_by_its_steps(world: World) -> None:
     resumable(world)
     job = world.submit(draft_steps=3)
     assert job["draft_steps"] == 3
-    told = world.fake.submits[job["id"]].submission
-    assert (told.draft_steps, told.steps) == (3, 8)
+    reported = world.fake.submits[job["id"]].submission
+    assert (reported.draft_steps, reported.steps) == (3, 8)
 
 
 def test_a_draft_of_several_outputs_counts_the_steps_of_all_and_shows_what_was_asked(world: World) -> None:
     resumable(world)
     job = world.submit(draft_steps=3, num_outputs=4)
-    told = world.fake.submits[job["id"]].submission
-    assert (told.draft_steps, told.steps) == (12, 32)
+    reported = world.fake.submits[job["id"]].submission
+    assert (reported.draft_steps, reported.steps) == (12, 32)
     assert world.http.get(f"/v1/jobs/{job['id']}").json()["draft_steps"] == job["draft_steps"] == 3
     assert world.http.get("/v1/jobs").json()["data"][0]["draft_steps"] == 3
 

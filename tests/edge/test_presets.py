@@ -56,9 +56,9 @@ def test_what_contradicts_it_is_an_error_that_says_so(
     answer = send(with_presets, api, preset="fast", **sent)
     assert answer.status_code in (400, 422), answer.text
     (name,) = sent
-    told = answer.text if api == "openai" else message(answer)
-    told = told.replace('\\"', '"')
-    assert f'contradicts preset "fast", in which it is {own}; leave {name} out, or choose another preset' in told
+    reported = answer.text if api == "openai" else message(answer)
+    reported = reported.replace('\\"', '"')
+    assert f'contradicts preset "fast", in which it is {own}; leave {name} out, or choose another preset' in reported
 
 
 def test_what_says_the_same_is_none(with_presets: World) -> None:
@@ -129,6 +129,6 @@ def test_a_fixed_preset_without_a_shift_takes_none(world: World, api: str) -> No
     use(world, msgspec.structs.replace(VIDEO, presets={"own": Sampler(steps=4, guidance=1.0, fixed=True)}))
     answer = send(world, api, preset="own", flow_shift=3)
     assert answer.status_code in (400, 422)
-    told = answer.text.replace('\\"', '"')
-    assert "flow_shift: 3" in told
-    assert 'contradicts preset "own", in which it is the model\'s own; leave flow_shift out' in told
+    reported = answer.text.replace('\\"', '"')
+    assert "flow_shift: 3" in reported
+    assert 'contradicts preset "own", in which it is the model\'s own; leave flow_shift out' in reported

@@ -27,8 +27,8 @@ def test_a_job_without_one_shows_none(world: World) -> None:
 
 def test_a_broken_promise_is_news_of_the_whole_job() -> None:
     view = m.JobView(id="a", state="queued", submission=m.Submission(model="demo"), revision=1)
-    told = msgspec.structs.replace(view, promise=m.Promise(ready_by=9.0, broken_at=5.0, breaks=1))
-    assert standing(told) != standing(view)
+    reported = msgspec.structs.replace(view, promise=m.Promise(ready_by=9.0, broken_at=5.0, breaks=1))
+    assert standing(reported) != standing(view)
 
 
 @pytest.mark.parametrize("path", ["/v1/videos", "/v1/jobs"])

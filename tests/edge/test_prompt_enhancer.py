@@ -32,26 +32,26 @@ class Endpoint:
         self.body = b""
         self.go = threading.Event()
         self.go.set()
-        self.say("a tabby cat, curled on a red cushion")
+        self.answer("a tabby cat, curled on a red cushion")
 
-    def say(self, text: str) -> None:
+    def answer(self, text: str) -> None:
         self.body = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
 
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    told = Endpoint()
+    served = Endpoint()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            told.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            told.keys.append(self.headers["authorization"])
-            told.go.wait(60)
+            served.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            served.keys.append(self.headers["authorization"])
+            served.go.wait(60)
             try:
-                self.send_response(told.status)
-                self.send_header("Content-Length", str(len(told.body)))
+                self.send_response(served.status)
+                self.send_header("Content-Length", str(len(served.body)))
                 self.end_headers()
-                self.wfile.write(told.body)
+                self.wfile.write(served.body)
             except OSError:
                 pass  # the asker has left
 
@@ -61,9 +61,9 @@ def endpoint() -> Iterator[Endpoint]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    told.url = f"http://127.0.0.1:{server.server_port}/v1/chat/completions"
-    yield told
-    told.go.set()
+    served.url = f"http://127.0.0.1:{server.server_port}/v1/chat/completions"
+    yield served
+    served.go.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -93,7 +93,7 @@ def test_the_enhanced_prompt_is_drawn_and_shown_beside_the_clients(
 ) -> None:
     (tmp_path / "key").write_text("sk-secret\n")
     world = opened(prompt_enhancer_key_file=str(tmp_path / "key"))
-    endpoint.say('<think>a cat, so a tabby</think>\n"a tabby cat, curled on a red cushion" ')
+    endpoint.answer('<think>a cat, so a tabby</think>\n"a tabby cat, curled on a red cushion" ')
     job = world.submit(prompt="a cat", use_prompt_enhancer=True)
     spec = world.http.get(job["urls"]["self"]).json()["spec"]
     assert (spec["prompt"], spec["enhanced_prompt"]) == ("a cat", "a tabby cat, curled on a red cushion")
@@ -157,9 +157,9 @@ def _fails(endpoint: Endpoint, how: str) -> None:
         case "huge":
             endpoint.body = b"x" * (1 << 20)
         case "long":
-            endpoint.say("a" * (MAX_PROMPT_CHARS + 1))
+            endpoint.answer("a" * (MAX_PROMPT_CHARS + 1))
         case "empty":
-            endpoint.say(' "" ')
+            endpoint.answer(' "" ')
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_repeated_request_is_enhanced_once_and_is_one_job(
     world = opened()
     body = {"prompt": "a cat", "use_prompt_enhancer": True, **fields}
     first = world.http.post("/v1/jobs", json=body, headers=headers).json()
-    endpoint.say("something else")
+    endpoint.answer("something else")
     again = world.http.post("/v1/jobs", json=body, headers=headers).json()
     assert (again["id"], again["spec"]["enhanced_prompt"]) == (first["id"], first["spec"]["enhanced_prompt"])
     assert len(endpoint.asked) == 1

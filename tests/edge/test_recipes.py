@@ -38,12 +38,12 @@ SPEC = JobSpec(
 )  # fmt: skip
 
 
-def png(told: str, *, chunk: str = "text") -> bytes:
+def png(text: str, *, chunk: str = "text") -> bytes:
     info, out = PngInfo(), io.BytesIO()
     if chunk == "text":
-        info.add_text("zoetrope", told)
+        info.add_text("zoetrope", text)
     else:
-        info.add_itxt("zoetrope", told, zip=chunk == "packed")
+        info.add_itxt("zoetrope", text, zip=chunk == "packed")
     Image.new("RGB", (8, 8), (200, 30, 30)).save(out, "PNG", pnginfo=info)
     return out.getvalue()
 
@@ -83,7 +83,7 @@ def test_a_preset_is_asked_for_by_its_name(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "text"),
     [
         ({"model": "gone"}, 'model: "gone" is not a model of this service; known: org/picture'),
         ({"loras": (LoraUse(name="lost"), LoraUse(name="pair"))}, 'loras: "lost" is not a LoRA of model "org/picture"'),
@@ -91,11 +91,11 @@ def test_a_preset_is_asked_for_by_its_name(world: World) -> None:
         ({"width": 1024}, "width: 1024 must be 16 to 512"),
     ],
 )
-def test_what_stands_in_the_way_is_named(world: World, spec: dict[str, Any], told: str) -> None:
+def test_what_stands_in_the_way_is_named(world: World, spec: dict[str, Any], text: str) -> None:
     use(world, CARD)
     answer = ask(world, png(encode_recipe(recipe_in(msgspec.structs.replace(SPEC, **spec))))).json()
     assert answer["repeatable"] is False
-    assert told in answer["differences"]
+    assert text in answer["differences"]
 
 
 def test_other_versions_another_sampler_and_inputs_are_differences(world: World) -> None:
@@ -103,8 +103,8 @@ def test_other_versions_another_sampler_and_inputs_are_differences(world: World)
     for name, view in world.fake.workers.items():
         world.fake.workers[name] = msgspec.structs.replace(view, versions={"torch": "2.13.0", "zoetrope": "9"})
     spec = msgspec.structs.replace(SPEC, model=ANIMATE.name, output="video", num_frames=17, image=f"/x/{'ab' * 32}.png")
-    told = encode_recipe(recipe_in(spec, ANIMATE, torch="2.12.0", zoetrope="8"))
-    answer = ask(world, png(told)).json()
+    text = encode_recipe(recipe_in(spec, ANIMATE, torch="2.12.0", zoetrope="8"))
+    answer = ask(world, png(text)).json()
     assert answer["inputs"] == {"image": ["ab" * 32]}
     assert answer["differences"] == [
         "image: it was drawn from a file, which a result does not hold; add image to the request",
@@ -114,8 +114,8 @@ def test_other_versions_another_sampler_and_inputs_are_differences(world: World)
 
 
 def test_pictures_in_other_formats_tell_the_same(world: World) -> None:
-    told = encode_recipe(recipe_in())
-    draws(world, image_png=png(told))
+    text = encode_recipe(recipe_in())
+    draws(world, image_png=png(text))
     formats: tuple[Format, ...] = ("jpeg", "webp", "png")
     for to in formats:
         form = {"prompt": "a cat", "model": PICTURE.name, "response_format": "file", "output_format": to}
@@ -181,11 +181,11 @@ BAD: list[tuple[bytes, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("data", "told"), BAD, ids=range(len(BAD)))
-def test_a_file_without_a_recipe_is_refused_with_the_reason(world: World, data: bytes, told: str) -> None:
+@pytest.mark.parametrize(("data", "text"), BAD, ids=range(len(BAD)))
+def test_a_file_without_a_recipe_is_refused_with_the_reason(world: World, data: bytes, text: str) -> None:
     answer = ask(world, data)
     assert answer.status_code in (400, 422)
-    assert told in answer.json()["detail"]
+    assert text in answer.json()["detail"]
 
 
 class Watched(io.BytesIO):
@@ -223,8 +223,8 @@ def test_a_recipe_packed_beyond_its_size_is_not_unpacked(world: World) -> None:
 
 def test_a_recipe_of_another_hand_is_read_as_a_request_is(world: World) -> None:
     use(world, CARD)
-    told = encode_recipe(Recipe(request={"prompt": "a cat", "model": PICTURE.name, "wings": 2}))
-    answer = ask(world, png(told)).json()
+    text = encode_recipe(Recipe(request={"prompt": "a cat", "model": PICTURE.name, "wings": 2}))
+    answer = ask(world, png(text)).json()
     assert answer["differences"] == ["wings: unknown field; its value: 2"]
 
 

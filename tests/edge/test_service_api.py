@@ -125,8 +125,8 @@ def test_what_waits_is_told_by_class_of_workers(world: World) -> None:
         m.ClassBacklog(model="demo", device="", size=8, jobs=1, backlog_s=7.0),
     )
     world.edge.calls.catalogue._pool_at = float("-inf")
-    told = world.http.get("/v1/workers").json()["queue"]["backlog_by_class"]
-    assert told == {
+    reported = world.http.get("/v1/workers").json()["queue"]["backlog_by_class"]
+    assert reported == {
         "demo": {
             "4x-nvidia-h100": {
                 "device": "NVIDIA H100",

@@ -199,9 +199,9 @@ def test_a_trace_that_is_told_twice_is_the_same_spans(world: World, collector: C
     collector.down = ""
     turn(world, traces)
     assert collector.jobs() == [job["id"]] * 2
-    told = [span.to_json() for span in collector.get_finished_spans()]
-    once = len(told) // 2
-    assert told[:once] == told[once:]
+    reported = [span.to_json() for span in collector.get_finished_spans()]
+    once = len(reported) // 2
+    assert reported[:once] == reported[once:]
     ids = {(span.context.trace_id, span.context.span_id) for span in collector.get_finished_spans()}
     assert len(ids) == once > 1
 

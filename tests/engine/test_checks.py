@@ -57,9 +57,9 @@ def _spec(**changes: Any) -> JobSpec:
     ],
 )
 def test_what_has_no_effect_is_told_field_by_field(pipe: Any, job: Any, fields: list[str]) -> None:
-    told = list(without_effect(pipe, _card(), _spec(**job)))
+    expected = list(without_effect(pipe, _card(), _spec(**job)))
 
-    assert [text.split(":")[0] for text in told] == fields
+    assert [text.split(":")[0] for text in expected] == fields
 
 
 def test_a_model_without_guidance_says_so() -> None:
@@ -70,7 +70,7 @@ def test_a_model_without_guidance_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("negative", "arguments", "on", "told"),
+    ("negative", "arguments", "on", "expected"),
     [
         ("n", {"guidance_scale": 1.0}, False, "at guidance_scale 1"),
         ("n", {}, False, "without guidance"),
@@ -81,7 +81,7 @@ def test_a_model_without_guidance_says_so() -> None:
         ("n", {"true_cfg_scale": 4.0}, False, ""),
     ],
 )
-def test_a_negative_prompt_without_guidance_is_told(negative: str, arguments: Any, on: Any, told: str) -> None:
+def test_a_negative_prompt_without_guidance_is_told(negative: str, arguments: Any, on: Any, expected: str) -> None:
     pipe = Full()
     pipe.do_classifier_free_guidance = on  # type: ignore[attr-defined]
 
@@ -89,7 +89,7 @@ def test_a_negative_prompt_without_guidance_is_told(negative: str, arguments: An
         guidance_was_off(pipe, _card(), _spec(negative_prompt=negative), {"negative_prompt": negative, **arguments})
     )
 
-    assert [text.endswith(told) for text in texts] == ([True] if told else [])
+    assert [text.endswith(expected) for text in texts] == ([True] if expected else [])
 
 
 @pytest.mark.parametrize(

@@ -399,8 +399,8 @@ def test_a_dry_run_fetches_no_weights(run, server):
 def test_what_is_fetched_is_told_as_json_and_progress_apart(run, server):
     planned = json.loads(run("org/name", "--dry-run", "--json").stdout)
     done = run("org/name", "--json")
-    told = json.loads(done.stdout)
-    assert told == {**planned, "directory": str(find("org/name"))}
+    reported = json.loads(done.stdout)
+    assert reported == {**planned, "directory": str(find("org/name"))}
     assert (planned["model"], planned["commit"], planned["directory"]) == ("org/name", COMMIT, None)
     assert planned["files"] == {name: len(MODEL[name]) for name in planned["files"]}
     assert planned["total_bytes"] == sum(planned["files"].values()) >= planned["missing_bytes"] > 0

@@ -159,9 +159,9 @@ def test_formats_are_known_by_their_names(wan: Path, tmp_path: Path, tensors: di
 )
 def test_what_is_no_lora_of_this_model_is_told_at_start(wan: Path, tmp_path: Path, tensors: Any, text: str) -> None:
     file = lora(tmp_path / "a.safetensors", tensors)
-    with pytest.raises(CatalogueError, match=r"^\[models\.m\] loras\.a: ") as told:
+    with pytest.raises(CatalogueError, match=r"^\[models\.m\] loras\.a: ") as reported:
         model_for(str(wan), "m", {"loras": {"a": file}})
-    assert text in str(told.value)
+    assert text in str(reported.value)
 
 
 @pytest.mark.parametrize(

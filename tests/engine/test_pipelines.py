@@ -246,7 +246,7 @@ def test_a_missing_quantiser_is_named_with_its_command(demo_card: ModelCard, tmp
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (
             ImportError("\n`cosmos_guardrail` is not installed. Please"),
@@ -260,8 +260,8 @@ def test_a_missing_quantiser_is_named_with_its_command(demo_card: ModelCard, tmp
         (ValueError("something else"), ""),
     ],
 )
-def test_a_missing_package_is_named_with_its_command(error: Exception, told: str) -> None:
-    assert missing_package(error) == (f"it needs {told}" if told else "")
+def test_a_missing_package_is_named_with_its_command(error: Exception, expected: str) -> None:
+    assert missing_package(error) == (f"it needs {expected}" if expected else "")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is there")
@@ -269,14 +269,15 @@ def test_torchvision_is_asked_for_in_the_build_of_torch() -> None:
     with pytest.raises(ImportError) as caught:
         transformers.Qwen2VLVideoProcessor()
 
-    told = missing_package(caught.value)
+    expected = missing_package(caught.value)
 
     major, minor = (int(part) for part in torch.__version__.split(".")[:2])
     assert major == 2
     assert (
-        f"it needs torchvision, which is not installed: pip install --no-deps 'torchvision==0.{minor + 15}.*'" in told
+        f"it needs torchvision, which is not installed: pip install --no-deps 'torchvision==0.{minor + 15}.*'"
+        in expected
     )
-    assert ("whl/cpu" in told) == torch.__version__.endswith("+cpu")
+    assert ("whl/cpu" in expected) == torch.__version__.endswith("+cpu")
 
 
 def test_what_of_a_directory_is_not_used_as_it_is_stored_is_logged(

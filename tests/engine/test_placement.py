@@ -131,7 +131,7 @@ FULL = ("text_encoder", "transformer", "transformer_2")
 
 
 @pytest.mark.parametrize(
-    ("wanted", "limit_gib", "full", "told"),
+    ("wanted", "limit_gib", "full", "reported"),
     [
         # Another placement, eight bits for what is largest, or less to draw: each with what it takes.
         (
@@ -151,10 +151,10 @@ FULL = ("text_encoder", "transformer", "transformer_2")
     ],
 )  # fmt: skip
 def test_what_would_do_is_told_with_what_it_takes(
-    wanted: PlacementSetting, limit_gib: float, full: tuple[str, ...], told: tuple[str, ...]
+    wanted: PlacementSetting, limit_gib: float, full: tuple[str, ...], reported: tuple[str, ...]
 ) -> None:
     found = cures(MODEL, JOB, int(limit_gib * GIB), wanted, ORDER, full)
-    assert found == told
+    assert found == reported
 
 
 def test_a_slower_placement_never_takes_more_for_a_larger_need() -> None:

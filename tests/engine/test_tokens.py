@@ -68,11 +68,11 @@ def test_a_second_prompt_is_read_by_the_second_encoder_alone(flux: Served) -> No
 
 @pytest.mark.parametrize("tokens", [77, 78])
 def test_both_prompts_are_counted(sdxl: Served, tokens: int) -> None:
-    told = _warnings(sdxl, prompt=_words(tokens), negative_prompt=_words(tokens + 1), guidance_scale=5.0)
+    reported = _warnings(sdxl, prompt=_words(tokens), negative_prompt=_words(tokens + 1), guidance_scale=5.0)
 
     said = "{}: of its {} tokens this model reads 77; the rest was not used"
     both = (said.format("prompt", tokens), said.format("negative_prompt", tokens + 1))
-    assert told == (both if tokens > 77 else both[1:])
+    assert reported == (both if tokens > 77 else both[1:])
 
 
 def test_a_negative_prompt_that_the_model_brings_is_its_own_affair(sdxl: Served) -> None:

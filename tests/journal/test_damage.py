@@ -110,7 +110,7 @@ def test_one_bit_turned_anywhere_is_told_and_stops_nothing_else(tmp_path, whole)
     truth = {job.id: facts(shown(core, job.id)) for job in crowd()}
     journal.close()
     draw = random.Random(5)
-    refused = told = 0
+    refused = reported = 0
     for _ in range(300):
         data = bytearray(whole)
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
@@ -122,13 +122,13 @@ def test_one_bit_turned_anywhere_is_told_and_stops_nothing_else(tmp_path, whole)
             refused += 1
             continue
         try:
-            told += read_all(core, truth)
+            reported += read_all(core, truth)
         except JournalRefused:
             refused += 1
         finally:
             journal.close()
     assert refused
-    assert told
+    assert reported
 
 
 def test_the_epoch_never_falls_whatever_bit_of_it_is_turned(tmp_path, whole):
@@ -157,11 +157,11 @@ def test_the_epoch_never_falls_whatever_bit_of_it_is_turned(tmp_path, whole):
 
 def read_all(core: Core, truth: dict[str, tuple[object, ...]]) -> int:
     """How many jobs are said to be damaged. Every other must be what it was, wherever it is shown."""
-    told = 0
+    reported = 0
     for job_id, fact in truth.items():
         view = shown(core, job_id)
         if view is None or view.damaged or view.set_aside is not None:
-            told += 1
+            reported += 1
         else:
             assert facts(view) == fact
     for query in (
@@ -179,7 +179,7 @@ def read_all(core: Core, truth: dict[str, tuple[object, ...]]) -> int:
             view = codec.job_view(body)
             assert view.damaged or view.set_aside is not None or facts(view) == truth[view.id]
     ask(core, m.GetPool(req=1))
-    return told
+    return reported
 
 
 def damage(path: Path, statement: str, *parameters: object) -> None:

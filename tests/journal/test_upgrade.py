@@ -77,8 +77,8 @@ def test_an_upgrade_that_is_killed_leaves_the_old_journal_and_is_done_at_the_nex
     assert killed.exitcode == -signal.SIGKILL
     assert tables(path) == before
     journal = open_journal()
-    told = json.loads((DATA / "jobs-0.1.0.json").read_text(encoding="utf-8"))
-    states = {job["id"]: job["state"] for tenant in ("red", "blue") for job in told[tenant]}
+    reported = json.loads((DATA / "jobs-0.1.0.json").read_text(encoding="utf-8"))
+    states = {job["id"]: job["state"] for tenant in ("red", "blue") for job in reported[tenant]}
     assert {job.id: str(job.state) for job in journal.page(m.ListJobs(req=1, limit=100))[0]} == states
     journal.close()
     assert tables(path).keys() == tables(fresh(tmp_path)).keys()
@@ -128,8 +128,8 @@ def test_jobs_of_an_upgraded_journal_go_on_and_their_fences_and_ends_hold(tmp_pa
 
 def test_the_journal_of_0_1_0_has_its_jobs_where_that_version_left_them(tmp_path, open_journal):
     (tmp_path / "jobs.sqlite").write_bytes((DATA / "jobs-0.1.0.sqlite").read_bytes())
-    told = json.loads((DATA / "jobs-0.1.0.json").read_text(encoding="utf-8"))
-    states = {job["id"]: job["state"] for tenant in ("red", "blue") for job in told[tenant]}
+    reported = json.loads((DATA / "jobs-0.1.0.json").read_text(encoding="utf-8"))
+    states = {job["id"]: job["state"] for tenant in ("red", "blue") for job in reported[tenant]}
     for start in range(2):
         journal = open_journal()
         found = {job.id: str(job.state) for job in journal.page(m.ListJobs(req=1, limit=100))[0]}

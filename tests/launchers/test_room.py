@@ -14,7 +14,7 @@ def machine(gpus, free, going=False, **labels):
 
 
 @pytest.mark.parametrize(
-    ("machines", "gpus", "labels", "told"),
+    ("machines", "gpus", "labels", "text"),
     [
         pytest.param([machine(2, 1), machine(2, 0)], 1, {}, "", id="one is free"),
         pytest.param([machine(0, 0)], 0, {}, "", id="none is needed"),
@@ -60,5 +60,5 @@ def machine(gpus, free, going=False, **labels):
         pytest.param([machine(2, 2, going=True)], 1, {}, "no machine is there", id="one that goes away takes nothing"),
     ],
 )
-def test_what_is_lacking(machines, gpus, labels, told):
-    assert lacking(machines, gpus, labels) == told
+def test_what_is_lacking(machines, gpus, labels, text):
+    assert lacking(machines, gpus, labels) == text

@@ -20,7 +20,7 @@ def order(*argv, environ=None):
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "expected"),
     [
         (["--launcher", "rai"], "launcher: 'rai' must be ray"),
         (["--min-workers", "9", "--max-workers", "4"], "min_workers: 9 must not be above max_workers, which is 4"),
@@ -41,10 +41,10 @@ def order(*argv, environ=None):
         (["--threads", "-1"], "--threads: '-1' must be a whole number"),
     ],
 )
-def test_a_wrong_option_is_named_with_its_value_and_rule(argv, told):
+def test_a_wrong_option_is_named_with_its_value_and_rule(argv, expected):
     with pytest.raises(SettingsError) as caught:
         read(("--launcher", "ray", *argv), {})
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_settings_come_from_flags_environment_and_file(tmp_path, monkeypatch):

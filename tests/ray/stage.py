@@ -150,10 +150,10 @@ class Stage:
     def give_notice(self, node: Any, within_s: float) -> None:
         """Tell Ray that a machine goes away, as a cloud's notice is."""
         client = GcsClient(address=self.address)
-        told, why = client.drain_node(
+        reported, why = client.drain_node(
             node.node_id, _PREEMPTION, "a spot machine is taken", int((time.time() + within_s) * 1000)
         )
-        assert told, why
+        assert reported, why
 
     def kill_head(self) -> None:
         """Kill the cluster's GCS."""

@@ -159,7 +159,9 @@ def test_an_option_that_is_wrong_on_the_machine_starts_no_worker_twice(stage):
     flags = ("--min-workers", "1", "--models", "/nowhere/model")
     assert stage.ask(*flags, pool="wrong")[0] == 0
     wait_until(lambda: stage.events("failed", "wrong"), LIMIT_S, "the end of the worker")
-    status = wait_until(lambda: (told := stage.status("wrong")) and told.fault and told, LIMIT_S, "a word of it")
+    status = wait_until(
+        lambda: (reported := stage.status("wrong")) and reported.fault and reported, LIMIT_S, "a word of it"
+    )
     assert "exit code 2: workers: model: '/nowhere/model' is not there" in status.fault
     assert status.wanted == 1
     wait_until(lambda: not stage.status("wrong").members, LIMIT_S, "its owner's end")
@@ -199,10 +201,10 @@ def test_without_its_head_a_cluster_loses_no_job(stage):
     stage.kill_head()
     stage.until_gone(processes)
     wait_until(lambda: stage.job(job)["state"] == "queued", LIMIT_S, "the job in the queue")
-    told = stage.launch("--status")
-    assert told.returncode == 1
-    assert "ray_address: no Ray cluster answers at" in told.stderr
-    assert "their jobs go back to the queue" in told.stderr
+    reported = stage.launch("--status")
+    assert reported.returncode == 1
+    assert "ray_address: no Ray cluster answers at" in reported.stderr
+    assert "their jobs go back to the queue" in reported.stderr
 
 
 def _serving(stage) -> int:

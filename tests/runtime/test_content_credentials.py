@@ -171,14 +171,14 @@ def test_certificates_that_are_no_use_are_named_at_start(tmp_path):
     for one, lacking in (("certificate", "key"), ("key", "certificate")):
         with pytest.raises(SettingsError, match=f"signing_{lacking}: a certificate and its key are named together"):
             checked_files(CommonSettings(**{f"signing_{one}": "x.pem"}))
-    for certificate, secret, mode, told in [
+    for certificate, secret, mode, expected in [
         (chain, key, 0o640, r"signing_key: .*key.pem' can be read by others; give it mode 0600"),
         (b"hello", key, 0o600, "signing_certificate: .*chain.pem' is no PEM file"),
         (chain, chain, 0o600, "signing_key: it is no PEM key without a password"),
         (chain, another, 0o600, "signing_certificate: .*chain.pem"),
         (alone, key, 0o600, "signing_certificate: .*chain.pem.*self-signed"),
     ]:
-        with pytest.raises(SettingsError, match=told):
+        with pytest.raises(SettingsError, match=expected):
             checked_files(named(tmp_path, certificate, secret, mode))
     missing = CommonSettings(signing_certificate=str(tmp_path / "no.pem"), signing_key=str(tmp_path / "key.pem"))
     with pytest.raises(SettingsError, match=r"signing_certificate: .*no.pem' cannot be read: No such file"):

@@ -82,8 +82,8 @@ def test_a_value_cannot_break_or_forge_a_json_line(hostile):
 
 
 def test_odd_values_are_json_all_the_same():
-    told = json.loads(json_line(level="mine", nan=float("nan"), path=io.StringIO, time=3))
-    assert (told["level"], told["level_"], told["time_"], told["nan"]) == ("info", "mine", 3, "nan")
+    reported = json.loads(json_line(level="mine", nan=float("nan"), path=io.StringIO, time=3))
+    assert (reported["level"], reported["level_"], reported["time_"], reported["nan"]) == ("info", "mine", 3, "nan")
 
 
 def test_a_traceback_stands_in_its_json_line():

@@ -33,7 +33,7 @@ class Dealer:
     def connected(self) -> bool:
         return bool(self.socket.getsockopt(zmq.EVENTS) & zmq.POLLOUT)
 
-    def say(self, message: m.Message) -> None:
+    def send(self, message: m.Message) -> None:
         self.socket.send(codec.encode(message), zmq.NOBLOCK)
 
     def listen(self, decode: codec.Decoder = codec.to_agent) -> list[m.Message]:

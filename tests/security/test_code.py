@@ -30,15 +30,15 @@ def test_nothing_runs_or_unpickles_what_comes_in():
 
 def test_models_bring_code_only_where_their_operator_says_so():
     """Whatever may run what lies beside a model's weights is told by the setting of the service's own table, and by nothing else."""
-    told = []
+    reported = []
     for path in sources(*FOLDERS):
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
-                told.append(ast.unparse(node.value))
+                reported.append(ast.unparse(node.value))
             elif isinstance(node, ast.Dict):
                 keys = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
-                told += [ast.unparse(v) for k, v in zip(keys, node.values, strict=True) if k == "trust_remote_code"]
-    assert set(told) == {"setup.trust_remote_code", "settings.trust_remote_code"}
+                reported += [ast.unparse(v) for k, v in zip(keys, node.values, strict=True) if k == "trust_remote_code"]
+    assert set(reported) == {"setup.trust_remote_code", "settings.trust_remote_code"}
 
 
 def test_tempnam_and_world_writable_modes_do_not_occur():

@@ -87,7 +87,7 @@ async def test_an_edge_and_a_worker_with_keys_work_as_over_ipc(desk, tmp_path, s
         async with BrokerClient(service.front_tcp, key=read_peer_key(edge, "edge")) as client:
             agent = dealers(service.back_tcp, read_peer_key(node, "worker"))
             await eventually(agent.connected)
-            agent.say(hello("node-2.gpu-0"))
+            agent.send(hello("node-2.gpu-0"))
             await eventually(lambda: agent.all(m.Welcome))
             view, _ = await client.submit(a_job("job-1"))
             assert view.id == "job-1"
@@ -153,7 +153,7 @@ async def test_a_removed_key_is_dead_on_open_connections_too(desk, tmp_path, sho
     async with serving(tmp_path, short_dir, desk) as service:
         agent = dealers(service.back_tcp, node)
         await eventually(agent.connected)
-        agent.say(hello("node-2.gpu-0"))
+        agent.send(hello("node-2.gpu-0"))
         await eventually(lambda: agent.all(m.Welcome))
         async with BrokerClient(service.front_tcp, key=edge) as client:
             assert len((await client.worker_requests.pool()).workers) == 1
@@ -163,7 +163,7 @@ async def test_a_removed_key_is_dead_on_open_connections_too(desk, tmp_path, sho
             service.wires.keep_watch()
             with pytest.raises(BrokerUnavailable):
                 await client.submit(a_job("job-1"))
-            agent.say(m.Heartbeat(seen=0, free=1))
+            agent.send(m.Heartbeat(seen=0, free=1))
             await eventually(lambda: not agent.connected())
             await stays_out(agent, service)
         assert service.core.job("job-1") is None
@@ -177,7 +177,7 @@ async def test_a_machine_cannot_act_as_the_worker_of_another(desk, tmp_path, sho
         for name in ("node-1.gpu-0", "gpu-0", "node-22.gpu-0", "node-2"):
             agent = dealers(service.back_tcp, node)
             await eventually(agent.connected)
-            agent.say(hello(name))
+            agent.send(hello(name))
             bye = (await eventually(lambda agent=agent: agent.all(m.WorkerRejected)))[0]
             assert "node-2." in bye.reason
         assert service.core.snapshot().workers == ()

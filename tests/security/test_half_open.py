@@ -170,13 +170,13 @@ def test_the_list_of_keys_holds_while_it_cannot_be_read(desk: KeyDesk) -> None:
     assert peers.admits("node-3")
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["by the kernel", "by listing them"])
+@pytest.mark.parametrize("reported", [True, False], ids=["by the kernel", "by listing them"])
 def test_descriptors_are_counted_whether_the_kernel_says_how_many_there_are_or_not(
-    told: bool, monkeypatch: pytest.MonkeyPatch
+    reported: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = half_open.HalfOpen(frozenset())
     try:
-        if not told:
+        if not reported:
             monkeypatch.setattr(half_open, "_kernel_count", lambda: 0)
         before = watch._in_use()
         opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(50)]

@@ -20,8 +20,9 @@ from broker.shell.router import Router
 from broker.shell.server import BEAT_S, STOP_GRACE_S
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.simulation.checker import Checker, require
+from tests.simulation.checker import Checker
 from tests.simulation.disk import Fuse, Killed, Room, WatchedJournal
+from tests.simulation.facts import require
 from tests.simulation.network import Connection
 from tests.simulation.planted import Planted
 from tests.simulation.timeline import Alarm

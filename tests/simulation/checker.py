@@ -6,25 +6,18 @@ caught when it is sent, whether or not the broker dies just then.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from math import inf
-from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from broker.core.deliveries import LEASE_S, Delivery
 from broker.core.jobs import MAX_HISTORY, Cause, Job
-from broker.core.timers import FRESH_S
 from broker.core.usage import gpu_seconds
 from broker.wire import codec
 from broker.wire import messages as m
-from broker.wire.jobspec import Result
 from broker.wire.terms import JobState
-
-if TYPE_CHECKING:
-    from tests.simulation.engine import Work
-    from tests.simulation.world import World
-
+from tests.simulation.edge_checks import EdgeChecks
+from tests.simulation.engine_checks import EngineChecks
+from tests.simulation.facts import require, short
 
 #: How an agent says that an attempt has ended without a result.
 _HANDED_BACK = ("the engine was replaced", "the engine ended before")
@@ -34,89 +27,8 @@ _PARKING = {"draft_ready": "drafted", "parked": "paused", "resumed": "resumed"}
 _EVENTS = {JobState.SUCCEEDED: "completed", JobState.FAILED: "failed", JobState.CANCELLED: "cancelled"}
 
 
-class Violation(AssertionError):
-    """The promise is broken."""
-
-
-class _View(msgspec.Struct):
-    """What is checked of a view."""
-
-    id: str
-    state: str
-    fence: int = 0
-    revision: int = 0
-    result: Result | None = None
-
-
-_view = msgspec.msgpack.Decoder(_View).decode
-
-
-def require(holds: bool, rule: str, *details: object) -> None:
-    """Raise `Violation` when the rule does not hold."""
-    if not holds:
-        raise Violation(": ".join([rule, *map(str, details)]))
-
-
-class Checker:
-    """Remembers what was said, and compares."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.asked: dict[str, m.Submit] = {}
-        #: (job, spec) that somebody asked for; what each grant bore.
-        self.specs: set[tuple[str, bytes]] = set()
-        self.granted_specs: dict[tuple[str, int], bytes] = {}
-        self.accepted_ids: set[str] = set()
-        #: Jobs as they are on disk.
-        self.disk: dict[str, Job] = {}
-        #: Jobs whose cancel was answered with a promise, and when.
-        self.cancels: dict[str, float] = {}
-        #: Attempts whose agent has said that they failed.
-        self.failures: defaultdict[str, set[int]] = defaultdict(set)
-        #: Attempts whose agent has said that they finished.
-        self.finished: set[tuple[str, int]] = set()
-        self.grants_of: Counter[str] = Counter()
-        self.last_seen: dict[str, m.JobView] = {}
-        #: Fence -> job, worker: every grant that was sent, every attempt that began in an engine.
-        self.grants: dict[int, tuple[str, str]] = {}
-        self.attempts: dict[int, str] = {}
-        #: When an engine was given an attempt; attempts that a heartbeat has told of.
-        self.given_at: dict[int, float] = {}
-        self.beaten: set[int] = set()
-        #: Attempts that were granted before their job was on disk, and of these and all others those that were granted for a job of this
-        #: id before the one that is on disk was accepted.
-        self.hasty: set[int] = set()
-        self.strangers: set[int] = set()
-        #: Fences that were on disk at some time.
-        self.kept_fences: set[int] = set()
-        self.highest: dict[str, int] = {}
-        #: Address -> worker, as it was when something was sent there last.
-        self.names: dict[bytes, str] = {}
-        #: Job -> its last start: when, on which worker, with which fence.
-        self.starts: dict[str, tuple[float, str, int]] = {}
-        #: Attempts that must be alone in their engine; under which the engine broke down; which hang; which were handed back unfinished.
-        self.alone: set[int] = set()
-        self.crashes: set[int] = set()
-        self.hung: set[int] = set()
-        self.handed_back: defaultdict[str, set[int]] = defaultdict(set)
-        #: Attempts that their engine has parked.
-        self.parks: set[int] = set()
-        #: Attempt -> numbers of steps that its agent said to be kept.
-        self.kept: defaultdict[int, set[int]] = defaultdict(set)
-        self.files: set[tuple[str, int]] = set()
-        #: When a fresh id was found on disk, last.
-        self.taken_at: dict[str, float] = {}
-        #: Jobs that the broker has set aside at some time.
-        self.asides: set[str] = set()
-        #: Jobs whose records were deleted at some time; one of such an id may be accepted anew.
-        self.deleted_ids: set[str] = set()
-        #: Of the last deleted job of an id, the fence of its end.
-        self.deleted_fences: dict[str, int] = {}
-        #: Webhook deliveries as they are on disk; numbers that reached their receivers.
-        self.deliveries: dict[int, Delivery] = {}
-        self.received: set[int] = set()
-        #: (number, claim) of deliveries whose outcome an edge has reported.
-        self.reported: set[tuple[int, int]] = set()
+class Checker(EdgeChecks, EngineChecks):
+    """Remembers what was sent and written, and compares."""
 
     # ------------------------------------------------------------ the disk
 
@@ -244,9 +156,9 @@ class Checker:
 
     def reopened(self, jobs: dict[str, Job], deliveries: dict[int, Delivery]) -> None:
         """A new process reads these."""
-        told = {job_id: (job.state, job.fence) for job_id, job in self.disk.items()}
+        reported = {job_id: (job.state, job.fence) for job_id, job in self.disk.items()}
         found = {job_id: (job.state, job.fence) for job_id, job in jobs.items()}
-        require(found == told, "what was committed is on disk", found, told)
+        require(found == reported, "what was committed is on disk", found, reported)
         require(deliveries == self.deliveries, "a delivery that was committed is on disk", deliveries, self.deliveries)
 
     def delivery_committed(self, delivery: Delivery) -> None:
@@ -320,8 +232,8 @@ class Checker:
     def _has_started(self, job: Job) -> None:
         """Rules of a job that is done: its start is told too, and is the moment at which its engine got it."""
         causes = [move.cause for move in job.history]
-        told = job.attempts > 0 and ("started" in causes or "adopted" in causes)
-        require(told or len(causes) >= MAX_HISTORY, "what ends has started", job.id, job.attempts, *causes)
+        reported = job.attempts > 0 and ("started" in causes or "adopted" in causes)
+        require(reported or len(causes) >= MAX_HISTORY, "what ends has started", job.id, job.attempts, *causes)
         at = self.given_at[job.fence]
         if not self.world.disturbed((job.worker, "broker"), at):
             late_s = job.started_at - self.world.broker.clock_offset - at
@@ -400,238 +312,6 @@ class Checker:
         require(not kept_out, "what is parked is not run", job.id, short(run.fence))
         require(run.alone == (job.crashes > 0), "what crashed before is to run alone", job.id, job.crashes)
 
-    def _end_is_on_disk(self, view: _View | m.JobView) -> None:
-        if view.state in ("succeeded", "failed", "cancelled"):
-            job = self.disk.get(view.id)
-            # A job that was never granted is shown without a fence.
-            same = (
-                job is not None
-                and job.state == view.state
-                and view.fence in (job.fence, 0 if job.attempts == 0 else job.fence)
-            )
-            # The id of a deleted job may be another's by now.
-            another = job is not None and view.id in self.deleted_ids and job.revision > view.revision
-            require(same or another, "an end is reported when it is on disk", view.id, view.state)
-
-    def _to_edge(self, message: Any) -> None:
-        about_job = isinstance(message, m.Accepted | m.JobReply | m.CancelReply | m.ControlReply)
-        view = _view(message.body) if about_job and message.body else None
-        if view is not None and view.id in self.deleted_ids and view.id not in self.disk:
-            return  # it was there when the answer was written, and is told to be gone right behind
-        if view is not None:
-            self._end_is_on_disk(view)
-        match message:
-            case m.Event():
-                shown = codec.event_views(message.body)
-                require(len({one.id for one in shown}) == len(shown), "a job is told of once in an event")
-                for one in shown:
-                    self._end_is_on_disk(one)
-            case m.Deliveries():
-                for claim in codec.hook_claims(message.body):
-                    delivery = self.deliveries.get(claim.number)
-                    # One that is settled in the same pass, by whoever held it before, is held by nobody.
-                    held = delivery is None or delivery.claim == claim.claim or delivery.state != "pending"
-                    known = delivery is not None or claim.job_id in self.deleted_ids
-                    require(held and known, "a claim is given when it is on disk", claim.job_id, claim.event)
-            case m.Accepted(job_id=job_id):
-                there = job_id in self.disk or job_id in self.deleted_ids
-                require(there, "accepted means on disk", job_id)
-                require(message.duplicate == (view is not None), "a job that was there is shown as it is", job_id)
-            case m.ControlReply(outcome="done" | "requested"):
-                assert view is not None
-                told, job = codec.job_view(message.body).parking, self.disk[view.id]
-                if told is not None and not job.final and job.revision <= view.revision:
-                    paused = told.reason != "paused" or job.park == "pause"
-                    require(paused, "a pause is answered when it is on disk", view.id, job.state)
-                    require(told.committed == job.committed, "a commit is answered when it is on disk", view.id)
-            case m.CancelReply(outcome="requested" | "cancelled"):
-                assert view is not None
-                job = self.disk[view.id]
-                mark = self.world.broker.journal.asides.of_job(view.id)
-                kept = job.state is JobState.CANCELLED or bool(job.stop) or bool(mark and mark.stop)
-                require(kept, "a cancel is answered when it is on disk", view.id, job.state)
-
-    # ------------------------------------------------------------ what customers hear
-
-    def submitted(self, message: m.Submit) -> None:
-        self.asked.setdefault(message.job_id, message)
-        self.specs.add((message.job_id, message.body))
-
-    def accepted(self, job_id: str, view: m.JobView) -> None:
-        require(view.id == job_id and view.body == job_id.encode(), "the answer is about one's own job", job_id)
-        self.accepted_ids.add(job_id)
-        if view.promise is not None:
-            self.world.count("promise: given")
-
-    def rejected(self, job_id: str, message: m.Rejected) -> None:
-        self.world.count(f"rejected: {message.code}")
-        require(message.code != "id_conflict", "one's own job is recognised", job_id)
-        known = job_id in self.accepted_ids - self.deleted_ids
-        require(not known, "what was accepted is not refused later", job_id, message.code)
-
-    def taken(self, job_ids: list[str]) -> None:
-        """The broker took these for new, and found them on disk."""
-        self.world.count("a fresh id was taken")
-        for job_id in job_ids:
-            require(self.asked[job_id].fresh, "an id is looked up unless its edge drew it", job_id)
-            require(job_id in self.disk, "only what is on disk is taken", job_id)
-            since_s = self.world.timeline.now - self.taken_at.get(job_id, 0.0)
-            require(since_s >= FRESH_S, "a taken id is answered when it is said again", job_id, f"{since_s:.1f} s")
-            self.taken_at[job_id] = self.world.timeline.now
-
-    def conflict(self, job_id: str, message: Any) -> None:
-        refused = isinstance(message, m.Rejected) and message.code == "id_conflict"
-        require(refused, "an id is one job's", job_id, message)
-        self.world.count("rejected: id_conflict")
-
-    def found(self, job_id: str, found: bool) -> None:
-        require(found or job_id not in self.accepted_ids - self.deleted_ids, "what was accepted is found", job_id)
-
-    def seen(self, view: m.JobView) -> None:
-        old = self.last_seen.get(view.id)
-        if view.id in self.deleted_ids:
-            self.last_seen[view.id] = view
-            return
-        if old is None or view.revision > old.revision:
-            final = old is not None and old.state in ("succeeded", "failed", "cancelled")
-            require(not final, "nothing is heard of a job after its end", view.id, old and old.state, view.state)
-            self.last_seen[view.id] = view
-            self._kept_is_known(view.id, view.fence, view.kept)
-            if view.promise is not None and view.promise.breaks > (old.promise.breaks if old and old.promise else 0):
-                self.world.count("promise: broken")
-
-    def _kept_is_known(self, job_id: str, fence: int, kept: int) -> None:
-        """What is said to lie in a checkpoint is what the last attempt that was granted was told, or has said, until this fence."""
-        granted = [number for number, (owner, _) in self.grants.items() if owner == job_id and number <= fence]
-        known = self.kept[max(granted)] if granted else set()
-        require(kept == 0 or kept in known, "no older attempt's checkpoint counts", job_id, short(fence), kept, *known)
-
-    def cancel_answered(self, job_id: str, outcome: str) -> None:
-        self.world.count(f"cancel: {outcome}")
-        if job_id in self.deleted_ids:
-            return
-        if outcome == "not_found":
-            require(job_id not in self.accepted_ids, "what was accepted can be cancelled", job_id)
-        elif outcome == "already_final":
-            require(self.disk[job_id].final, "an end is reported when it is on disk", job_id)
-        else:
-            require(self.disk[job_id].state is not JobState.SUCCEEDED, "a cancelled job publishes nothing", job_id)
-            self.cancels.setdefault(job_id, self.world.timeline.now)
-
-    # ------------------------------------------------------------ what runs
-
-    def fetches(self, fence: int) -> None:
-        """An agent has this attempt, and fetches what it needs before its engine is given it."""
-        self.given_at[fence] = self.world.timeline.now
-
-    def begun(self, worker: str, job_id: str, fence: int) -> None:
-        """An engine is given this attempt."""
-        require(fence not in self.attempts, "a fence runs once", job_id, short(fence))
-        self.attempts[fence] = job_id
-        self.given_at.setdefault(fence, self.world.timeline.now)
-        if self.vain(job_id, fence):
-            self.world.count("begun in vain: its job was not accepted")
-            return
-        require(self._may_start(job_id, fence), "a job is started again for a reason", job_id, short(fence))
-        self.starts[job_id] = (self.world.timeline.now, worker, fence)
-        self.files.discard((job_id, fence))
-
-    def vain(self, job_id: str, fence: int) -> bool:
-        """Whether this attempt was granted for a job that has not come to the disk."""
-        job = self.disk.get(job_id)
-        return fence in self.hasty and fence not in self.kept_fences and (job is None or job.fence < fence)
-
-    def set_aside(self, job_id: str) -> None:
-        """The core has raised over this job."""
-        self.asides.add(job_id)
-
-    def shown_aside(self, view: m.JobView) -> None:
-        """The broker shows a job as set aside."""
-        require(view.set_aside is not None, "who is set aside is shown so", view.id)
-        require(view.id in self.asides, "only the job that the core raised over is set aside", view.id)
-
-    def _may_start(self, job_id: str, new: int) -> bool:
-        """Whether it was not started before, or something happened to that attempt: it failed, or its worker or link was disturbed.
-
-        The broker's death is no reason, unless it came so soon that the grant was not on disk. Nor is its sleep.
-        """
-        last = self.starts.get(job_id)
-        if last is None or job_id in self.asides:
-            return True
-        at, worker, fence = last
-        if new < fence:  # an old grant, late: it will be told to stop
-            return True
-        slack_s = 1.0 + 2 * self.world.network.longest_s
-        kept = (
-            fence in self.kept_fences
-        )  # a broker that slept before it died may never have written a grant of long ago
-        forgotten = any(abs(death - at) < slack_s or (death >= at and not kept) for death in self.world.broker.deaths)
-        slow = max(self.world.plan.delays) > 1.0  # a message that takes as long as a lease is a disturbance of its own
-        ended = fence in self.failures[job_id] or fence in self.handed_back[job_id] or fence in self.parks
-        return ended or forgotten or slow or self.world.disturbed((worker,), at)
-
-    def begins(self, work: Work, others: list[Work]) -> None:
-        """The engine takes up this attempt, beside these."""
-        alone = self.alone & {work.fence, *(other.fence for other in others)}
-        require(not others or not alone, "who crashed before is alone", work.job.job_id, *map(short, alone))
-        if others:
-            self.world.count("overlap: begins beside a tail")
-
-    def crashed(self, works: list[Work]) -> None:
-        """The engine has broken down by itself, or somebody has killed it, under these."""
-        fences = {work.fence for work in works if work.begun_at is not None}
-        self.crashes |= fences
-        if len(fences) > 1:
-            self.world.count("overlap: crashes under both")
-
-    def paused(self, job_id: str, outcome: str) -> None:
-        """A customer was told what became of a pause."""
-        if outcome == "not_found":
-            known = job_id in self.accepted_ids - self.deleted_ids
-            require(not known, "what was accepted can be paused", job_id)
-
-    def parked(self, work: Work, kept: int) -> None:
-        """An engine has left off after so many steps, which lie in a checkpoint."""
-        job = self.disk.get(work.job.job_id)
-        self.parks.add(work.fence)
-        asked = job is None or job.fence != work.fence or bool(job.park) or 0 < work.job.park_at <= kept
-        leaves = self.world.disturbances
-        require(asked or bool(leaves), "only what is asked for is parked", work.job.job_id, short(work.fence))
-
-    def hears(self, message: m.Message) -> None:
-        """The broker is about to hear this."""
-        if not isinstance(message, m.Refused):
-            return
-        job = self.world.broker.core.state.jobs.get(message.job_id)
-        if job is not None and not job.final and job.fence > message.fence and message.kept > job.kept:
-            self.world.count("parked: handed back after its job was granted again")
-
-    def hangs(self, work: Work) -> None:
-        """This one will not move any more."""
-        self.hung.add(work.fence)
-
-    def _may_lose(self, job: Job) -> bool:
-        """Whether a worker or its link was disturbed lately, or an attempt handed back since this row.
-
-        The broker's own death and sleep are no reason.
-        """
-        if any(fence >= job.fence for fence in self.handed_back[job.id]):
-            return True
-        workers = tuple(worker.name for worker in self.world.workers)
-        slow = max(self.world.plan.delays) > 1.0
-        return slow or self.world.disturbed(workers, self.world.timeline.now - 20.0)
-
-    def made(self, job_id: str, fence: int) -> None:
-        """The attempt's files are on disk."""
-        self.files.add((job_id, fence))
-
-    def removed(self, job_id: str, fence: int) -> None:
-        """The attempt's files are being removed."""
-        job = self.disk.get(job_id)
-        published = job is not None and job.state is JobState.SUCCEEDED and job.fence == fence
-        require(not published, "what is published stays", job_id, short(fence))
-        self.files.discard((job_id, fence))
-
     def said(self, worker: str, message: m.Message) -> None:
         """An agent says what it holds, and how an attempt ended."""
         if isinstance(message, m.Finished | m.Failed | m.Cancelled) and message.fence not in self.beaten:
@@ -699,8 +379,3 @@ class Checker:
             # A broker that starts again counts its time anew.
             sound = used_s <= most_s + 0.001 or bool(self.world.broker.deaths)
             require(sound, "time parked is no run time", job.id, used_s, most_s)
-
-
-def short(fence: int) -> str:
-    """A fence for people: epoch.counter."""
-    return f"{fence >> 32}.{fence & 0xFFFF_FFFF}"

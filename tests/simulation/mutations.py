@@ -254,9 +254,9 @@ def _endless_patience(_: Any) -> Callable[..., Any]:
 
 #: Rules of promise, order and place; those of time, parking and overlap stand in modules of their own.
 RULES: tuple[Mutation, ...] = (
-    Mutation("any-fence", "a result counts only with the job's fence", ((reports, "_current", _any_fence),)),
+    Mutation("any-fence", "a result counts only with the job's fence", ((reports, "_current", _any_fence),), first=16),
     Mutation("after-the-end", "nothing leads out of a final state", ((reports, "_current", _after_the_end),)),
-    Mutation("publish-cancelled", "a finish loses against a cancel", ((reports, "finished", _deaf_to_stop),)),
+    Mutation("publish-cancelled", "a finish loses against a cancel", ((reports, "finished", _deaf_to_stop),), first=31),
     Mutation("failure-counts-again", "a failure closes its attempt", ((state.State, "close_attempt", nothing),)),
     Mutation(
         "send-before-commit", "nothing is said before it is on disk", ((Router, "_commit_and_send", _send_first),)
@@ -268,7 +268,7 @@ RULES: tuple[Mutation, ...] = (
         "born-unfenced",
         "an attempt of before a job's acceptance is none of its own",
         ((requests, "Job", _unfenced),),
-        first=190,
+        first=204,
     ),
     Mutation(
         "strangers-left",
@@ -283,13 +283,15 @@ RULES: tuple[Mutation, ...] = (
     Mutation("lazy-finish", "a result is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.FINISHED}),)),
     Mutation("same-epoch", "the epoch is raised before every life", ((Epochs, "raise_again", _same_epoch),)),
     Mutation("counted-credit", "room is what the worker said last", ((Pool, "update_room", _counted),)),
-    Mutation("no-lease-expiry", "what a silent worker held goes back", ((timers, "_lose_worker", nothing),), first=30),
+    Mutation("no-lease-expiry", "what a silent worker held goes back", ((timers, "_lose_worker", nothing),), first=37),
     Mutation(
-        "no-rejoin-end", "orphans go back when nobody comes for them", ((timers, "_close_rejoin", nothing),), first=60
+        "no-rejoin-end", "orphans go back when nobody comes for them", ((timers, "_close_rejoin", nothing),), first=87
     ),
-    Mutation("no-stall-rule", "the broker's own sleep is not the workers' silence", ((Core, "stalled", nothing),)),
+    Mutation(
+        "no-stall-rule", "the broker's own sleep is not the workers' silence", ((Core, "stalled", nothing),), first=391
+    ),
     Mutation("no-adoption", "a worker that comes back keeps its job", ((reports, "reconcile_held", _no_adoption),)),
-    Mutation("zombies-left", "an old attempt is stopped", ((reports, "reconcile_held", _mute_to_zombies),), first=100),
+    Mutation("zombies-left", "an old attempt is stopped", ((reports, "reconcile_held", _mute_to_zombies),), first=123),
     Mutation(
         "handed-back-for-ever", "what was begun and handed back is a loss", ((reports, "refused", _refused_for_free),)
     ),
@@ -297,35 +299,40 @@ RULES: tuple[Mutation, ...] = (
         "handed-back-unheard",
         "what was taken and handed back is a loss, heard of or not",
         ((reports, "refused", _never_taken),),
+        first=11,
     ),
-    Mutation("start-untold", "what ends has started", ((reports, "_current", _start_untold),), first=60),
+    Mutation("start-untold", "what ends has started", ((reports, "_current", _start_untold),), first=79),
     Mutation("start-as-heard", "a start is reported as it was", ((reports, "_begun_at", _as_heard),)),
     Mutation("hello-takes-back", "a grant that a hello crosses stands", ((reports, "hello", _takes_back),)),
     Mutation("submit-forgets", "a job's id is its dedup key for ever", ((requests, "submit", _forgets_stored),)),
     Mutation(
-        "fresh-unasked",
-        "an id is looked up unless its edge drew it",
-        ((Core, "needs", _always_fresh),),
+        "fresh-unasked", "an id is looked up unless its edge drew it", ((Core, "needs", _always_fresh),), first=32
     ),
     Mutation(
         "fresh-refused",
         "what was accepted is not refused later",
         ((lookups, "_may_refuse", constant(False)),),
-        first=240,
+        first=426,
     ),
-    Mutation("fresh-for-ever", "a taken id is answered when it is said again", ((Core, "restore", _trusted_at_once),)),
+    Mutation(
+        "fresh-for-ever",
+        "a taken id is answered when it is said again",
+        ((Core, "restore", _trusted_at_once),),
+        first=14,
+    ),
     Mutation("retry-for-ever", "three crashes quarantine a job", ((retry, "decide", _retry_always),)),
-    Mutation("lose-for-ever", "too many losses quarantine a job", ((reports, "lose", _lose_freely),)),
+    Mutation("lose-for-ever", "too many losses quarantine a job", ((reports, "lose", _lose_freely),), first=11),
     Mutation(
         "excluded-for-ever",
         "a job may run where it crashed when there is no other",
         ((dispatch, "CONDITIONS", lambda _: (dispatch.fits, _never_where_it_crashed)),),
+        first=7,
     ),
     Mutation(
         "breaker-open-for-ever",
         "a tripped worker comes back",
         ((worker_breaker, "end", nothing), (worker_breaker, "reconsider", nothing)),
-        first=400,
+        first=418,
     ),
     Mutation("no-tenant-limit", "a tenant has its share of workers", ((Tenants, "may_start", constant(True)),)),
     Mutation("wrong-worker", "a pinned job runs where it was pinned", ((placement, "fits", constant(True)),)),
@@ -335,15 +342,16 @@ RULES: tuple[Mutation, ...] = (
         "result-said-once",
         "a result is said until it is acknowledged",
         ((UnackedResults, "due", _said_once), (UnackedResults, "send_all_now", nothing)),
+        first=13,
     ),
     Mutation(
         "no-cancel-escalation",
         "an engine that hears no cancel is killed",
         ((Attempt, "grace_s", constant(1e9)),),
-        first=43,
+        first=72,
     ),
     Mutation(
-        "no-hang-watch", "an engine that stands still is killed", ((Attempt, "stuck_at", _endless_patience),), first=70
+        "no-hang-watch", "an engine that stands still is killed", ((Attempt, "stuck_at", _endless_patience),), first=90
     ),
     Mutation("any-run", "an agent takes a fence once", ((BrokerOrders, "run", _any_run),), first=3040),
     Mutation("no-hello-again", "an agent that nobody answers says hello", ((Registration, "lapse", constant(False)),)),

@@ -86,8 +86,9 @@ PARKING: tuple[Mutation, ...] = (
         "handed-back-early",
         "a parked job is handed back when its checkpoint is in the depot",
         ((ParkedAttempts, "add", _at_once),),
+        first=31,
     ),
-    Mutation("parked-for-ever", "a parked job is handed back", ((ParkedAttempts, "put", nothing),)),
+    Mutation("parked-for-ever", "a parked job is handed back", ((ParkedAttempts, "put", nothing),), first=31),
     Mutation("parked-time-counted", "time parked is no run time", ((Job, "begin_attempt", _since_the_first),)),
     Mutation(
         "ping-pong",
@@ -117,10 +118,10 @@ PARKING: tuple[Mutation, ...] = (
         "promise-unrescued",
         "a running job makes room for a promised one that would be late",
         ((preempting, "_in_danger", constant(())),),
-        first=3900,
+        first=3916,
     ),
     Mutation("paused-queued", "what is paused is in no queue", ((State, "pause", _queued_all_the_same),)),
-    Mutation("pause-untold", "a pause takes a job out of its engine", ((State, "send_park", nothing),), first=180),
+    Mutation("pause-untold", "a pause takes a job out of its engine", ((State, "send_park", nothing),), first=209),
     Mutation(
         "pause-lazy",
         "a pause is durable",

@@ -178,11 +178,13 @@ TIMERS: tuple[Mutation, ...] = (
         "back-off-unchecked",
         "a back-off that ends finds its job waiting, or does nothing",
         ((Deadlines, "due", _all_at_once), (timers, "_end_back_off", _any_back_off)),
+        first=189,
     ),
     Mutation(
         "deadline-unchecked",
         "a deadline that passes finds its job unfinished, or does nothing",
         ((timers, "_expire", _any_deadline),),
+        first=133,
     ),
     Mutation(
         "promise-untold",
@@ -199,19 +201,25 @@ TIMERS: tuple[Mutation, ...] = (
     Mutation("memory-kept", "what a failed pass has left in memory is forgotten", ((Recovery, "load", _memory_kept),)),
     Mutation("epoch-kept", "the epoch is raised after a failed pass", ((Journal, "discard", _same_epoch_after),)),
     Mutation(
-        "aside-cancel-lost", "a cancel of a job that is set aside is kept", ((SetAsideMarks, "put", _stop_forgotten),)
+        "aside-cancel-lost",
+        "a cancel of a job that is set aside is kept",
+        ((SetAsideMarks, "put", _stop_forgotten),),
+        first=198,
     ),
-    Mutation("aside-adopted", "no worker keeps a job that is set aside", ((Job, "closed", _still_known),)),
+    Mutation("aside-adopted", "no worker keeps a job that is set aside", ((Job, "closed", _still_known),), first=69),
     Mutation("aside-for-ever", "a job that is released goes on", ((set_aside, "_resume", nothing),)),
     Mutation("claim-shared", "a delivery is one edge's at a time", ((webhook_requests, "claim_deliveries", _shared),)),
     Mutation(
         "any-claim",
         "a failure counts only from the claim that holds",
         ((webhook_requests, "_record_outcome", _any_claim),),
-        first=1000,
+        first=1016,
     ),
     Mutation(
-        "delivered-again", "what is delivered stays so", ((webhook_requests, "_record_outcome", _after_delivery),)
+        "delivered-again",
+        "what is delivered stays so",
+        ((webhook_requests, "_record_outcome", _after_delivery),),
+        first=130,
     ),
     Mutation("claimed-early", "a delivery is tried when it is due", ((DeliveryStore, "due", _early),)),
     Mutation("lazy-claim", "a claim is durable", ((Executor, "_carry_out_rare", _hook_not_durable),)),

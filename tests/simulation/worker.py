@@ -12,8 +12,8 @@ from msgspec import structs
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard
-from tests.simulation.checker import require, short
 from tests.simulation.engine import Closed, Engine, Exited, PeerLimiter, Script, Word
+from tests.simulation.facts import require, short
 from tests.simulation.network import Cable, Connection
 from tests.simulation.plan import LONG_UNITS, SHORT_UNITS
 from tests.simulation.spool import Spool
@@ -236,8 +236,8 @@ class WorkerProcess:
         )
         if may and len(core.unacked_results) + len(core.engine_slot.parked) < POLICY.max_unacknowledged:
             beats = [effect.message for effect in effects if isinstance(effect, fx.SendBroker)]
-            told = any(isinstance(beat, m.Heartbeat) and beat.free == 1 for beat in beats)
-            require(told, "room beside a tail or last steps is reported at once", self.name)
+            reported = any(isinstance(beat, m.Heartbeat) and beat.free == 1 for beat in beats)
+            require(reported, "room beside a tail or last steps is reported at once", self.name)
 
     # ------------------------------------------------------------ effects
 
@@ -291,14 +291,14 @@ class WorkerProcess:
                     self._gone(self.random.choice((0.1, 1.0, 5.0)))
                     return
 
-    def _then(self, told: Callable[[AgentCore], list[fx.Effect]]) -> Callable[[], bool]:
+    def _then(self, action: Callable[[AgentCore], list[fx.Effect]]) -> Callable[[], bool]:
         """Tell the agent that lives now something later; False when it is gone by then."""
         core = self.core
 
         def tell() -> bool:
             if core is None or self.core is not core:
                 return False
-            self._moved.append(told)
+            self._moved.append(action)
             self._poke()
             return True
 

@@ -13,10 +13,11 @@ from broker.core.jobs import Job
 from broker.wire import messages as m
 from broker.wire.terms import FINAL, JobState
 from tests.simulation.broker import BrokerProcess
-from tests.simulation.checker import Checker, require, short
+from tests.simulation.checker import Checker
 from tests.simulation.disk import read_all
 from tests.simulation.edge import Customer, Edge, Operator
 from tests.simulation.engine import Work
+from tests.simulation.facts import require, short
 from tests.simulation.network import Cable, Network
 from tests.simulation.plan import Fault, Plan
 from tests.simulation.planted import planted
@@ -239,10 +240,10 @@ class World:
     def _require_told(self, job: Job, streams: list[tuple[Edge, int]], at: float) -> None:
         for edge, gaps in streams:
             view = edge.views.get(job.id)
-            told = view is not None and view.state == job.state
+            reported = view is not None and view.state == job.state
             hears = edge.gaps == gaps and edge.deaf_until <= at and not self.disturbed((edge.name, "broker"), at - 6.0)
             hears = hears and job.id not in self.checker.deleted_ids
-            require(told or not hears, "who watches is sent it", edge.name, job.id, view and view.state)
+            require(reported or not hears, "who watches is sent it", edge.name, job.id, view and view.state)
 
     def watch_steps(self, edge: Edge, job_ids: Iterable[str]) -> None:
         """What has moved by now in jobs that an edge follows it must be told soon, if its stream goes on."""
@@ -261,8 +262,8 @@ class World:
         for job_id, revision in moved.items():
             view = edge.views.get(job_id)
             if job_id not in self.checker.deleted_ids:
-                told = view is not None and view.revision >= revision
-                require(told, "who follows a job is told of its steps", edge.name, job_id, view and view.revision)
+                reported = view is not None and view.revision >= revision
+                require(reported, "who follows a job is told of its steps", edge.name, job_id, view and view.revision)
 
     # ------------------------------------------------------------ trouble
 

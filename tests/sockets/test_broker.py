@@ -189,7 +189,7 @@ OLD = dict(
 
 
 @pytest.mark.parametrize(
-    ("side", "said", "body", "told"),
+    ("side", "said", "body", "reported"),
     [
         ("back", "Hello", b"info" * 2000, ["bye", 1, f"protocol 1, this is {m.PROTOCOL}", "none"]),
         # The last one 0.1.0 does not know, and skips.
@@ -201,7 +201,7 @@ OLD = dict(
         ),
     ],
 )
-def test_a_peer_of_version_0_1_0_is_told_to_go(tmp_path, run_dir, side, said, body, told):
+def test_a_peer_of_version_0_1_0_is_told_to_go(tmp_path, run_dir, side, said, body, reported):
     """As it sends, a header and a body in two frames, and as it reads: one header of its own version."""
 
     @in_loop
@@ -221,7 +221,7 @@ def test_a_peer_of_version_0_1_0_is_told_to_go(tmp_path, run_dir, side, said, bo
 
                 await eventually(answered, what="an answer")
                 (frame,) = heard[-1]
-                assert msgspec.msgpack.decode(frame) == told
+                assert msgspec.msgpack.decode(frame) == reported
                 assert service.journal.find("job_1-A") is None
                 assert not service.core.state.pool.workers.get("gpu-0")
             finally:

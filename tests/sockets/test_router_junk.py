@@ -69,11 +69,11 @@ def test_peers_of_version_0_1_0_are_told_to_go_in_words_that_they_read(bench):
     for name in ("Submit", "GetJob", "Watch"):
         bench.wires.front.inbox.append([b"edge", bytes.fromhex(OLD[name]), *([b"spec"] if name == "Submit" else [])])
     bench.run()
-    told = [(peer, msgspec.msgpack.decode(frame)) for peer, frame in bench.wires.foreign]
-    assert [words[:3] for peer, words in told if peer == b"bagent"] == [
+    reported = [(peer, msgspec.msgpack.decode(frame)) for peer, frame in bench.wires.foreign]
+    assert [words[:3] for peer, words in reported if peer == b"bagent"] == [
         ["bye", 1, f"protocol 1, this is {m.PROTOCOL}"]
     ] * 3
-    assert [words for peer, words in told if peer == b"fedge"] == [
+    assert [words for peer, words in reported if peer == b"fedge"] == [
         [
             "rejected",
             1,

@@ -215,6 +215,12 @@ class Served:
         return self.run((self.shaped.spec,), overlap=False, checkpoints=self._kept)[0]
 
     @cached_property
+    def guided(self) -> Drawn:
+        """A job with guidance, which has effect where it is off by default, too."""
+        scale = None if "guidance_scale" in self.case.without else 2.0
+        return self.draw(guidance_scale=scale, negative_prompt="")
+
+    @cached_property
     def other_seed(self) -> Drawn:
         """The same with the next seed."""
         return self.draw(seed=self.base.spec.seed + 1)

@@ -95,7 +95,8 @@ def test_picture(served: Served) -> None:
         assert refused.ending.kind == "invalid_input"
         assert refused.ending.message.startswith("image: ")
     if served.case.picture != "no":
-        one, other = (served.draw(image=str(path)) for path in (served.picture, served.other_picture))
+        one = served.base if served.card.needs_image else served.draw(image=str(served.picture))
+        other = served.draw(image=str(served.other_picture))
         _is_as_asked(served, other)
         one.finished()
         assert not _same(one, other)
@@ -156,19 +157,19 @@ def test_seed(served: Served) -> None:
     assert not _same(base, other)
 
 
-@pytest.mark.parametrize(("phase", "step", "hits"), [("encode", 0, 2), ("denoise", 1, 1)], ids=["encode", "denoise"])
-def test_cancel(served: Served, phase: str, step: int, hits: int) -> None:
+def test_cancel(served: Served) -> None:
     served.base.finished()
     before = state(served.pipe)
 
-    drawn, slot = served.cancel(phase, step, hits)
+    for phase, step, hits in (("encode", 0, 2), ("denoise", 1, 1)):
+        drawn, slot = served.cancel(phase, step, hits)
 
-    assert isinstance(drawn.ending, JobCancelled), drawn.ending
-    # Where there is no prompt, the first step comes at once.
-    reached = phase if served.case.prompt else "denoise"
-    assert (slot.progress().phase, slot.progress().step) == (reached, step)
-    assert list(drawn.place.iterdir()) == []
-    assert differing(before, state(served.pipe)) == []
+        assert isinstance(drawn.ending, JobCancelled), drawn.ending
+        # Where there is no prompt, the first step comes at once.
+        reached = phase if served.case.prompt else "denoise"
+        assert (slot.progress().phase, slot.progress().step) == (reached, step)
+        assert list(drawn.place.iterdir()) == []
+        assert differing(before, state(served.pipe)) == []
     assert _same(served.base, served.draw())
 
 
@@ -179,8 +180,8 @@ def test_resume(served: Served) -> None:
         again = served.resumed(back)
 
         assert _same(served.shaped, again)
-        told = again.finished().result.used.get("resumed", "")
-        assert served.card.resumes == told.startswith("after step "), told
+        reported = again.finished().result.used.get("resumed", "")
+        assert served.card.resumes == reported.startswith("after step "), reported
 
 
 def test_outputs(served: Served) -> None:
@@ -204,22 +205,20 @@ def test_overlap(served: Served) -> None:
 
 
 def test_negative_prompt(served: Served) -> None:
-    # Where guidance is off by default, a negative prompt has an effect when it is on.
-    scale = None if "guidance_scale" in served.case.without else 5.0
-    without, drawn = (served.draw(guidance_scale=scale, negative_prompt=text) for text in ("", "blue square moving"))
+    drawn = served.draw(guidance_scale=served.guided.spec.guidance_scale, negative_prompt="blue square moving")
 
-    for each in (without, drawn):
+    for each in (served.guided, drawn):
         each.finished()
-    assert _same(without, drawn) == ("negative_prompt" in served.case.without)
+    assert _same(served.guided, drawn) == ("negative_prompt" in served.case.without)
     assert served.card.takes_negative_prompt == ("negative_prompt" not in served.case.without)
 
 
 def test_guidance(served: Served) -> None:
-    little, much = served.draw(guidance_scale=2.0), served.draw(guidance_scale=9.0)
+    scaled = served.draw(guidance_scale=9.0)
 
-    for drawn in (little, much):
+    for drawn in (served.guided, scaled):
         drawn.finished()
-    assert _same(little, much) == ("guidance_scale" in served.case.without)
+    assert _same(served.guided, scaled) == ("guidance_scale" in served.case.without)
     assert served.card.takes_guidance == ("guidance_scale" not in served.case.without)
 
 

@@ -109,7 +109,7 @@ def answers(client: httpx.Client) -> list[dict[str, Any]]:
     return [client.get(f"/v1/jobs/{job['id']}").json() for job in listed]
 
 
-def keep(home: Path, target: Path, told: dict[str, Any]) -> None:
+def keep(home: Path, target: Path, reported: dict[str, Any]) -> None:
     """The journal with its log in it, and what was said."""
     work = home / "copy.sqlite"
     for suffix in ("", "-wal"):
@@ -118,7 +118,7 @@ def keep(home: Path, target: Path, told: dict[str, Any]) -> None:
     assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
     connection.close()
     shutil.copyfile(work, target / "jobs-0.1.0.sqlite")
-    (target / "jobs-0.1.0.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (target / "jobs-0.1.0.json").write_text(json.dumps(reported, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main(target: Path) -> None:
@@ -137,14 +137,14 @@ def main(target: Path) -> None:
             service.ready(1)
             final_jobs(service.http, blue, receiver, home)
             live_jobs(service.http, blue, receiver)
-            told = {"receiver": receiver.url, "red": answers(service.http), "blue": answers(blue)}
+            reported = {"receiver": receiver.url, "red": answers(service.http), "blue": answers(blue)}
             everybody = service.everybody()
             for name in ("broker", "edge", "workers"):
                 service.kill(name, signal.SIGKILL)
             for process in everybody:
                 if process.is_running():
                     process.kill()
-        keep(home, target, told)
+        keep(home, target, reported)
     finally:
         service.close()
         blue.close()
