@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import stat
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -193,11 +195,12 @@ class SlowDisk:
         self.written: list[tuple[int, int]] = []
         own = Checkpoints._write
 
-        def write(store: Checkpoints, one: State, binding: Binding) -> None:
+        def write(store: Checkpoints, one: State, binding: Binding) -> BinaryIO:
             self.begun.set()
             assert self.go_on.wait(30.0)
-            own(store, one, binding)
+            file = own(store, one, binding)
             self.written.append((one.output, one.step))
+            return file
 
         monkeypatch.setattr(Checkpoints, "_write", write)
 
@@ -239,16 +242,77 @@ def test_an_output_that_is_denoised_waits_for_the_disk_however_many_states_follo
 def test_a_write_that_fails_holds_up_none_that_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = Checkpoints._write
 
-    def write(store: Checkpoints, one: State, binding: Binding) -> None:
+    def write(store: Checkpoints, one: State, binding: Binding) -> BinaryIO:
         if one.step == 1:
             raise MemoryError
-        own(store, one, binding)
+        return own(store, one, binding)
 
     monkeypatch.setattr(Checkpoints, "_write", write)
     store = Checkpoints(tmp_path, 0.0)
     assert not store.keep_now(state(1), BINDING)
     assert store.keep_now(state(2), BINDING)
     assert store.kept == 2
+
+
+class Flushes:
+    """A disk that keeps whoever flushes waiting, until it is told to go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self._own = os.fsync
+        monkeypatch.setattr(os, "fsync", self._fsync)
+
+    def _fsync(self, descriptor: int) -> None:
+        self.begun.set()
+        assert self.go_on.wait(60)
+        self._own(descriptor)
+
+
+def steps(place: Path) -> list[int]:
+    return sorted(int(path.stem.partition("-")[2]) for path in place.iterdir())
+
+
+def test_a_job_that_leaves_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = written(tmp_path, state(1), state(2))
+    disk = Flushes(monkeypatch)
+    store.keep(state(3), BINDING)
+    assert disk.begun.wait(60)
+    assert store.keep_now(state(4), BINDING), "nor for what was written before"
+    assert store.kept == 4
+    assert is_whole(Checkpoints(tmp_path, 0.0).find(0, BINDING)[0], 4)
+    assert steps(tmp_path) == [1, 2, 3, 4], "older ones stay until it is flushed"
+    disk.go_on.set()
+    store.settle()
+    assert steps(tmp_path) == [3, 4]
+    assert store.kept == 4
+
+
+def test_what_is_flushed_after_a_job_has_left_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[int] = []
+    store = Checkpoints(tmp_path, 0.0, report=reported.append)
+    disk = Flushes(monkeypatch)
+    store.keep(state(3), BINDING)
+    assert disk.begun.wait(60)
+    assert store.keep_now(state(4), BINDING)
+    store.let_go()
+    store.settle()
+    before, writing = [*reported], store._writing
+    disk.go_on.set()
+    if writing is not None:
+        writing.join()
+    assert reported == before == [4]
+
+
+def test_a_job_whose_files_go_while_they_are_flushed_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "job"
+    store, disk = Checkpoints(place, 0.0), Flushes(monkeypatch)
+    assert store.keep_now(state(4), BINDING)
+    shutil.rmtree(place)
+    disk.go_on.set()
+    store.settle()
+    assert not store.failed
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "socket", "link"])
@@ -267,6 +331,7 @@ def test_what_is_no_regular_file_is_no_checkpoint(kind: str, tmp_path: Path) -> 
 
     assert store.keep_now(state(4), BINDING)
     assert store.keep_now(state(5), BINDING)
+    store.settle()
     assert not (place / "0-3.safetensors").exists(), "older ones go all the same"
     assert is_whole(store.find(0, BINDING)[0], 5)
 

@@ -6,7 +6,8 @@ that is not, byte for byte, what was written: each bears a digest of itself. Wri
 thread; a file that cannot be written costs the job nothing.
 
 A file has its name before it is flushed: the death of a process loses nothing that was written, however long the disk takes. The death of
-the machine may leave a newest file that is damaged, which its digest tells, and the one before it, which was flushed.
+the machine may leave a newest file that is damaged, which its digest tells, and the one before it, which was flushed. So a job that is to
+leave its engine waits for the name alone.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from msgspec import Struct
@@ -90,7 +92,10 @@ class Checkpoints:
         #: Guards what the writing thread shares: itself, and what it writes next.
         self._lock = threading.Lock()
         self._next: list[tuple[State, Binding]] = []
+        #: Files that have their names, and are to be flushed.
+        self._named: list[tuple[State, BinaryIO]] = []
         self._writing: threading.Thread | None = None
+        self._left = False
         #: The step of each output's newest file: as named until it is read.
         self._newest: dict[int, int] = {}
         for output, step, _ in self._all_files():
@@ -113,20 +118,43 @@ class Checkpoints:
         """
         self.times.kept()
         with self._lock:
-            denoised = [one for one in self._next if one[0].output < state.output and one[0].step >= one[0].total]
-            self._next = [*denoised, *self._finished, (state, binding)]
-            self._finished = []
-            if self._writing is not None:
-                return
-            self._writing = threading.Thread(target=self._write_all, name="checkpoint", daemon=True)
-            self._writing.start()
+            self._next = self._due_with(state, binding)
+            self._write_beside()
 
     def keep_now(self, state: State, binding: Binding) -> bool:
-        """Write this state, and those of outputs before it, here and now. Whether it is on disk."""
-        self.settle()
-        self.keep(state, binding)
-        self.settle()
-        return not self.failed
+        """Write this state, and those of outputs before it, here and now; the disk is waited for beside what the caller does next.
+
+        Whether their files are there: one of them may be lost with the machine, not with the process.
+        """
+        self.times.kept()
+        with self._lock:
+            due, self._next = self._due_with(state, binding), []
+        for one, its in due:
+            file = self._write_or_tell(one, its)
+            if file is None:
+                return False
+            self._note(one.output, one.step)
+            with self._lock:
+                self._named.append((one, file))
+                self._write_beside()
+        return True
+
+    def let_go(self) -> None:
+        """Leave the job: what is being written goes on by itself, `settle` does not wait for it, and `report` is not called any more."""
+        with self._lock:
+            self._left = True
+
+    def _due_with(self, state: State, binding: Binding) -> list[tuple[State, Binding]]:
+        """Take out the states to be written together with this one. The lock is held."""
+        denoised = [one for one in self._next if one[0].output < state.output and one[0].step >= one[0].total]
+        finished, self._finished = self._finished, []
+        return [*denoised, *finished, (state, binding)]
+
+    def _write_beside(self) -> None:
+        """Have the thread do what there is to do. The lock is held."""
+        if self._writing is None:
+            self._writing = threading.Thread(target=self._write_all, name="checkpoint", daemon=True)
+            self._writing.start()
 
     @property
     def pending(self) -> bool:
@@ -134,9 +162,9 @@ class Checkpoints:
         return bool(self._finished)
 
     def settle(self) -> None:
-        """Wait until all that was to be kept is written."""
+        """Wait until all that was to be kept is on disk."""
         with self._lock:
-            writing = self._writing
+            writing = self._writing if not self._left else None
         if writing is not None:
             writing.join()
 
@@ -163,7 +191,9 @@ class Checkpoints:
     def _note(self, output: int, step: int) -> None:
         with self._lock:
             self._newest[output] = step
-        self._report(self.kept)
+            # The attempt that comes next reports in the same place.
+            if not self._left:
+                self._report(sum(self._newest.values()))
 
     # ------------------------------------------------------------ files
 
@@ -181,49 +211,74 @@ class Checkpoints:
         return [(*place, self._directory / name) for place, name in found]
 
     def _write_all(self) -> None:
-        """Write what is to be written next, until there is nothing."""
+        """Write and flush what is to be next, until there is nothing."""
         while True:
             with self._lock:
                 todo, self._next = self._next, []
-                if not todo:
+                named, self._named = self._named, []
+                if not todo and not named:
                     self._writing = None
                     return
+            for state, file in named:
+                self._flush_or_tell(state, file)
             for state, binding in todo:
-                self._write_or_tell(state, binding)
+                written = self._write_or_tell(state, binding)
+                if written is not None and self._flush_or_tell(state, written):
+                    self._note(state.output, max(state.step, self._newest.get(state.output, 0)))
 
-    def _write_or_tell(self, state: State, binding: Binding) -> None:
+    def _write_or_tell(self, state: State, binding: Binding) -> BinaryIO | None:
+        """Write the file of this state, under its name; None: it cannot be written."""
         try:
-            self._write(state, binding)
+            file = self._write(state, binding)
         except Exception as error:  # the thread's outermost loop: no checkpoint is a reason to fail a job
-            self.failed = True
-            logger.warning("a checkpoint cannot be written", extra={"action": Action.CHECKPOINT, "detail": str(error)})
-        else:
-            self.failed = False
-            self._note(state.output, state.step)
+            self._tell(error)
+            return None
+        self.failed = False
+        return file
 
-    def _write(self, state: State, binding: Binding) -> None:
+    def _flush_or_tell(self, state: State, file: BinaryIO) -> bool:
+        """Flush this file, and remove those before it but the newest. Whether the disk has it."""
+        try:
+            with file:
+                os.fsync(file.fileno())
+            self._flush_names()
+            for _, old in sorted(self._files(state.output), reverse=True)[_KEPT:]:
+                old.unlink(missing_ok=True)
+        except Exception as error:  # as above
+            self._tell(error)
+            return False
+        return True
+
+    def _tell(self, error: Exception) -> None:
+        self.failed = True
+        logger.warning("a checkpoint cannot be written", extra={"action": Action.CHECKPOINT, "detail": str(error)})
+
+    def _write(self, state: State, binding: Binding) -> BinaryIO:
         began = self.times.clock()
         self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         path = self._directory / checkpoint_name(state.output, state.step)
         temporary = self._directory / f".{path.name}.{os.getpid()}.part"
         content = sealed(state, binding)
         temporary.unlink(missing_ok=True)
+        with ExitStack() as undone:
+            undone.callback(temporary.unlink, missing_ok=True)
+            file = undone.enter_context(open(temporary, "xb"))
+            file.write(content)
+            file.flush()
+            temporary.rename(path)
+            undone.pop_all()
+        self.times.wrote(self.times.clock() - began)
+        return file
+
+    def _flush_names(self) -> None:
         try:
-            with open(temporary, "xb") as file:
-                file.write(content)
-                file.flush()
-                temporary.rename(path)
-                self.times.wrote(self.times.clock() - began)
-                os.fsync(file.fileno())
-        finally:
-            temporary.unlink(missing_ok=True)
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # the job has ended since it was let go
+            return
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        for _, old in sorted(self._files(state.output), reverse=True)[_KEPT:]:
-            old.unlink(missing_ok=True)
 
 
 def sealed(state: State, binding: Binding) -> bytearray:

@@ -38,7 +38,7 @@ class Cancelled(BaseException):
 
 
 class Parked(BaseException):
-    """The job was asked to be handed back, and `kept` of its denoising steps lie in a checkpoint on disk. No Exception, as `Cancelled`."""
+    """The job was asked to be handed back, and `kept` of its denoising steps lie in a checkpoint. No Exception, as `Cancelled`."""
 
     def __init__(self, kept: int) -> None:
         super().__init__(kept)

@@ -229,7 +229,7 @@ class Resumption:
         return tensors
 
     def _park(self, state: State) -> None:
-        """Leave once the state is on disk. Where it cannot be written the job goes on: stopping it would lose what it has."""
+        """Leave once the state has its file. Where it cannot be written the job goes on: stopping it would lose what it has."""
         if self._checkpoints.keep_now(state, self._binding):
             self._leave()
 
@@ -237,6 +237,7 @@ class Resumption:
         """Raises `Parked`, or `DraftKept` where drafts of further outputs are to be drawn before."""
         if not self._last and not self._monitor.park_requested():
             raise DraftKept
+        self._checkpoints.let_go()
         raise Parked(self._checkpoints.kept)
 
     # ------------------------------------------------------------ the state

@@ -273,7 +273,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(wan: Rig) -> None:
     )
 
 
-@pytest.mark.parametrize("damage", ["torn", "empty", "junk", "directory", "lacks a tensor", "another shape"])
+@pytest.mark.parametrize("damage", ["torn", "empty", "junk", "lacks a tensor", "another shape"])
 def test_no_damage_fails_a_job(wan: Rig, damage: str) -> None:
     whole = wan.draw()
     wan.forget()
@@ -287,9 +287,6 @@ def test_no_damage_fails_a_job(wan: Rig, damage: str) -> None:
             path.write_bytes(b"")
         case "junk":
             path.write_bytes(bytes(range(256)) * 40)
-        case "directory":
-            path.unlink()
-            path.mkdir()
         case _:
             rewrite(path, damage)
 
@@ -297,8 +294,6 @@ def test_no_damage_fails_a_job(wan: Rig, damage: str) -> None:
 
     assert same(whole, again)
     assert wan.used["resumed"].startswith("no: ")
-    if path.is_dir():
-        path.rmdir()
 
 
 def rewrite(path: Path, damage: str) -> None:
