@@ -200,10 +200,11 @@ COMMANDS = (
         "kill -9 at random moments of a picture's drawing: what is drawn twice, whether the pixels are the same",
         resume.run,
         resume.ResumePlan(),
-        resume.ResumePlan(renders=12, long_pairs=1, long_steps=10, kills=4, pairs=3, steps=40),
+        resume.ResumePlan(renders=12, long_pairs=1, long_steps=10, parks=3, kills=4, pairs=3, steps=40),
         (
             ("--renders 500 --kills 0", "half an hour on two busy cores; ends with 0 different pictures"),
             ("--renders 20 --kills 8 --pairs 3", "a quick look, minutes"),
+            ("--renders 0 --long-pairs 0 --kills 0 --parks 24", "what parking costs, part by part"),
         ),
     ),
     planned(

@@ -76,7 +76,7 @@ class Outcome(Struct):
     spans: list[tuple[float, float]] = []
 
 
-class _Attempt(Struct):
+class PoolAttempt(Struct):
     """The attempt that a worker is at."""
 
     run: m.Run
@@ -93,7 +93,8 @@ class _Attempt(Struct):
         return min(self.last, self.first + max(0, int((now - self.draws_at) / self.step_s + 1e-9)))
 
 
-_What = Literal["submit", "end", "back", "beat"]
+#: What comes at its time. Workers die and return in `rescuepool` alone.
+Happening = Literal["submit", "end", "back", "beat", "die", "silent", "return"]
 
 
 class PromisePool:
@@ -110,8 +111,9 @@ class PromisePool:
         taught: Sequence[float],
         preempt_delay: float = 0.0,
         delays: Delays | None = None,
+        resumes: bool = True,
     ) -> None:
-        """`preempt_delay`: as in the broker's policy; 0: every job runs to its end."""
+        """`preempt_delay`: as in the broker's policy; 0: every job runs to its end. `resumes`: jobs go on from checkpoints."""
         policy = Policy(
             queue_limit=10_000_000,
             suspect_after_s=1e9,
@@ -125,38 +127,38 @@ class PromisePool:
         self._core.restore([], rates, 0.0)
         self._orders = orders
         self._confidence = confidence
-        self._preempt = policy.preempt
+        self._resumes = resumes
+        #: Without either nobody asks how far a job is.
+        self._tells_steps = policy.preempt
         self._delays = delays or Delays()
-        self._events: list[tuple[float, int, _What, Any]] = []
+        self._events: list[tuple[float, int, Happening, Any]] = []
         self._order = 0
         self._left = len(orders)
-        self._attempts: dict[bytes, _Attempt] = {}
+        self._attempts: dict[bytes, PoolAttempt] = {}
         #: The workers that have drawn a part of each job.
         self._drawn: list[set[bytes]] = [set() for _ in orders]
         self.outcomes = [Outcome() for _ in orders]
         for number in range(workers):
             peer = f"worker-{number}".encode()
-            self._hear(peer, worker_hello(number, resumes=True), 0.0)
+            self._hear(peer, worker_hello(number, resumes=resumes), 0.0)
             self._hear(peer, m.Heartbeat(seen=0, free=1, model=MODEL, engine="ready"), 0.0)
         for number, order in enumerate(orders):
             self._push(order.at_s, "submit", number)
 
     def run(self) -> list[Outcome]:
         """What became of each order, in their order."""
-        doings: dict[_What, Callable[[Any, float], None]] = {
-            "submit": self._submit,
-            "end": self._end,
-            "back": self._hand_back,
-            "beat": self._beat,
-        }
+        happenings = self._happenings()
         while self._left:
             now, _, what, about = heapq.heappop(self._events)
             while (at := self._core.next_deadline()) is not None and at <= now:
                 self._carry_out(self._core.tick(at), at)
-            doings[what](about, now)
+            happenings[what](about, now)
         return self.outcomes
 
-    def _push(self, at: float, what: _What, about: Any) -> None:
+    def _happenings(self) -> dict[Happening, Callable[[Any, float], None]]:
+        return {"submit": self._submit, "end": self._end, "back": self._hand_back, "beat": self._beat}
+
+    def _push(self, at: float, what: Happening, about: Any) -> None:
         self._order += 1
         heapq.heappush(self._events, (at, self._order, what, about))
 
@@ -201,25 +203,34 @@ class PromisePool:
         order, delays = self._orders[number], self._delays
         begun = now + HANDOVER_S
         known = peer in (drawn := self._drawn[number])
+        first = self._first(run)
         draws_at = begun + delays.before_s
-        if run.kept:
+        if first:
             draws_at = begun + (delays.resume_s if known else delays.resume_elsewhere_s)
         drawn.add(peer)
         outcome = self.outcomes[number]
         step_s = (order.length_s - delays.before_s - delays.after_s) / order.steps
         if outcome.start_s < 0.0:
             outcome.start_s = begun
-        self._attempts[peer] = attempt = _Attempt(run, begun, draws_at, run.kept, order.steps, step_s)
+        self._attempts[peer] = attempt = PoolAttempt(run, begun, draws_at, first, order.steps, step_s)
         self._beat_of(peer, now)
         self._beat_later(peer, attempt, begun)
-        self._push(draws_at + step_s * (order.steps - run.kept) + delays.after_s, "end", (peer, attempt))
+        self._push(draws_at + step_s * (order.steps - first) + delays.after_s, "end", (peer, attempt))
 
-    def _beat_later(self, peer: bytes, attempt: _Attempt, now: float) -> None:
-        if self._preempt:
+    def _first(self, run: m.Run) -> int:
+        """The step from which on an attempt denoises."""
+        return run.kept
+
+    def _kept(self, attempt: PoolAttempt, now: float) -> int:
+        """The steps that its worker says are in a checkpoint."""
+        return 0
+
+    def _beat_later(self, peer: bytes, attempt: PoolAttempt, now: float) -> None:
+        if self._tells_steps:
             steps = max(1, ceil((now + self._delays.beat_gap_s - attempt.draws_at) / attempt.step_s))
             self._push(attempt.draws_at + steps * attempt.step_s + self._delays.seen_s, "beat", (peer, attempt))
 
-    def _beat(self, about: tuple[bytes, _Attempt], now: float) -> None:
+    def _beat(self, about: tuple[bytes, PoolAttempt], now: float) -> None:
         peer, attempt = about
         if self._attempts.get(peer) is attempt:
             self._beat_of(peer, now)
@@ -227,10 +238,10 @@ class PromisePool:
 
     def _beat_of(self, peer: bytes, now: float) -> None:
         attempt = self._attempts[peer]
-        # Without preemption nobody asks how far a job is.
-        shown: dict[str, Any] = (
-            {"phase": "denoise", "step": attempt.step(now), "total": attempt.last} if self._preempt else {}
-        )
+        shown: dict[str, Any] = {}
+        if self._tells_steps:
+            kept = self._kept(attempt, now)
+            shown = {"phase": "denoise", "step": attempt.step(now), "total": attempt.last, "kept": kept}
         held = (m.Held(job_id=attempt.run.job_id, fence=attempt.run.fence, age_s=now - attempt.begun_at, **shown),)
         self._hear(peer, m.Heartbeat(seen=attempt.run.fence, free=0, held=held, model=MODEL, engine="busy"), now)
 
@@ -245,7 +256,7 @@ class PromisePool:
             at = attempt.draws_at + (done - attempt.first) * attempt.step_s + self._delays.checkpoint_s
             self._push(at, "back", (peer, attempt, done))
 
-    def _hand_back(self, about: tuple[bytes, _Attempt, int], now: float) -> None:
+    def _hand_back(self, about: tuple[bytes, PoolAttempt, int], now: float) -> None:
         peer, attempt, kept = about
         number = self._leave(peer, attempt, now)
         self.outcomes[number].parks += 1
@@ -259,7 +270,7 @@ class PromisePool:
         )
         self._hear(peer, word, now)
 
-    def _end(self, about: tuple[bytes, _Attempt], now: float) -> None:
+    def _end(self, about: tuple[bytes, PoolAttempt], now: float) -> None:
         peer, attempt = about
         if self._attempts.get(peer) is not attempt or attempt.parking:
             return
@@ -276,7 +287,7 @@ class PromisePool:
         if job is not None and job.promise is not None:
             outcome.told_at = job.promise.broken_at
 
-    def _leave(self, peer: bytes, attempt: _Attempt, now: float) -> int:
+    def _leave(self, peer: bytes, attempt: PoolAttempt, now: float) -> int:
         del self._attempts[peer]
         number = int(attempt.run.job_id[1:])
         outcome = self.outcomes[number]

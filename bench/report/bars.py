@@ -150,6 +150,14 @@ BARS = (
         met=lambda r: r["makespan_ours"] <= 1.05,
     ),
     Bar(
+        what="workers that die in the same pool, a checkpoint each 10 s",
+        target="no death costs more than the interval, or a step; ≤ 1 % of the work drawn twice",
+        bench="pool",
+        keys=("rescue_kept_repeated_pct", "rescue_plain_repeated_pct", "rescue_kept_over_interval"),
+        shown="{rescue_kept_repeated_pct:.2f} % of the work; {rescue_plain_repeated_pct:.1f} % without checkpoints",
+        met=lambda r: not r["rescue_kept_over_interval"] and r["rescue_kept_repeated_pct"] <= 1.0,
+    ),
+    Bar(
         what="broker `kill -9` with 10,000 queued",
         target="serving again ≤ 2 s, 0 lost, 0 published twice",
         bench="recover",

@@ -1,8 +1,8 @@
 """Placement of mixed jobs in a pool: the real core on virtual time, beside other policies with the same jobs.
 
-Two experiments. All jobs at once: the makespan against its lower bound, max(total / workers, longest). Jobs one by one (Poisson): the
-mean wait. Images, clips and videos in the shares of `MIX`; the core predicts their lengths with an error, the others know nothing of
-them.
+Three experiments. All jobs at once: the makespan against its lower bound, max(total / workers, longest). Jobs one by one (Poisson): the
+mean wait. Both again with workers that die (`rescue`). Images, clips and videos in the shares of `MIX`; the core predicts their lengths
+with an error, the others know nothing of them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from bench.harness.promisepool import Order, PromisePool
 from bench.report import plot
 from bench.report.report import Metric, Report, progress
 from bench.report.stats import percentile
+from bench.suites import rescue
 from broker.core.policy import Policy
 from broker.wire.promises import CONFIDENCE
 
@@ -54,6 +55,11 @@ class PoolPlan(Struct, frozen=True, kw_only=True):
     ] = 0.8
     error: Annotated[float, Meta(description="error of predicted lengths (0.3: about 30 %)", ge=0.0, le=3.0)] = 0.3
     repeats: Annotated[int, Meta(description="draws of the makespan run; the worst is shown", ge=1, le=100)] = 5
+    die_every_s: Annotated[
+        float,
+        Meta(description="seconds between a worker's deaths, on average, in the last runs; 0: none", ge=0.0, le=1e7),
+    ] = 1_200.0
+    checkpoint_s: Annotated[float, Meta(description="seconds between two checkpoints there", ge=0.1, le=600.0)] = 10.0
     seed: Annotated[int, Meta(description="draws the jobs", ge=0, le=2**31)] = 0
 
 
@@ -93,11 +99,30 @@ def starts_making_room(jobs: Sequence[Job], plan: PoolPlan, seed: int) -> list[f
     """Each job's start, had it run without a break until its end, where running jobs make room for short ones."""
     rng = random.Random(seed)
     orders = [Order(job.at_s, job.length_s * rng.lognormvariate(0.0, plan.error), job.length_s) for job in jobs]
-    lengths = [rng.uniform(MIX[0][1], MIX[-1][2]) for _ in range(_TAUGHT)]
+    lengths = draw_taught(rng)
     pool = PromisePool(
         orders, plan.workers, plan.error, seed, confidence=CONFIDENCE, taught=lengths, preempt_delay=PREEMPT_DELAY
     )
     return [outcome.end_s - job.length_s for outcome, job in zip(pool.run(), jobs, strict=True)]
+
+
+def draw_taught(rng: random.Random) -> list[float]:
+    """Draw the lengths of finished jobs that a core has learned from."""
+    return [rng.uniform(MIX[0][1], MIX[-1][2]) for _ in range(_TAUGHT)]
+
+
+def rescued(plan: PoolPlan) -> dict[rescue.Arrangement, rescue.Rescued]:
+    """What becomes of jobs whose workers die."""
+    if not plan.die_every_s:
+        return {}
+    at_once = draw_jobs(plan.jobs, plan.seed)
+    arriving = draw_jobs(plan.arrivals, plan.seed, rate=plan.load * plan.workers / mean_length())
+    found: dict[rescue.Arrangement, rescue.Rescued] = {}
+    for one in rescue.arrangements(plan.die_every_s, plan.checkpoint_s, PREEMPT_DELAY):
+        progress(one.name)
+        taught = draw_taught(random.Random(plan.seed))
+        found[one] = rescue.rescue(at_once, arriving, plan.workers, plan.error, plan.seed, taught, one)
+    return found
 
 
 def run(plan: PoolPlan) -> Report:
@@ -120,7 +145,7 @@ def run(plan: PoolPlan) -> Report:
     started[MAKING_ROOM] = starts_making_room(jobs, plan, plan.seed)
     for name, starts in started.items():
         waits[name] = mean_wait(jobs, starts)
-    return report_of(plan, ratios, more, waits, _image_p99(jobs, started))
+    return report_of(plan, ratios, more, waits, _image_p99(jobs, started), rescued(plan))
 
 
 def _image_p99(jobs: Sequence[Job], started: dict[str, list[float]]) -> dict[str, float]:
@@ -133,9 +158,14 @@ def _image_p99(jobs: Sequence[Job], started: dict[str, list[float]]) -> dict[str
 
 
 def report_of(
-    plan: PoolPlan, ratios: dict[str, list[float]], more: float, waits: dict[str, float], images: dict[str, float]
+    plan: PoolPlan,
+    ratios: dict[str, list[float]],
+    more: float,
+    waits: dict[str, float],
+    images: dict[str, float],
+    dying: dict[rescue.Arrangement, rescue.Rescued],
 ) -> Report:
-    """Makespans over the lower bound, mean waits."""
+    """Makespans over the lower bound, mean waits; the same with workers that die."""
     metrics = [
         Metric(f"makespan_{_key(name)}", f"makespan over the lower bound, {name}", max(values), "x", _least(values))
         for name, values in ratios.items()
@@ -147,6 +177,7 @@ def report_of(
         metrics.append(Metric(f"wait_{_key(name)}_s", f"mean wait, {name}", wait, "s", note))
     for name, wait in images.items():
         metrics.append(Metric(f"image_wait_p99_{_key(name)}_s", f"p99 wait of images, {name}", wait, "s"))
+    metrics += rescue.metrics_of(dying)
     return Report(
         bench="pool",
         title=f"pool: mixed lengths on {plan.workers} workers, virtual time",
@@ -161,6 +192,7 @@ def report_of(
             f"jobs make room for others by {PREEMPT_DELAY:.0%} of their own time at most; all that they wait counts as their wait",
             f"makespan: {plan.jobs:,} jobs at once, worst of {plan.repeats} draws;"
             f" wait: {plan.arrivals:,} Poisson arrivals at load {plan.load:g}",
+            *([rescue.warning(plan.die_every_s, plan.checkpoint_s)] if dying else []),
         ],
     )
 

@@ -6,6 +6,7 @@ that all others are compared with. Then engine, agent, supervisor or broker of t
 started again at once where nothing else does so. With two workers the other one goes on with the job while the engine of the first is
 loaded anew, and each has a supervisor of its own, whose death costs one engine: so hundreds of kills take no longer than they must. Moment
 and victim of each job depend on `seed` and its number alone: parts of a run (`part`) can be measured one by one, and their counts added.
+Further jobs are parked in an engine alone, for what that takes (`parking`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from bench.harness.service import Service, demo_model
 from bench.report import plot
 from bench.report.errors import BenchError
 from bench.report.report import Metric, Report, progress
-from bench.suites import renders
+from bench.suites import parking, renders
 from broker.client.errors import BrokerError
 from broker.wire import messages as m
 from broker.wire.job_files import CHECKPOINTS
@@ -41,7 +42,7 @@ from broker.wire.jobspec import ModelCard
 from broker.wire.terms import FINAL_NAMES
 
 _LOOK_S = 0.02
-_PATIENCE_S = 300.0
+_PATIENCE_S = 900.0
 #: Pictures to compare with: each seed is drawn by every so many jobs.
 _SEEDS = 3
 #: The service's own default: what checkpoints cost is measured with it.
@@ -70,6 +71,7 @@ class ResumePlan(Struct, frozen=True, kw_only=True):
     ] = 3
     long_steps: Annotated[int, Meta(description="denoising steps of these", ge=2, le=200)] = 60
     long_side: Annotated[int, Meta(description="width and height of these", ge=32, le=512)] = 256
+    parks: Annotated[int, Meta(description="jobs that are parked and go on, for their price", ge=0, le=1_000)] = 12
     kills: Annotated[
         int, Meta(description="jobs in which a process of the service is killed; 0: no service", ge=0, le=100_000)
     ] = 40
@@ -90,6 +92,7 @@ class ResumePlan(Struct, frozen=True, kw_only=True):
 class Interrupted(Struct, frozen=True, kw_only=True):
     """What became of a job in which a process was killed."""
 
+    number: int
     victim: str
     state: str
     #: Whether its pixels are those of the undisturbed job.
@@ -97,6 +100,8 @@ class Interrupted(Struct, frozen=True, kw_only=True):
     #: Whether it was still denoised when the process was killed, and the last step that was shown then.
     denoising: bool
     step: int
+    #: (seconds, step) whenever another step was shown before that.
+    shown: tuple[tuple[float, int], ...] = ()
     attempts: int
     #: After which step it went on; 0: it began anew, or needed not to.
     resumed: int
@@ -109,6 +114,17 @@ class Interrupted(Struct, frozen=True, kw_only=True):
     def repeated(self) -> int:
         """Steps that were drawn twice, as far as they were shown."""
         return max(0, self.step - self.resumed) if self.attempts > 1 and self.denoising else 0
+
+    @property
+    def repeated_s(self) -> float:
+        """Seconds from the showing of the step that it went on after to that of the last one before the kill."""
+        since = [at for at, step in self.shown if step >= self.resumed]
+        return self.shown[-1][0] - since[0] if since and self.repeated else 0.0
+
+    @property
+    def left_out(self) -> bool:
+        """Whether it was begun anew although a checkpoint lay there."""
+        return self.attempts > 1 and self.denoising and bool(self.kept_bytes) and not self.resumed
 
 
 class Undisturbed(Struct, frozen=True, kw_only=True):
@@ -153,6 +169,18 @@ class Drawer:
                     return view
             await asyncio.sleep(_LOOK_S)
         raise BenchError(f"no answer about job {job_id} within {_PATIENCE_S:.0f} s: {self.service.last_words()}")
+
+    async def watched(self, job_id: str, seconds: float) -> tuple[m.JobView, tuple[tuple[float, int], ...]]:
+        """The job so many seconds later, and when it was at which step of its denoising."""
+        until = time.monotonic() + seconds
+        shown: list[tuple[float, int]] = []
+        while True:
+            view, now = await self.view(job_id), time.monotonic()
+            if view.phase == "denoise" and (not shown or view.step > shown[-1][1]):
+                shown.append((now, view.step))
+            if now >= until:
+                return view, tuple(shown)
+            await asyncio.sleep(min(_LOOK_S, until - now))
 
     async def reached(self, job_id: str, *states: str) -> m.JobView:
         """The job, once it is in one of these states or final."""
@@ -227,12 +255,14 @@ async def undisturbed(keeping: Drawer, plain: Drawer | None, pairs: int) -> Undi
     return Undisturbed(with_s=seconds[keeping], without_s=seconds[plain], usual_s=median(runs), pixels=pixels)
 
 
-async def interrupted(drawer: Drawer, victim: str, seed: int, after_s: float, expected: Any) -> Interrupted:
+async def interrupted(
+    drawer: Drawer, number: int, victim: str, seed: int, after_s: float, expected: Any
+) -> Interrupted:
     """Kill the victim so long after the job's start, and see what becomes of the job."""
     job_id = await drawer.submit(seed)
     await drawer.reached(job_id, "running")
-    await asyncio.sleep(after_s)
-    pid = await drawer.agent_of((await drawer.view(job_id)).worker)
+    view, shown = await drawer.watched(job_id, after_s)
+    pid = await drawer.agent_of(view.worker)
     before = await drawer.view(job_id)
     kept_bytes = drawer.kept_bytes(job_id)
     begun = time.monotonic()
@@ -242,11 +272,13 @@ async def interrupted(drawer: Drawer, victim: str, seed: int, after_s: float, ex
     found = _RESUMED.match(used.get("resumed", ""))
     drawn = drawer.pixels(view)
     return Interrupted(
+        number=number,
         victim=victim,
         state=view.state,
         same=drawn is not None and np.array_equal(drawn, expected),
         denoising=before.state == "running" and before.phase == "denoise",
-        step=before.step if before.phase == "denoise" else 0,
+        step=shown[-1][1] if shown and before.phase == "denoise" else 0,
+        shown=shown,
         attempts=view.attempts,
         resumed=int(found[1]) if found is not None else 0,
         kept_bytes=kept_bytes,
@@ -274,7 +306,7 @@ async def measure(plan: ResumePlan, keeping: Service, plain: Service | None) -> 
             progress(f"kill -9 of the {victim}, {len(found) + 1} of {len(numbers)}; {_outcome(found)}")
             await keeping.idle(desk.client)
             after_s = draw.uniform(0.0, _LATEST * calm.usual_s)
-            found.append(await interrupted(drawer, victim, seed, after_s, calm.pixels[seed]))
+            found.append(await interrupted(drawer, number, victim, seed, after_s, calm.pixels[seed]))
         return calm, found
 
 
@@ -295,8 +327,9 @@ def run(plan: ResumePlan) -> Report:
     """Kill and compare. Raises `BenchError`."""
     order = order_of(plan)
     drawn = renders.run(order) if plan.renders or plan.long_pairs else renders.Drawn(renders=[], pairs=[])
+    parks = parking.run(parking.Order(model=str(demo_model()), parks=plan.parks, seed=plan.seed)) if plan.parks else []
     calm, found = serve(plan) if plan.kills else (None, [])
-    return report_of(plan, calm, found, drawn)
+    return report_of(plan, calm, found, drawn, parks)
 
 
 def order_of(plan: ResumePlan) -> renders.Order:
@@ -338,8 +371,14 @@ def _service(home: Path, workers: int, checkpoint_s: float) -> Service:
     return Service(home, gpus="cpu:1", model=str(demo_model()), workers_options=options, supervisors=workers)
 
 
-def report_of(plan: ResumePlan, calm: Undisturbed | None, found: Sequence[Interrupted], drawn: renders.Drawn) -> Report:
-    """Counts of all pictures that were interrupted, by what was killed; what checkpoints cost the others."""
+def report_of(
+    plan: ResumePlan,
+    calm: Undisturbed | None,
+    found: Sequence[Interrupted],
+    drawn: renders.Drawn,
+    parks: Sequence[parking.Park] = (),
+) -> Report:
+    """Counts of all pictures that were interrupted, by what was killed; what checkpoints cost the others, and parking."""
     repeats = {
         victim: float(sum(one.repeated for one in found if one.victim == victim and one.attempts > 1))
         for victim in VICTIMS
@@ -350,6 +389,7 @@ def report_of(plan: ResumePlan, calm: Undisturbed | None, found: Sequence[Interr
         settings=msgspec.to_builtins(plan),
         metrics=[
             *renders.metrics_of(drawn, order_of(plan)),
+            *parking.metrics_of(parks),
             *(_served_metrics(plan, calm, found) if calm is not None else []),
         ],
         panels=[plot.bars("steps that were drawn twice", "steps", repeats)] if found else [],
@@ -358,6 +398,7 @@ def report_of(plan: ResumePlan, calm: Undisturbed | None, found: Sequence[Interr
             "the demo model on the CPU; pictures are compared pixel by pixel with those of undisturbed jobs",
             "engines that are killed alone are forks with one thread; with the service they are processes of their own",
             *(_SERVED_WARNINGS if found else ()),
+            *_dear(found, plan),
         ],
     )
 
@@ -365,6 +406,7 @@ def report_of(plan: ResumePlan, calm: Undisturbed | None, found: Sequence[Interr
 def _served_metrics(plan: ResumePlan, calm: Undisturbed, found: Sequence[Interrupted]) -> list[Metric]:
     hit = [one for one in found if one.attempts > 1 and one.denoising]
     drawn, repeated = sum(one.step for one in hit), [one.repeated for one in hit]
+    repeated_s = [one.repeated_s for one in hit]
     ratios = [one / other for one, other in zip(calm.with_s, calm.without_s, strict=False) if other]
     step_s = median(calm.with_s) / plan.steps
     interval = f"a checkpoint each {plan.checkpoint_s:g} s, a step {step_s * 1e3:.0f} ms by the undisturbed jobs"
@@ -374,16 +416,17 @@ def _served_metrics(plan: ResumePlan, calm: Undisturbed, found: Sequence[Interru
         Metric("different", "of these, other pixels than undisturbed", sum(not one.same for one in found), "", "bar: 0"),
         Metric("begun_again", "killed while it was denoised, and begun again", len(hit), "", _counts(hit)),
         Metric("resumed", "of these, gone on from a checkpoint", sum(one.resumed > 0 for one in hit)),
+        Metric("left_out", "of these, begun anew beside a checkpoint", sum(one.left_out for one in hit), "", "bar: 0"),
         Metric("steps_drawn", "of these, steps that were shown before the kill", drawn),
         Metric("steps_repeated", "of these, steps that were drawn twice", sum(repeated), "", "without checkpoints: all"),
-        Metric("repeated_p50_s", "steps drawn twice at a kill, p50", median(repeated or [0]) * step_s, "s", interval),
-        Metric("repeated_max_s", "steps drawn twice at a kill, most", max(repeated, default=0) * step_s, "s"),
+        Metric("repeated_p50_s", "steps drawn twice at a kill, p50", median(repeated_s or [0.0]), "s", interval),
+        Metric("repeated_max_s", "steps drawn twice at a kill, most", max(repeated_s, default=0.0), "s"),
         Metric(
             "served_over_interval",
-            "kills after which more steps than an interval's were drawn twice",
-            sum(steps * step_s > plan.checkpoint_s for steps in repeated),
+            "kills after which more than an interval was drawn twice",
+            sum(seconds > plan.checkpoint_s for seconds in repeated_s),
             "",
-            "bar: 0; steps at their pace in the undisturbed jobs",
+            "bar: 0; as the steps were shown",
         ),
         Metric("again_p50_s", "from the kill to the end of the job, p50", median(one.took_s for one in found), "s"),
         Metric("checkpoint_bytes", "largest checkpoint", max(one.kept_bytes for one in found), "bytes"),
@@ -395,6 +438,16 @@ def _served_metrics(plan: ResumePlan, calm: Undisturbed, found: Sequence[Interru
             Metric("overhead_ratio", "the one over the other, median of pairs", median(ratios), "x"),
         ]
     return metrics
+
+
+def _dear(found: Sequence[Interrupted], plan: ResumePlan) -> list[str]:
+    """The kills after which more than an interval was drawn twice, or a checkpoint was left out."""
+    return [
+        f"kill {one.number}, of the {one.victim}: gone on after step {one.resumed} of the {one.step} that were shown,"
+        f" {one.repeated_s:.2f} s before; {one.kept_bytes:,} bytes of a checkpoint lay there"
+        for one in found
+        if one.repeated_s > plan.checkpoint_s or one.left_out
+    ]
 
 
 def _counts(found: Sequence[Interrupted]) -> str:

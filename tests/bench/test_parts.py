@@ -11,7 +11,7 @@ from bench.harness import flood
 from bench.report.errors import BadPlan, BenchError
 from bench.report.report import Flush
 from bench.report.stats import summarise
-from bench.suites import cancel, engine, idle, profile, recover, renders, resume, speed, workload
+from bench.suites import cancel, engine, idle, parking, profile, recover, renders, resume, speed, workload
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
 
@@ -213,6 +213,18 @@ NOTHING_DRAWN = renders.Drawn(renders=[], pairs=[])
 STEADY = [10.0, 10.1, 10.2, 10.3, 10.4, 10.5, 10.6, 10.7]
 
 
+def test_what_parking_takes_is_told_by_part():
+    def park(read: float) -> parking.Park:
+        return parking.Park(
+            kept=10, step=0.1, copied=0.001, written=0.002, left=0.001, flushed=0.05, read=read, begun=0.01, passed=0.02, stepped=0.1
+        )  # fmt: skip
+
+    shown = {metric.key: metric.value for metric in parking.metrics_of([park(0.001), park(0.003), park(0.002)])}
+    assert (shown["parks"], shown["park_out_ms"]) == (3, pytest.approx(4.0)), "the disk is waited for beside"
+    assert (shown["park_again_ms"], shown["park_passed_step_ms"]) == (pytest.approx(32.0), pytest.approx(2.0))
+    assert parking.metrics_of([]) == []
+
+
 @pytest.mark.parametrize(
     ("times", "at", "resumed", "expected"),
     [
@@ -257,21 +269,28 @@ def test_the_price_of_checkpoints_is_counted_by_their_interval():
 
 
 def test_steps_count_as_drawn_twice_from_the_checkpoint_on():
-    usual = {"state": "succeeded", "same": True, "denoising": True, "kept_bytes": 9, "took_s": 2.0}
+    usual = {"number": 7, "state": "succeeded", "same": True, "denoising": True, "kept_bytes": 9, "took_s": 2.0}
+
+    def shown(*steps: int) -> tuple[tuple[float, int], ...]:
+        return tuple((0.03 * step, step) for step in steps)
+
     found = [
-        resume.Interrupted(victim="engine", step=30, attempts=2, resumed=25, **usual),
-        resume.Interrupted(victim="agent", step=10, attempts=2, resumed=0, **usual),
-        resume.Interrupted(victim="broker", step=50, attempts=1, resumed=0, **usual),
+        resume.Interrupted(victim="engine", step=30, shown=shown(0, 10, 26, 30), attempts=2, resumed=25, **usual),
+        resume.Interrupted(victim="agent", step=10, shown=shown(0, 5, 10), attempts=2, resumed=0, **usual),
+        resume.Interrupted(victim="broker", step=50, shown=shown(0, 50), attempts=1, resumed=0, **usual),
         resume.Interrupted(victim="engine", step=0, attempts=2, resumed=90, **{**usual, "denoising": False}),
         resume.Interrupted(victim="engine", step=3, attempts=2, resumed=5, **{**usual, "same": False, "kept_bytes": 0}),
     ]
     calm = resume.Undisturbed(with_s=[2.2, 3.0], without_s=[2.0, 3.0], usual_s=3.0, pixels={})
-    shown = values(resume.report_of(resume.ResumePlan(), calm, found, NOTHING_DRAWN))
-    assert (shown["kills"], shown["different"], shown["not_succeeded"]) == (5, 1, 0)
-    assert (shown["begun_again"], shown["resumed"]) == (3, 2)
-    assert (shown["steps_drawn"], shown["steps_repeated"]) == (43, 15)
-    assert shown["served_over_interval"] == 1, "ten steps of 26 ms"
-    assert (shown["checkpoint_bytes"], round(shown["overhead_ratio"], 3)) == (9, 1.05)
+    report = resume.report_of(resume.ResumePlan(), calm, found, NOTHING_DRAWN)
+    told = values(report)
+    assert [text.partition(":")[0] for text in report.warnings if text.startswith("kill ")] == ["kill 7, of the agent"]
+    assert (told["kills"], told["different"], told["not_succeeded"]) == (5, 1, 0)
+    assert (told["begun_again"], told["resumed"]) == (3, 2)
+    assert (told["steps_drawn"], told["steps_repeated"]) == (43, 15)
+    assert (told["served_over_interval"], round(told["repeated_max_s"], 2)) == (1, 0.3), "ten steps of 30 ms, and four"
+    assert told["left_out"] == 1
+    assert (told["checkpoint_bytes"], round(told["overhead_ratio"], 3)) == (9, 1.05)
 
 
 def test_a_profile_is_a_table_of_shares():

@@ -3,6 +3,8 @@ import pytest
 from bench.harness import policies
 from bench.harness.corepool import HANDOVER_S, CorePool
 from bench.harness.policies import Job
+from bench.harness.promisepool import Order
+from bench.harness.rescuepool import RescuePool
 from bench.suites import pool
 
 
@@ -79,3 +81,42 @@ def test_the_report_compares_all_policies():
         assert found[f"makespan_{name}"] >= 1.0
         assert found[f"wait_{name}_s"] >= 0.0
     assert found["wait_ours_s"] < found["wait_round_robin_s"]
+
+
+def dying(die_every_s: float, checkpoint_s: float, preempt_delay: float = 0.0) -> RescuePool:
+    orders = [Order(float(number), 100.0, 100.0) for number in range(20)]
+    rescuing = RescuePool(
+        orders, 3, 0.0, 5, taught=[50.0], confidence=0.95,
+        die_every_s=die_every_s, checkpoint_s=checkpoint_s, preempt_delay=preempt_delay,
+    )  # fmt: skip
+    assert all(outcome.end_s > 0.0 for outcome in rescuing.run())
+    return rescuing
+
+
+def test_what_a_worker_had_drawn_is_drawn_again_up_to_its_last_checkpoint():
+    plain, kept = dying(300.0, 0.0), dying(300.0, 10.0)
+    assert plain.deaths.hit > 5
+    assert plain.deaths.longest_s > 10.0
+    assert 0.0 < kept.deaths.longest_s <= 10.0
+    assert kept.deaths.over_interval == 0
+    assert max(one.end_s for one in kept.outcomes) < max(one.end_s for one in plain.outcomes)
+    assert dying(0.0, 10.0).deaths.count == 0
+
+
+def test_workers_die_at_the_same_moments_whatever_they_draw():
+    gone = [dying(300.0, checkpoint_s).deaths.count for checkpoint_s in (5.0, 10.0)]
+    assert gone[0] == gone[1]
+
+
+def test_a_job_that_loses_too_many_workers_is_given_up():
+    plain, kept = dying(40.0, 0.0), dying(40.0, 5.0)
+    assert plain.deaths.given_up > kept.deaths.given_up
+
+
+def test_the_report_has_what_deaths_cost():
+    report = pool.run(pool.PoolPlan(workers=4, jobs=60, arrivals=300, repeats=1, die_every_s=400.0))
+    found = {metric.key: metric.value for metric in report.metrics}
+    assert found["rescue_kept_repeated_pct"] < found["rescue_plain_repeated_pct"]
+    assert found["rescue_calm_makespan"] < found["rescue_kept_makespan"] < found["rescue_plain_makespan"]
+    assert (found["rescue_kept_over_interval"], found["rescue_kept_room_over_interval"]) == (0, 0)
+    assert found["rescue_kept_room_parked"] > 0
