@@ -1,7 +1,8 @@
-"""A real service with the fake engine, for all tests of a file."""
+"""A real service with the fake engine, for all tests of a file; both clients over a scripted one."""
 
 import pytest
 
+from tests.client.scripted import Awaiting, Blocking, Script, without_time
 from tests.testing.service import Service
 from zoetrope import Client
 from zoetrope.client.results import ACTIVE_STATES
@@ -29,3 +30,15 @@ def at_service(service, monkeypatch, tmp_path):
         for job in client.jobs(state=",".join(ACTIVE_STATES)):
             client.cancel(job)
             client.wait(job, timeout_s=60)
+
+
+@pytest.fixture(params=[Blocking, Awaiting], ids=["Client", "AsyncClient"])
+def asking(request, monkeypatch):
+    """Each client in turn, over a service that answers from a script, and the script."""
+
+    def start(*answers, **options):
+        script = Script(*answers)
+        without_time(monkeypatch, script)
+        return request.param(script, **options), script
+
+    return start

@@ -12,20 +12,10 @@ import msgspec
 import pytest
 
 import zoetrope
-from tests.client.scripted import Awaiting, Blocking, Script, job, ok, refusal, stream, without_time
+from tests.client.scripted import Script, job, ok, refusal, stream
 
 BREAK = httpx.ReadError("cut")
 NO_SERVICE = httpx.ConnectError("refused")
-
-
-@pytest.fixture(params=[Blocking, Awaiting], ids=["Client", "AsyncClient"])
-def asking(request, monkeypatch):
-    def start(*answers, **options):
-        script = Script(*answers)
-        without_time(monkeypatch, script)
-        return request.param(script, **options), script
-
-    return start
 
 
 def event(name, number, **members):

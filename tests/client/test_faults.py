@@ -8,21 +8,11 @@ import httpx
 import pytest
 
 import zoetrope
-from tests.client.scripted import Awaiting, Blocking, Script, job, ok, refusal, stream, without_time
+from tests.client.scripted import Script, job, ok, refusal, stream
 
 DATA = b"a clip"
 FILE = {"name": "video.mp4", "size": len(DATA), "sha256": hashlib.sha256(DATA).hexdigest()}
 DONE = job("succeeded", artefacts=[FILE])
-
-
-@pytest.fixture(params=[Blocking, Awaiting], ids=["Client", "AsyncClient"])
-def asking(request, monkeypatch):
-    def start(*answers, **options):
-        script = Script(*answers)
-        without_time(monkeypatch, script)
-        return request.param(script, **options), script
-
-    return start
 
 
 def test_a_closed_client_says_so():
