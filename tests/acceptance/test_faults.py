@@ -49,7 +49,8 @@ def running(service: Service, count: int = 1) -> None:
 
 def test_an_engine_killed_in_a_job_is_replaced_and_the_job_runs_again(start_service):
     service = start_service()
-    ids = load(service, 4)
+    # No more than engines: a job in its tail beside another is under the crash as well, and counts it.
+    ids = load(service, 2)
     running(service, 2)
     for engine in service.engines():
         engine.kill()
