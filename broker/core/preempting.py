@@ -52,7 +52,7 @@ def rescue(state: State, now: float) -> None:
 
 
 def _make_room(state: State, queued: Iterator[tuple[Job, Lane, Waiting]], now: float) -> float:
-    """Have one running job make room for each of these, where that pays. When it may pay for another one of them though nothing happens."""
+    """Have one running job make room for each of these, where that pays. Returns when to look again, though nothing happens until then."""
     again_s = inf
     held = [(worker, state.jobs[job_id]) for worker in state.pool for job_id in worker.held]
     able = [worker for worker, job in held if _may_leave(worker, job)]
