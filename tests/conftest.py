@@ -76,8 +76,14 @@ def _of_real_time(path: Path) -> bool:
     return any(path.is_relative_to(place) for place in _real_time_places())
 
 
-def pytest_configure() -> None:
-    """Let the processes that tests start hear SIGINT, where the tests are a shell's background job, which ignores it."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the processes that tests start receive SIGINT, where the tests are a shell's background job, which ignores it.
+
+    Of several test processes, give each a directory with a short name: paths of unix sockets may have 107 characters.
+    """
+    if hasattr(config, "workerinput"):
+        place = Path(config.option.basetemp)
+        config.option.basetemp = str(place.with_name(place.name.removeprefix("popen-gw")))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
