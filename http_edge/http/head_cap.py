@@ -1,4 +1,4 @@
-"""The HTTP protocol with a bound on the head of a request, which notifies the request that is being answered when its client left,
+"""uvicorn's HTTP protocol with a bound on the head of a request, which notifies the request that is being answered when its client left,
 begins no further one for a client that does not read, and lets a client whose request was refused half way read why.
 
 uvicorn collects a head however long it gets; and of requests sent one behind the other on a connection it notifies only the last that the
@@ -14,9 +14,7 @@ from types import SimpleNamespace
 from typing import cast
 
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
-from http_edge.http.protocol import LeanProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 #: Request line and headers, bytes. What is within it and still too much is refused in the API's own words (`access`).
 MAX_HEAD_BYTES = 128 * 1024
@@ -36,7 +34,7 @@ def _refusal(status: str, text: str) -> bytes:
     return f"{head}\r\n\r\n{text}".encode("ascii")
 
 
-class CappedProtocol(LeanProtocol):
+class CappedProtocol(HttpToolsProtocol):
     """Ends a connection whose head is too long, or too long in coming; ends what is being answered with its connection."""
 
     _in_head = True
@@ -54,12 +52,7 @@ class CappedProtocol(LeanProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         # What an answer uses of its transport; its `close` is the one that lets the client read.
-        ends = SimpleNamespace(
-            write=transport.write,
-            writelines=transport.writelines,
-            is_closing=transport.is_closing,
-            close=self._close_after_answer,
-        )
+        ends = SimpleNamespace(write=transport.write, is_closing=transport.is_closing, close=self._close_after_answer)
         self._answer_transport = cast(asyncio.Transport, ends)
         self._head_timer = self.loop.call_later(_HEAD_TIMEOUT_S, self._head_is_late)
 
@@ -149,7 +142,7 @@ class CappedProtocol(LeanProtocol):
         if self._drop_until is not None or self.transport.is_closing():
             return
         self._stop_timer()
-        self._idle_since = None
+        self._unset_keepalive_if_required()
         self.pipeline.clear()
         self._next = None
         if self.transport.can_write_eof():
