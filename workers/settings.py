@@ -31,6 +31,9 @@ from workers.supervisor.name_prefix import AUTO, automatic
 #: A `Hello` carries at most so many cards.
 _MAX_MODELS = 64
 
+#: The most that a cancel may take on a group of GPUs, seconds: it is obeyed between passes, the longest of which takes less.
+_GROUP_CANCEL_S = 300.0
+
 #: The depot that is this machine's disk.
 LOCAL = "local"
 
@@ -212,7 +215,8 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
     cancel_grace_max_s: Annotated[
         float,
         Meta(
-            description="the longest that a cancel may take, however long steps are or were predicted to be, before the engine is killed",
+            description="the longest that a cancel may take, however long steps are or were predicted to be, before the engine is killed; "
+            "on a group of GPUs, where it is obeyed between passes, at least 300",
             gt=0,
             le=3600,
         ),
@@ -342,7 +346,11 @@ def agent_configs(
             checkpoint_s=settings.checkpoint_s,
             credentials=credentials,
             # A CPU worker's second process would take memory from the model of the first.
-            policy=replace(policy, spare_engine=policy.spare_engine and device.kind == "cuda"),
+            policy=replace(
+                policy,
+                spare_engine=policy.spare_engine and device.kind == "cuda",
+                cancel_grace_max_s=max(policy.cancel_grace_max_s, _GROUP_CANCEL_S if len(device.visible) > 1 else 0.0),
+            ),
             log_level=settings.log_level,
             log_format=settings.log_format,
         )

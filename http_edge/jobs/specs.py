@@ -118,10 +118,12 @@ def build_spec(
     steps = generation.num_inference_steps or defaults.num_inference_steps
     if steps > card.limits.max_steps:
         raise invalid(generation.label("num_inference_steps"), steps, f"must be 1 to {card.limits.max_steps}")
-    if generation.image or generation.video:
-        _check_steps_drawn(generation, card, steps, extra.get("strength", card.default_strength))
+    strength = extra.get("strength", card.default_strength)
+    drawn = _drawn(generation, card, steps, strength)
+    if drawn < 1:
+        raise _nothing_drawn(generation, card, steps, strength)
     if generation.draft_steps is not None:
-        _check_draft(generation, card, steps)
+        _check_draft(generation, card, steps, drawn)
     return JobSpec(
         **_passed_on(generation, defaults),
         model=card.name,
@@ -244,25 +246,32 @@ def _contradiction(generation: Generation, name: str, value: Any, own: str, what
     )
 
 
-def _check_draft(generation: Generation, card: ModelCard, steps: int) -> None:
+def _check_draft(generation: Generation, card: ModelCard, steps: int, drawn: int) -> None:
     """Refuse a draft of a job that could not go on from it, or would be done by then."""
     label, asked = generation.label("draft_steps"), generation.draft_steps
     if not card.resumes:
         raise invalid(label, asked, f"is not for model {shown(card.name)}, which cannot go on from a draft")
-    if asked is not None and asked >= steps:
-        raise invalid(label, asked, f"must be less than the job's {steps} steps")
+    if asked is not None and asked >= drawn:
+        rule = (
+            f"the job's {steps} steps" if drawn == steps else f"{drawn}, the steps that its strength leaves of {steps}"
+        )
+        raise invalid(label, asked, f"must be less than {rule}")
 
 
-def _check_steps_drawn(generation: Generation, card: ModelCard, steps: int, strength: Scalar) -> None:
-    """Refuse what skips every step of a change to an image."""
-    if card.default_strength is None or isinstance(strength, bool) or not isinstance(strength, int | float):
-        return
-    if steps_drawn(steps, strength) >= 1:
-        return
+def _drawn(generation: Generation, card: ModelCard, steps: int, strength: Scalar | None) -> int:
+    """Steps that are taken: of a change to an image, those that its strength leaves."""
+    changes = (generation.image or generation.video) and card.default_strength is not None
+    if not changes or isinstance(strength, bool) or not isinstance(strength, int | float):
+        return steps
+    return steps_drawn(steps, strength)
+
+
+def _nothing_drawn(generation: Generation, card: ModelCard, steps: int, strength: Any) -> EdgeError:
+    """The refusal of what skips every step of a change to an image."""
     least = f"; at least {math.ceil(1 / strength)} are needed" if strength > 0 else ""
     label, sent = generation.label("num_inference_steps"), generation.label("strength")
     own = "" if generation.strength is not None or "strength" in generation.extra else ", the model's own,"
-    raise EdgeError(
+    return EdgeError(
         "invalid_value",
         f"{sent}: {strength:g}{own} x {label} {steps} leaves no step for model {shown(card.name)} to draw{least}",
         param=label if own else sent,

@@ -132,6 +132,14 @@ def test_each_worker_keeps_loras_in_as_much_memory_as_is_set(tmp_path: Path) -> 
     assert (config.lora_memory.host_mb, config.lora_memory.device_mb) == (100, 0)
 
 
+def test_a_cancel_may_take_longer_on_a_group_which_obeys_between_passes(tmp_path: Path) -> None:
+    for grace_s, of_groups in (("30", 300.0), ("900", 900.0)):
+        chosen = settings("--home", str(tmp_path), "--model", "fake", "--cancel-grace-max-s", grace_s)
+        for gpus, expected in (("cpu:2", float(grace_s)), ("cpu:2/2", of_groups)):
+            (config, *_) = agent_configs(chosen, resolve(gpus, ()), read_models(chosen, {}), cores=2)
+            assert config.policy.cancel_grace_max_s == expected
+
+
 def test_threads_are_shared_out_among_cpu_workers_only(tmp_path: Path) -> None:
     chosen = settings("--home", str(tmp_path), "--model", "fake")
     models = read_models(chosen, {})

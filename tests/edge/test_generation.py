@@ -261,6 +261,18 @@ def test_too_few_steps_for_a_strength_draw_nothing(world: World, sent: dict[str,
     assert send(world, "native", image="cat.png", strength=0.25, steps=4).status_code == 200
 
 
+def test_a_draft_must_come_before_the_last_of_the_steps_that_a_strength_leaves(world: World) -> None:
+    use(world, msgspec.structs.replace(ANIMATE, default_strength=0.5, resumes=True))
+    (world.start / "cat.png").write_bytes(picture())
+    for draft_steps in (5, 7):
+        answer = send(world, "native", image="cat.png", steps=10, draft_steps=draft_steps)
+        assert answer.status_code == 422
+        assert f"draft_steps: {draft_steps} must be less than 5, the steps that its strength leaves of 10" in message(
+            answer
+        )
+    assert send(world, "native", image="cat.png", steps=10, draft_steps=4).status_code == 200
+
+
 def test_too_few_steps_for_the_models_own_strength_name_it(world: World) -> None:
     use(world, msgspec.structs.replace(ANIMATE, default_strength=0.3))
     (world.start / "cat.png").write_bytes(picture())

@@ -303,6 +303,40 @@ def test_what_is_flushed_after_a_job_has_left_is_not_reported(tmp_path: Path, mo
     assert reported == before == [4]
 
 
+def test_files_of_later_steps_that_were_refused_make_way_for_those_that_are_of_use(tmp_path: Path) -> None:
+    written(tmp_path, state(7), state(8), binding={**BINDING, "ranks": "others"})
+    store = Checkpoints(tmp_path, 0.0)
+    assert store.find(0, BINDING)[0] is None
+    assert steps(tmp_path) == [7, 8], "until there is another"
+    assert store.keep_now(state(2), BINDING)
+    store.settle()
+    assert steps(tmp_path) == [2]
+    assert is_whole(Checkpoints(tmp_path, 0.0).find(0, BINDING)[0], 2)
+
+
+def test_a_step_that_was_refused_counts_once_it_is_written_anew(tmp_path: Path) -> None:
+    written(tmp_path, state(2), binding={**BINDING, "ranks": "others"})
+    store = Checkpoints(tmp_path, 0.0)
+    assert store.find(0, BINDING)[0] is None
+    for step in (1, 2, 3):
+        assert store.keep_now(state(step), BINDING)
+    store.settle()
+    assert steps(tmp_path) == [2, 3]
+
+
+def test_a_job_leaves_when_all_outputs_before_have_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, disk = Checkpoints(tmp_path, 0.0), Flushes(monkeypatch)
+    store.keep_finished(state(9), BINDING)
+    store.keep_finished(state(9, output=1), BINDING)
+    store.keep(state(1, output=2), BINDING)
+    assert disk.begun.wait(60)
+    assert store.keep_now(state(2, output=2), BINDING)
+    store.let_go()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    disk.go_on.set()
+    assert names == ["0-9.safetensors", "1-9.safetensors", "2-1.safetensors", "2-2.safetensors"]
+
+
 def test_a_job_whose_files_go_while_they_are_flushed_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

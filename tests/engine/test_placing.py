@@ -25,6 +25,7 @@ from workers.engine.progress import Cancelled, Monitor
 from workers.engine.video import VideoEngine
 from workers.ipc.shared import Slot
 from workers.models.model import ModelSetup
+from workers.models.parallel import WHOLE
 from workers.models.placement import ORDER, RESERVE, Need, Placement, PlacementSetting, peak
 from workers.models.quantise import QuantizeMethod
 from workers.models.speed import Speed
@@ -65,6 +66,10 @@ def engine_with(
     card: ModelCard, placement: PlacementSetting = "auto", limit: int = ALL, peaks: Peaks | None = None
 ) -> VideoEngine:
     return VideoEngine(Pipelines(PretendGpu(limit), {card.name: ModelSetup(placement=placement)}, peaks))
+
+
+#: As a job is drawn at first, and once it ran out of memory.
+PROFILES: tuple[Profile, ...] = ("normal", "offload")
 
 
 @pytest.fixture
@@ -308,6 +313,16 @@ def test_a_profile_that_trades_speed_for_memory_starts_at_one_component_at_a_tim
         engine.pipelines.get(demo_card, "offload")
         used.append(_used(engine, demo_card))
     assert used == ["model", "resident"], "the table's word stands"
+
+
+def test_where_no_component_may_move_the_profile_takes_what_comes_after_all_on_the_device(demo_card: ModelCard) -> None:
+    pipelines = Pipelines(PretendGpu(ALL), {}, placements=WHOLE)
+    engine = VideoEngine(pipelines)
+    used = []
+    for profile in PROFILES:
+        pipelines.get(demo_card, profile)
+        used.append(_used(engine, demo_card))
+    assert used == ["resident", "text_encoder_aside"]
 
 
 def test_others_are_dropped_only_where_a_model_has_no_room_beside_them(

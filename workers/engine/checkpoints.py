@@ -95,7 +95,11 @@ class Checkpoints:
         #: Files that have their names, and are to be flushed.
         self._named: list[tuple[State, BinaryIO]] = []
         self._writing: threading.Thread | None = None
+        #: Held while states get their files: what is to be next and has no name yet is nowhere else.
+        self._naming = threading.Lock()
         self._left = False
+        #: Files that were refused, of which a newer state of the same output makes waste.
+        self._refused: set[Path] = set()
         #: The step of each output's newest file: as named until it is read.
         self._newest: dict[int, int] = {}
         for output, step, _ in self._all_files():
@@ -127,16 +131,17 @@ class Checkpoints:
         Whether their files are there: one of them may be lost with the machine, not with the process.
         """
         self.times.kept()
-        with self._lock:
-            due, self._next = self._due_with(state, binding), []
-        for one, its in due:
-            file = self._write_or_tell(one, its)
-            if file is None:
-                return False
-            self._note(one.output, one.step)
+        with self._naming:
             with self._lock:
-                self._named.append((one, file))
-                self._write_beside()
+                due, self._next = self._due_with(state, binding), []
+            for one, its in due:
+                file = self._write_or_tell(one, its)
+                if file is None:
+                    return False
+                self._note(one.output, one.step)
+                with self._lock:
+                    self._named.append((one, file))
+                    self._write_beside()
         return True
 
     def let_go(self) -> None:
@@ -176,6 +181,7 @@ class Checkpoints:
                 state = _read(path, output, step, binding)
             except _UNREADABLE as error:
                 refused = refused or str(error)
+                self._refused.add(path)
                 logger.warning(
                     "a checkpoint is refused: %s", error, extra={"action": Action.CHECKPOINT, "file": path.name}
                 )
@@ -213,17 +219,18 @@ class Checkpoints:
     def _write_all(self) -> None:
         """Write and flush what is to be next, until there is nothing."""
         while True:
-            with self._lock:
-                todo, self._next = self._next, []
-                named, self._named = self._named, []
-                if not todo and not named:
-                    self._writing = None
-                    return
+            with self._naming:
+                with self._lock:
+                    todo, self._next = self._next, []
+                    named, self._named = self._named, []
+                    if not todo and not named:
+                        self._writing = None
+                        return
+                written = [(state, self._write_or_tell(state, binding)) for state, binding in todo]
             for state, file in named:
                 self._flush_or_tell(state, file)
-            for state, binding in todo:
-                written = self._write_or_tell(state, binding)
-                if written is not None and self._flush_or_tell(state, written):
+            for state, new in written:
+                if new is not None and self._flush_or_tell(state, new):
                     self._note(state.output, max(state.step, self._newest.get(state.output, 0)))
 
     def _write_or_tell(self, state: State, binding: Binding) -> BinaryIO | None:
@@ -237,12 +244,19 @@ class Checkpoints:
         return file
 
     def _flush_or_tell(self, state: State, file: BinaryIO) -> bool:
-        """Flush this file, and remove those before it but the newest. Whether the disk has it."""
+        """Flush this file, and remove those before it but the newest, and those that were refused. Whether the disk has it."""
         try:
             with file:
                 os.fsync(file.fileno())
             self._flush_names()
-            for _, old in sorted(self._files(state.output), reverse=True)[_KEPT:]:
+            whole = []
+            for place in sorted(self._files(state.output), reverse=True):
+                # Of a later step they would be taken for newer, by a depot and by whom this file is removed.
+                if place[1] in self._refused:
+                    place[1].unlink(missing_ok=True)
+                else:
+                    whole.append(place)
+            for _, old in whole[_KEPT:]:
                 old.unlink(missing_ok=True)
         except Exception as error:  # as above
             self._tell(error)
@@ -267,6 +281,7 @@ class Checkpoints:
             file.flush()
             temporary.rename(path)
             undone.pop_all()
+        self._refused.discard(path)
         self.times.wrote(self.times.clock() - began)
         return file
 

@@ -92,7 +92,8 @@ class Loaded:
         """The placements it may have in a job of this profile; the table's word stands above the profile."""
         slow = profile == "offload" and self.wanted == AUTO
         aside = tuple(one for one in self._possible if not slow or ORDER.index(one) >= ORDER.index("model"))
-        return aside or self._possible
+        # A group's keep the denoiser whole: of these the one that takes most was what ran out.
+        return aside or self._possible[1:] or self._possible
 
     def bring(self, loras: Sequence[LoraUse]) -> None:
         """Load these LoRAs beside the weights. Raises `InvalidInput`, `OutOfMemory`."""

@@ -212,7 +212,11 @@ class Resumption:
         denoised = step >= total
         if not self._keeps or (denoised and type(self._pipe).__name__ in DECODE_SOMETHING_ELSE):
             return tensors
-        parks = not (denoised and self._last) and self._monitor.park_due(step)
+        if denoised:
+            # Its draft would be the output.
+            parks = not self._last and self._monitor.park_requested()
+        else:
+            parks = self._monitor.park_due(step)
         due = self._checkpoints.times.last_due() if denoised else self._checkpoints.times.due()
         try:
             # Not soon after one could not be written: each try costs time.

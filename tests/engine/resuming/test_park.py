@@ -192,6 +192,12 @@ def test_a_job_may_be_parked_between_the_drafts_of_its_outputs_and_after_them(wa
     assert same(whole, wan.draw(every_s=1000.0, num_outputs=2))
 
 
+def test_a_draft_after_the_last_step_is_the_output(wan: Rig) -> None:
+    whole = wan.draw(every_s=1000.0, num_outputs=2)
+    wan.forget()
+    assert same(whole, wan.draw(every_s=1000.0, park_at=2 * STEPS, num_outputs=2))
+
+
 def test_a_draft_is_the_newest_of_the_previews(stable_diffusion: Rig) -> None:
     stable_diffusion.park(park_at=4, previews=2)
     shown = sorted(path.name for path in (stable_diffusion.place / "out").glob("preview-*"))
