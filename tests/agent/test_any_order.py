@@ -193,10 +193,12 @@ class World(Surroundings):
             self.broker(m.Undrain())
 
     def asks_for_next(self, job: Job) -> None:
-        self.beats.clear()
-        job.wanted = True
+        first, job.wanted = not job.wanted, True
+        if first:
+            self.beats.clear()
         self.engine(NextWanted(fence=job.fence))
-        self.room_is_told()
+        if first:  # else it was reported then, or is with the next heartbeat
+            self.room_is_told()
 
     @precondition(
         lambda self: (

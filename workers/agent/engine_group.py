@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from workers.agent.engine_process import EngineProcess
 from workers.agent.truncate import MAX_TEXT
 from workers.ipc.channel import IpcError
-from workers.ipc.messages import LoadFailed, Setup
+from workers.ipc.messages import JobFailed, LoadFailed, Setup
 from workers.ipc.shared import Progress
 from workers.supervisor.exit_codes import describe_exit
 from workers.supervisor.process_groups import kill_orphans
@@ -64,21 +64,45 @@ class EngineGroup:
             rank.flush()
 
     def receive(self) -> Iterator[Struct]:
-        """Read the messages that have arrived. Raises `IpcError` for one that is invalid, or not a rank's to send."""
-        for number, rank in enumerate(self._ranks):
-            for message in rank.receive():
-                if isinstance(message, LoadFailed):
-                    # What keeps one from loading keeps all, as a rule: the first reason is enough.
-                    if self._load_failed:
-                        continue
-                    self._load_failed = True
-                    if len(self._ranks) > 1:
-                        text = f"{self._name(number)}: {message.message}"[:MAX_TEXT]
-                        yield replace(message, message=text)
-                        continue
-                elif number:
-                    raise IpcError(f"{self._name(number)} sent {type(message).__name__}")
+        """Read the messages that have arrived. Raises `IpcError` for one that is invalid, or not a rank's to send.
+
+        Of the ranks after the first that is why one cannot load, or that memory ran out in it, which ends it.
+        """
+        followers: list[tuple[int, Struct]] = []
+        broken: IpcError | None = None
+        for number, rank in enumerate(self._ranks[1:], 1):
+            try:
+                followers += [(number, message) for message in rank.receive()]
+            except IpcError as error:
+                broken = broken or error
+        # Before rank 0's, which sees that a rank is gone, and not why.
+        for number, message in followers:
+            if isinstance(message, JobFailed) and message.fatal:
+                yield self._named(number, message)
+        for message in self._first.receive():
+            if not isinstance(message, LoadFailed):
                 yield message
+            elif self._is_first_failure():
+                yield self._named(0, message)
+        for number, message in followers:
+            if isinstance(message, LoadFailed):
+                if self._is_first_failure():
+                    yield self._named(number, message)
+            elif not (isinstance(message, JobFailed) and message.fatal):
+                broken = broken or IpcError(f"{self._name(number)} sent {type(message).__name__}")
+        if broken is not None:
+            raise broken
+
+    def _is_first_failure(self) -> bool:
+        """Whether no rank has failed to load before. What keeps one from it keeps all, as a rule: the first reason is enough."""
+        before, self._load_failed = self._load_failed, True
+        return not before
+
+    def _named(self, number: int, message: LoadFailed | JobFailed) -> Struct:
+        """The message with its rank's name, if it has one."""
+        if len(self._ranks) == 1:
+            return message
+        return replace(message, message=f"{self._name(number)}: {message.message}"[:MAX_TEXT])
 
     def progress(self) -> tuple[Progress, ...]:
         """Read the words of rank 0, slot by slot."""

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from broker.runtime.log_actions import Action
+from broker.wire.failures import FailureKind
 from broker.wire.jobspec import JobSpec, ModelCard, Profile, decode_spec, encode_spec
 from workers.engine.base import Engine, Outcome
 from workers.engine.checkpoints import Binding, Checkpoints, State, sealed, unsealed
@@ -32,6 +33,7 @@ from workers.engine.pipeline_variants import fitting
 from workers.engine.progress import Cancelled, DraftKept, Monitor, Parked
 from workers.engine.splitting import Answers, split
 from workers.engine.votes import Votes, lost
+from workers.ipc.messages import JobFailed
 from workers.ipc.shared import Slot
 from workers.models.model import ModelSetup
 from workers.models.parallel import WHOLE, Indivisible, Parallel, layout_for
@@ -203,8 +205,12 @@ def follow(
     cards: Mapping[str, ModelCard],
     slot: Slot,
     meter: Callable[[], MemoryMeter],
+    report: Callable[[JobFailed], None],
 ) -> NoReturn:
-    """Draw along what rank 0 gives, one job after another. Raises `GroupLost`, or what says that this process is not to be trusted."""
+    """Draw along what rank 0 gives, one job after another. Raises `GroupLost`, or what says that this process is not to be trusted.
+
+    `report` is called before that if memory ran out here: rank 0 will only see that this rank is gone.
+    """
     while True:
         order = msgspec.msgpack.decode(ranks.group.broadcast(), type=Order)
         spec = decode_spec(order.body)
@@ -218,6 +224,8 @@ def follow(
         except Exception as error:
             verdict = classify(error, monitor.phase)
             if verdict.fatal:
+                if verdict.kind is FailureKind.OUT_OF_MEMORY:
+                    report(JobFailed(fence=order.fence, kind=verdict.kind, message=verdict.message, fatal=True))
                 raise
             logger.error("job failed: %s", verdict.message, extra={"action": Action.JOB_FAILED, "fence": order.fence})
             forget_frames(error)

@@ -120,7 +120,7 @@ class Loop:
     def _follow(self, registry: Registry) -> int:
         """Draw along what rank 0 does, until the agent closes its end."""
         try:
-            registry.follow(self._words.slots[0])
+            registry.follow(self._words.slots[0], self._send)
         except Exception as error:  # the process's outermost loop: the other ranks cannot go on without this one
             unforeseen = not isinstance(error, EngineError)
             logger.error("%s", error, exc_info=unforeseen, extra={"action": Action.ENGINE_EXITED})

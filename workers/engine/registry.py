@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from workers.engine.errors import LoadError
 from workers.engine.memory import MemoryMeter, ProcessMemory
 from workers.engine.peaks import Peaks
 from workers.engine.rank import Rank
-from workers.ipc.messages import Setup
+from workers.ipc.messages import JobFailed, Setup
 from workers.ipc.shared import Slot
 from workers.models.parallel import WHOLE
 from workers.models.placement import ORDER
@@ -99,13 +99,13 @@ class Registry:
 
             self._ranks = GroupRanks(Group(self._rank, self._setup.device))
 
-    def follow(self, slot: Slot) -> None:
+    def follow(self, slot: Slot, report: Callable[[JobFailed], None]) -> None:
         """Draw along what rank 0 gives; returns at once where there is nothing to follow. Raises `GroupLost`."""
         if self._ranks is not None:
             from workers.engine.group_engine import follow
 
             cards = {card.name: card for card in self._setup.models}
-            follow(self._ranks, self.engine, cards, slot, lambda: self._meter)
+            follow(self._ranks, self.engine, cards, slot, lambda: self._meter, report)
 
     def _shared(self, engine: VideoEngine | ImageEngine) -> Engine:
         """The engine itself, or that of a group."""

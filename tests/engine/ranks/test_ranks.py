@@ -220,6 +220,17 @@ def test_a_rank_that_ends_within_a_pass_ends_all(forks: Forks, demo: Model, usua
     group.close()
 
 
+def test_a_rank_whose_memory_runs_out_within_a_pass_reports_it(forks: Forks, demo: Model) -> None:
+    group = start(forks, 2, demo).ready()
+    group.fault("memory", 1)
+    fence = group.first.send(small(demo.card, **UNGUIDED), group.out)
+    reported = group.ranks[1].channel.receive()
+    assert isinstance(reported, JobFailed)
+    assert (reported.fence, reported.kind, reported.fatal) == (fence, FailureKind.OUT_OF_MEMORY, True)
+    assert group.ranks[1].wait() == EXIT_DEVICE_LOST
+    group.kill()
+
+
 def test_the_end_of_an_agent_ends_a_follower(forks: Forks, demo: Model) -> None:
     group = start(forks, 2, demo).ready()
     assert group.ranks[1].close() == EXIT_DONE
