@@ -345,16 +345,22 @@ def agent_configs(
             overlap=settings.overlap,
             checkpoint_s=settings.checkpoint_s,
             credentials=credentials,
-            # A CPU worker's second process would take memory from the model of the first.
-            policy=replace(
-                policy,
-                spare_engine=policy.spare_engine and device.kind == "cuda",
-                cancel_grace_max_s=max(policy.cancel_grace_max_s, _GROUP_CANCEL_S if len(device.visible) > 1 else 0.0),
-            ),
+            policy=_policy_on(device, policy),
             log_level=settings.log_level,
             log_format=settings.log_format,
         )
         for device in devices
+    )
+
+
+def _policy_on(device: Device, policy: AgentPolicy) -> AgentPolicy:
+    """The numbers as they are on this device."""
+    least_s = _GROUP_CANCEL_S if len(device.visible) > 1 else 0.0
+    return replace(
+        policy,
+        # A CPU worker's second process would take memory from the model of the first.
+        spare_engine=policy.spare_engine and device.kind == "cuda",
+        cancel_grace_max_s=max(policy.cancel_grace_max_s, least_s),
     )
 
 
