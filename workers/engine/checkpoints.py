@@ -85,7 +85,8 @@ class Checkpoints:
         #: Whether the last one could not be written.
         self.failed = False
         self.times = CheckpointTimes(every_s, clock)
-        self._report = report
+        #: None: the job is left.
+        self._report: Callable[[int], None] | None = report
         self._directory = directory
         #: States of outputs that are denoised and not on disk yet: they go there with the next.
         self._finished: list[tuple[State, Binding]] = []
@@ -97,7 +98,6 @@ class Checkpoints:
         self._writing: threading.Thread | None = None
         #: Held while states get their files: what is to be next and has no name yet is nowhere else.
         self._naming = threading.Lock()
-        self._left = False
         #: Files that were refused, of which a newer state of the same output makes waste.
         self._refused: set[Path] = set()
         #: The step of each output's newest file: as named until it is read.
@@ -147,7 +147,7 @@ class Checkpoints:
     def let_go(self) -> None:
         """Leave the job: what is being written goes on by itself, `settle` does not wait for it, and `report` is not called any more."""
         with self._lock:
-            self._left = True
+            self._report = None
 
     def _due_with(self, state: State, binding: Binding) -> list[tuple[State, Binding]]:
         """Take out the states to be written together with this one. The lock is held."""
@@ -169,7 +169,7 @@ class Checkpoints:
     def settle(self) -> None:
         """Wait until all that was to be kept is on disk."""
         with self._lock:
-            writing = self._writing if not self._left else None
+            writing = self._writing if self._report is not None else None
         if writing is not None:
             writing.join()
 
@@ -198,7 +198,7 @@ class Checkpoints:
         with self._lock:
             self._newest[output] = step
             # The attempt that comes next reports in the same place.
-            if not self._left:
+            if self._report is not None:
                 self._report(sum(self._newest.values()))
 
     # ------------------------------------------------------------ files
