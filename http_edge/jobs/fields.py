@@ -6,7 +6,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from msgspec import Meta, Struct
 
-from http_edge.jobs.generation import Generation, Kind, Names
+from http_edge.jobs.field_names import Kind, Names
+from http_edge.jobs.generation import Generation
 
 
 class Field(Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ tool whose clients come here; a name that means different things in different on
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
@@ -28,20 +28,8 @@ from broker.wire.jobspec import (
 from broker.wire.loras import MAX_SCALE
 from broker.wire.submission import MAX_GPUS
 from http_edge.base.limits import LEAST_TIME_S, MAX_PATH_CHARS, MAX_TEXT_BYTES, MOST_TIME_S
+from http_edge.jobs.field_names import read_as
 from http_edge.jobs.loras import LoraWish
-
-Kind = Literal["text", "choice", "flag", "integer", "number", "size", "aspect", "arguments", "media", "loras"]
-
-
-class Names(Struct, frozen=True):
-    """Further names of a field, and how it is read."""
-
-    aliases: tuple[str, ...]
-    kind: Kind
-
-
-def _read_as(kind: Kind, *aliases: str) -> dict[str, Any]:
-    return {"names": Names(aliases, kind)}
 
 
 class Generation(Struct, frozen=True, kw_only=True):
@@ -55,7 +43,7 @@ class Generation(Struct, frozen=True, kw_only=True):
             pattern=r"\S",
             description="What to draw.",
             examples=["a cat"],
-            extra=_read_as("text"),
+            extra=read_as("text"),
         ),
     ]
     negative_prompt: (
@@ -64,7 +52,7 @@ class Generation(Struct, frozen=True, kw_only=True):
             Meta(
                 max_length=MAX_PROMPT_CHARS,
                 description="What not to draw; an absent one is the model's own, an empty one is empty.",
-                extra=_read_as("text", "negative", "neg_prompt"),
+                extra=read_as("text", "negative", "neg_prompt"),
             ),
         ]
         | None
@@ -75,12 +63,12 @@ class Generation(Struct, frozen=True, kw_only=True):
             Meta(
                 max_length=256,
                 description="A name of GET /v1/models.",
-                extra=_read_as("text", "model_name", "model_id", "model_cls"),
+                extra=read_as("text", "model_name", "model_id", "model_cls"),
             ),
         ]
         | None
     ) = None
-    output: Annotated[MediaKind, Meta(description="What is made.", extra=_read_as("choice"))] | None = None
+    output: Annotated[MediaKind, Meta(description="What is made.", extra=read_as("choice"))] | None = None
     #: (width, height).
     size: (
         Annotated[
@@ -88,13 +76,13 @@ class Generation(Struct, frozen=True, kw_only=True):
             Meta(
                 description='"WIDTHxHEIGHT" in pixels, or auto.',
                 examples=["832x480"],
-                extra=_read_as("size", "resolution", "target_shape", "custom_shape"),
+                extra=read_as("size", "resolution", "target_shape", "custom_shape"),
             ),
         ]
         | None
     ) = None
-    width: Annotated[int, Meta(ge=1, le=MAX_SIDE, description="Pixels.", extra=_read_as("integer", "w"))] | None = None
-    height: Annotated[int, Meta(ge=1, le=MAX_SIDE, description="Pixels.", extra=_read_as("integer", "h"))] | None = None
+    width: Annotated[int, Meta(ge=1, le=MAX_SIDE, description="Pixels.", extra=read_as("integer", "w"))] | None = None
+    height: Annotated[int, Meta(ge=1, le=MAX_SIDE, description="Pixels.", extra=read_as("integer", "h"))] | None = None
     #: Width to height.
     aspect_ratio: (
         Annotated[
@@ -102,7 +90,7 @@ class Generation(Struct, frozen=True, kw_only=True):
             Meta(
                 description="Width to height at about the model's usual number of pixels, where there is no size.",
                 examples=["16:9"],
-                extra=_read_as("aspect", "aspect"),
+                extra=read_as("aspect", "aspect"),
             ),
         ]
         | None
@@ -114,7 +102,7 @@ class Generation(Struct, frozen=True, kw_only=True):
                 ge=1,
                 le=MAX_FRAMES,
                 description="Frames of a clip.",
-                extra=_read_as("integer", "frames", "length", "n_frames", "target_video_length"),
+                extra=read_as("integer", "frames", "length", "n_frames", "target_video_length"),
             ),
         ]
         | None
@@ -127,7 +115,7 @@ class Generation(Struct, frozen=True, kw_only=True):
                 le=3600,
                 description="Length of the clip, where there is no num_frames.",
                 examples=["4"],
-                extra=_read_as(
+                extra=read_as(
                     "number",
                     "duration",
                     "duration_s",
@@ -146,7 +134,7 @@ class Generation(Struct, frozen=True, kw_only=True):
                 ge=1,
                 le=240,
                 description="Frames per second of the file.",
-                extra=_read_as("number", "frame_rate", "framerate", "frames_per_second", "target_fps"),
+                extra=read_as("number", "frame_rate", "framerate", "frames_per_second", "target_fps"),
             ),
         ]
         | None
@@ -158,7 +146,7 @@ class Generation(Struct, frozen=True, kw_only=True):
                 ge=1,
                 le=MAX_STEPS,
                 description="Denoising steps.",
-                extra=_read_as(
+                extra=read_as(
                     "integer", "steps", "num_steps", "infer_steps", "inference_steps", "sample_steps", "sampling_steps"
                 ),
             ),
@@ -171,7 +159,7 @@ class Generation(Struct, frozen=True, kw_only=True):
             Meta(
                 max_length=256,
                 description="A preset of the model (GET /v1/models): sampler, steps and guidance that belong together.",
-                extra=_read_as("text"),
+                extra=read_as("text"),
             ),
         ]
         | None
@@ -181,7 +169,7 @@ class Generation(Struct, frozen=True, kw_only=True):
             CacheMode,
             Meta(
                 description="Step cache: leave out blocks in steps that resemble each other; off, safe or fast (lossy).",
-                extra=_read_as("choice"),
+                extra=read_as("choice"),
             ),
         ]
         | None
@@ -192,7 +180,7 @@ class Generation(Struct, frozen=True, kw_only=True):
             description='LoRAs of the model (GET /v1/models) by name: a list of `{"name", "scale"}`, one of them, or a name. A scale '
             'may be an object by component, as `{"transformer": 1, "transformer_2": 0.5}`.',
             examples=[[{"name": "style", "scale": 0.8}]],
-            extra=_read_as("loras", "lora", "lora_name", "lora_names", "lora_path", "lora_paths"),
+            extra=read_as("loras", "lora", "lora_name", "lora_names", "lora_path", "lora_paths"),
         ),
     ] = ()
     lora_strength: (
@@ -202,7 +190,7 @@ class Generation(Struct, frozen=True, kw_only=True):
                 ge=-MAX_SCALE,
                 le=MAX_SCALE,
                 description="Scale of the LoRAs that say none.",
-                extra=_read_as("number", "lora_scale"),
+                extra=read_as("number", "lora_scale"),
             ),
         ]
         | None
@@ -214,7 +202,7 @@ class Generation(Struct, frozen=True, kw_only=True):
                 ge=0,
                 le=100,
                 description="Strength of the prompt's guidance.",
-                extra=_read_as("number", "guidance", "cfg_scale", "cfg", "sample_guide_scale"),
+                extra=read_as("number", "guidance", "cfg_scale", "cfg", "sample_guide_scale"),
             ),
         ]
         | None
@@ -222,16 +210,14 @@ class Generation(Struct, frozen=True, kw_only=True):
     guidance_scale_2: (
         Annotated[
             float,
-            Meta(
-                ge=0, le=100, description="The same of the second expert, in models of two.", extra=_read_as("number")
-            ),
+            Meta(ge=0, le=100, description="The same of the second expert, in models of two.", extra=read_as("number")),
         ]
         | None
     ) = None
     true_cfg_scale: (
         Annotated[
             float,
-            Meta(ge=0, le=100, description="Classifier-free guidance of distilled models.", extra=_read_as("number")),
+            Meta(ge=0, le=100, description="Classifier-free guidance of distilled models.", extra=read_as("number")),
         ]
         | None
     ) = None
@@ -242,7 +228,7 @@ class Generation(Struct, frozen=True, kw_only=True):
                 ge=0.001,
                 le=100,
                 description="Shift of a flow-matching scheduler.",
-                extra=_read_as("number", "sample_shift"),
+                extra=read_as("number", "sample_shift"),
             ),
         ]
         | None
@@ -254,14 +240,14 @@ class Generation(Struct, frozen=True, kw_only=True):
                 ge=0,
                 le=1,
                 description="How far to leave the source image, of models that change one.",
-                extra=_read_as("number", "denoising_strength", "i2i_denoise_strength"),
+                extra=read_as("number", "denoising_strength", "i2i_denoise_strength"),
             ),
         ]
         | None
     ) = None
     max_sequence_length: (
         Annotated[
-            int, Meta(ge=1, le=MAX_TOKENS, description="Tokens of the prompt, at most.", extra=_read_as("integer"))
+            int, Meta(ge=1, le=MAX_TOKENS, description="Tokens of the prompt, at most.", extra=read_as("integer"))
         ]
         | None
     ) = None
@@ -272,7 +258,7 @@ class Generation(Struct, frozen=True, kw_only=True):
                 ge=-1,
                 le=MAX_INT,
                 description="The same seed gives the same result; -1, or none: it is drawn at random and returned.",
-                extra=_read_as("integer", "random_seed"),
+                extra=read_as("integer", "random_seed"),
             ),
         ]
         | None
@@ -284,7 +270,7 @@ class Generation(Struct, frozen=True, kw_only=True):
                 ge=1,
                 le=MAX_OUTPUTS,
                 description="How many to make; each further one has the next seed.",
-                extra=_read_as(
+                extra=read_as(
                     "integer",
                     "n",
                     "num_outputs_per_prompt",
@@ -303,7 +289,7 @@ class Generation(Struct, frozen=True, kw_only=True):
             bool,
             Meta(
                 description="Whether the file holds its recipe, so that it can be drawn again: default true.",
-                extra=_read_as("flag"),
+                extra=read_as("flag"),
             ),
         ]
         | None
@@ -315,7 +301,7 @@ class Generation(Struct, frozen=True, kw_only=True):
                 ge=1,
                 le=MAX_GPUS,
                 description="Draw it on a worker of at least so many GPUs (GET /v1/workers); default: any that has the model.",
-                extra=_read_as("integer", "num_gpus"),
+                extra=read_as("integer", "num_gpus"),
             ),
         ]
         | None
@@ -327,7 +313,7 @@ class Generation(Struct, frozen=True, kw_only=True):
                 ge=1,
                 le=MAX_STEPS,
                 description="Draw a draft first: the job waits after so many steps, with a preview, until it is committed.",
-                extra=_read_as("integer"),
+                extra=read_as("integer"),
             ),
         ]
         | None
@@ -339,7 +325,7 @@ class Generation(Struct, frozen=True, kw_only=True):
                 ge=LEAST_TIME_S,
                 le=MOST_TIME_S,
                 description="Promise that the job is done within so many seconds, or refuse it with the least that can be promised.",
-                extra=_read_as("number"),
+                extra=read_as("number"),
             ),
         ]
         | None
@@ -351,7 +337,7 @@ class Generation(Struct, frozen=True, kw_only=True):
                 ge=0.5,
                 le=0.999,
                 description="Probability with which a promised time is to be kept; default 0.95.",
-                extra=_read_as("number"),
+                extra=read_as("number"),
             ),
         ]
         | None
@@ -361,7 +347,7 @@ class Generation(Struct, frozen=True, kw_only=True):
             bool,
             Meta(
                 description="Whether the service's prompt enhancer writes a fuller prompt first; a job's `spec` shows both.",
-                extra=_read_as("flag", "enhance_prompt"),
+                extra=read_as("flag", "enhance_prompt"),
             ),
         ]
         | None
@@ -373,7 +359,7 @@ class Generation(Struct, frozen=True, kw_only=True):
             # It may come as base64, which the body's own cap bounds.
             max_length=MAX_TEXT_BYTES,
             description="First frame or source image: a path, URL, data URL, base64, or the id of an uploaded file.",
-            extra=_read_as("text", "image_path", "image_url", "image_file", "input_image", "init_image", "first_frame"),
+            extra=read_as("text", "image_path", "image_url", "image_file", "input_image", "init_image", "first_frame"),
         ),
     ] = ""
     #: Further media, each as the client wrote it.
@@ -381,7 +367,7 @@ class Generation(Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(
             description="Last frame of a clip, with a first one in `image`.",
-            extra=_read_as(
+            extra=read_as(
                 "media",
                 "last_frame",
                 "last_frame_path",
@@ -398,28 +384,28 @@ class Generation(Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(
             description="Further images to draw from, beside `image`.",
-            extra=_read_as("media", "images", "image_refs", "src_ref_images", "input_images"),
+            extra=read_as("media", "images", "image_refs", "src_ref_images", "input_images"),
         ),
     ] = ()
     mask_image: Annotated[
         tuple[str, ...],
         Meta(
             description="Where to draw anew: what is transparent, or in a picture without transparency what is white.",
-            extra=_read_as("media", "mask", "mask_url", "mask_path", "image_mask", "image_mask_path"),
+            extra=read_as("media", "mask", "mask_url", "mask_path", "image_mask", "image_mask_path"),
         ),
     ] = ()
     control_image: Annotated[
         tuple[str, ...],
         Meta(
             description="What steers the drawing (edges, depth, a pose), as the model's control network reads it.",
-            extra=_read_as("media", "control_reference"),
+            extra=read_as("media", "control_reference"),
         ),
     ] = ()
     video: Annotated[
         tuple[str, ...],
         Meta(
             description="A clip to draw over. It is seen at `fps` from its beginning, and as long as `num_frames`.",
-            extra=_read_as(
+            extra=read_as(
                 "media",
                 "video_path",
                 "video_file",
@@ -433,44 +419,44 @@ class Generation(Struct, frozen=True, kw_only=True):
     ] = ()
     control_video: Annotated[
         tuple[str, ...],
-        Meta(description="The same as `control_image`, for every frame.", extra=_read_as("media")),
+        Meta(description="The same as `control_image`, for every frame.", extra=read_as("media")),
     ] = ()
     pose_video: Annotated[
         tuple[str, ...],
         Meta(
             description="How the one in `image` moves: a clip of a skeleton, as the model was trained on.",
-            extra=_read_as("media", "src_pose_path"),
+            extra=read_as("media", "src_pose_path"),
         ),
     ] = ()
     face_video: Annotated[
         tuple[str, ...],
-        Meta(description="Its face: a clip of one, cut out.", extra=_read_as("media", "src_face_path")),
+        Meta(description="Its face: a clip of one, cut out.", extra=read_as("media", "src_face_path")),
     ] = ()
     mask_video: Annotated[
         tuple[str, ...],
         Meta(
             description="Where to draw anew in each frame of `video` (or `background_video`): what is white.",
-            extra=_read_as("media", "video_mask", "src_mask", "src_mask_path"),
+            extra=read_as("media", "video_mask", "src_mask", "src_mask_path"),
         ),
     ] = ()
     background_video: Annotated[
         tuple[str, ...],
         Meta(
             description="A clip into which the one in `image` is put, where `mask_video` is white.",
-            extra=_read_as("media", "src_bg_path"),
+            extra=read_as("media", "src_bg_path"),
         ),
     ] = ()
     start_video: Annotated[
         tuple[str, ...],
         Meta(
             description="A clip to go on from. Its last frames are seen, at `fps`.",
-            extra=_read_as("media"),
+            extra=read_as("media"),
         ),
     ] = ()
     extra: Annotated[
         dict[str, Scalar],
         Meta(
-            description="Further arguments of the pipeline's call; `extra[name]` in forms.", extra=_read_as("arguments")
+            description="Further arguments of the pipeline's call; `extra[name]` in forms.", extra=read_as("arguments")
         ),
     ] = {}
     #: A path as the client wrote it; "" when it gave none.
@@ -479,7 +465,7 @@ class Generation(Struct, frozen=True, kw_only=True):
         Meta(
             max_length=MAX_PATH_CHARS,
             description="Where to copy the first result.",
-            extra=_read_as("text", "save_result_path", "save_video_path"),
+            extra=read_as("text", "save_result_path", "save_video_path"),
         ),
     ] = ""
     previews: (
@@ -489,7 +475,7 @@ class Generation(Struct, frozen=True, kw_only=True):
                 ge=0,
                 le=MAX_PREVIEWS,
                 description="Pictures to show of each output while it is drawn, from models that can give them.",
-                extra=_read_as("integer"),
+                extra=read_as("integer"),
             ),
         ]
         | None

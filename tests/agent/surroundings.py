@@ -80,6 +80,13 @@ class Surroundings(RuleBasedStateMachine):
         """The job behind the one that is drawn."""
         return self.jobs[-1] if self.jobs and self.front not in (None, self.jobs[-1]) else None
 
+    def room_is_reported(self) -> None:
+        if self.exit is None and self.core.leaving is None and self.core.registration.registered:
+            reported = any(beat.free for beat in self.beats)
+            assert (
+                reported or not self.has_room() or self.core.capacity.draining or len(self.core.unacked_results) >= 3
+            ), "room is not reported"
+
     def has_room(self) -> bool:
         """Whether the engine would take another job."""
         lives = self.ready and not self.killed and not self.closed

@@ -157,7 +157,7 @@ class World(Surroundings):
         self.beats.clear()
         job.postprocessing = True
         self.engine(PostprocessBegun(fence=job.fence, model="demo"))
-        self.room_is_told()
+        self.room_is_reported()
 
     @precondition(lambda self: self.front is not None and self.front.begun and not self.front.alone and not self.closed)
     @rule()
@@ -198,7 +198,7 @@ class World(Surroundings):
             self.beats.clear()
         self.engine(NextWanted(fence=job.fence))
         if first:  # else it was reported then, or is with the next heartbeat
-            self.room_is_told()
+            self.room_is_reported()
 
     @precondition(
         lambda self: (
@@ -232,13 +232,6 @@ class World(Surroundings):
         free = self.core.capacity.free
         self.engine(NextWanted(fence=data.draw(st.sampled_from(stray))))
         assert self.core.capacity.free == free, "room that nobody has made"
-
-    def room_is_told(self) -> None:
-        if self.exit is None and self.core.leaving is None and self.core.registration.registered:
-            reported = any(beat.free for beat in self.beats)
-            assert (
-                reported or not self.has_room() or self.core.capacity.draining or len(self.core.unacked_results) >= 3
-            ), "room is not told"
 
     @precondition(lambda self: self.has_room())
     @rule()
