@@ -81,12 +81,11 @@ def parallel_for(
 ) -> Parallel:
     """Look up what can be shared of a model of this pipeline class and index, made quicker so."""
     there = [part for part in DENOISERS if any(index.get(part) or ())]
-    heads: tuple[int, ...] = ()
+    known = pipeline in _SEQUENCES
+    # Of other classes a configuration may list the heads of each block.
+    heads = tuple(int(config(directory, part).get("num_attention_heads") or 0) for part in there if known)
     no_sequence = ""
-    if pipeline in _SEQUENCES:
-        # Of others it may be another's number, or a list of them, one of each block.
-        heads = tuple(int(config(directory, part).get("num_attention_heads") or 0) for part in there)
-    if pipeline not in _SEQUENCES:
+    if not known:
         no_sequence = f"the sequence of {pipeline} is not known to be divisible"
     elif not heads or not all(heads):
         no_sequence = "its configuration does not say how many heads its attention has"
