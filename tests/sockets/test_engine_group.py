@@ -44,7 +44,7 @@ def test_a_group_draws_and_the_end_of_one_rank_is_the_end_of_all(home: Path, bro
         broker.acknowledge(failed, "cpu-0")
         all_gone([*pids])
         assert not set(ranks(worker, 2)) & set(pids)
-        broker.registered()
+        worker.loaded(2)
         broker.run("cpu-0", 2, "finish")
         broker.expect(m.Finished)
 
@@ -78,7 +78,7 @@ def test_a_spare_group_takes_the_place_of_the_group(home: Path, broker: BrokerSi
         waiting = wait_until(lambda: (found := spares()) and len(found) == 2 and found, what="a spare group")
         os.kill(ranks(worker)[1], signal.SIGKILL)
         assert sorted(ranks(worker, 2)) == waiting
-        broker.registered()
+        worker.loaded(2)
         broker.run("cpu-0", 1, "finish")
         broker.expect(m.Finished)
         assert not any(gone(pid) for pid in waiting)

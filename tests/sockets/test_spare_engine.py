@@ -38,16 +38,6 @@ def the_spare(worker: Agent) -> int:
     return pid
 
 
-def ready(worker: Agent, lives: int) -> None:
-    """Until so many engines have loaded their model."""
-
-    def loaded() -> bool:
-        worker.listen()
-        return worker.ready >= lives
-
-    wait_until(loaded, what=f"engine {lives}")
-
-
 def test_it_takes_the_place_of_a_killed_engine_and_another_takes_its(home: Path, broker: BrokerSide) -> None:
     with agent(config(home, policy=SPARE)) as worker:
         broker.registered()
@@ -56,7 +46,7 @@ def test_it_takes_the_place_of_a_killed_engine_and_another_takes_its(home: Path,
         for life in (1, 2):
             os.kill(worker.engine_pid(life), signal.SIGKILL)
             assert worker.engine_pid(life + 1) == spare
-            ready(worker, life + 1)
+            worker.loaded(life + 1)
             broker.run("cpu-0", life, "finish")
             broker.acknowledge(broker.expect(m.Finished), "cpu-0")
             spare = the_spare(worker)

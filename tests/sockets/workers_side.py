@@ -94,6 +94,15 @@ class Agent:
 
         return wait_until(started, what=f"engine {life}")
 
+    def loaded(self, lives: int) -> None:
+        """Until so many engines have loaded their model: what the broker's end heard last may be of the engine before."""
+
+        def ready() -> bool:
+            self.listen()
+            return self.ready >= lives
+
+        wait_until(ready, what=f"the model of engine {lives}")
+
     def ended(self, deadline_s: float = 60.0) -> int:
         """Its exit code."""
         return self.process.wait(deadline_s)
