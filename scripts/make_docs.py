@@ -22,6 +22,7 @@ from http_edge.http.routing import operations_of
 from http_edge.jobs.fields import FIELDS
 from workers.launchers.settings import LauncherSettings
 from workers.models.samplers import PRESETS
+from workers.rank.settings import RankSettings
 from workers.settings import WorkerSettings
 from zoetrope.cli.terminal import EXIT_CODES
 
@@ -45,9 +46,9 @@ def common_settings() -> str:
     return _table(describe(CommonSettings))
 
 
-def own_settings(kind: type[Any]) -> str:
-    """The table of one process's own settings."""
-    shared = {row.name for row in describe(CommonSettings)}
+def own_settings(kind: type[Any], beside: type[Any] = CommonSettings) -> str:
+    """The table of one process's own settings, beside those of another kind."""
+    shared = {row.name for row in describe(beside)}
     return _table([row for row in describe(kind) if row.name not in shared])
 
 
@@ -207,6 +208,7 @@ def parts() -> dict[str, dict[str, str]]:
             "common": common_settings(),
             "broker": own_settings(BrokerSettings),
             "workers": own_settings(WorkerSettings),
+            "rank": own_settings(RankSettings, WorkerSettings),
             "launcher": own_settings(LauncherSettings),
             "edge": own_settings(EdgeSettings),
         },

@@ -37,10 +37,10 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("broker/wire", "broker/runtime"),
     ),
     "workers": (
-        ("workers/launchers",),
+        ("workers/launchers", "workers/rank"),
         ("workers",),
         ("workers/agent", "workers/engine"),
-        ("workers/supervisor",),
+        ("workers/supervisor", "workers/machines"),
         ("workers/ipc", "workers/gpu", "workers/depot"),
         ("workers/models",),
         ("workers/demo_model",),

@@ -222,6 +222,8 @@ def test_no_room_reaches_itself():
         ("workers/launchers", ("torch", "diffusers", "transformers", "numpy"), ()),
         ("workers/models", ("torch", "diffusers", "transformers", "numpy"), ()),
         ("workers/ipc", ("torch", "diffusers", "transformers", "numpy"), ()),
+        ("workers/machines", ("torch", "diffusers", "transformers", "numpy"), ()),
+        ("workers/rank", ("torch", "diffusers", "transformers", "numpy"), ()),
         (
             "workers/engine",
             ("zmq", "broker"),

@@ -19,6 +19,8 @@ from broker.runtime.curve_keys import is_tcp, peer_key_path, read_peer_key, work
 from broker.runtime.settings import EDGE_PORT, CommonSettings, SettingsError
 from broker.wire.jobspec import ModelCard
 from broker.wire.loras import LoraMemory
+from broker.wire.submission import MAX_GPUS
+from workers.machines.endpoint import host_and_port
 from workers.models import catalogue
 from workers.models.model import Model
 from workers.models.parallel import on_group
@@ -52,6 +54,22 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
             "makes groups of N that draw one job together: 0-3/2 (GPUs 0 and 1, and 2 and 3), auto/4, cpu:4/2"
         ),
     ] = "auto"
+    machines: Annotated[
+        int,
+        Meta(
+            description="machines that the one group of gpus spans, this one among them; each of the others runs python -m workers.rank"
+            " with as many GPUs",
+            ge=1,
+            le=MAX_GPUS,
+        ),
+    ] = 1
+    rank_endpoint: Annotated[
+        str,
+        Meta(
+            description="where this machine waits for the others of its group: tcp://ADDRESS:PORT, an address of its own by which they"
+            " reach it; all of them have the same key, worker.key in curve_dir"
+        ),
+    ] = ""
     model: Annotated[
         str,
         Meta(
@@ -310,15 +328,10 @@ def agent_configs(
     share = max(1, cores // on_cpu) if on_cpu else 0
     key_file = peer_key_path(settings, "worker", "back", settings.back_endpoint)
     policy = settings.policy()
+    rank_key = _check_machines(settings, devices)
     credentials = checked_files(settings)
-    depot = settings.depot_url()
-    if store_of(settings) is not None and not depot:
-        raise SettingsError(
-            f"results_store: {settings.results_store!r} needs depot, the URL of an edge that inputs come from and previews go to:"
-            " http://127.0.0.1:8000 for one of this machine"
-        )
-    prefix = worker_prefix(read_peer_key(key_file, "worker").name) if key_file else ""
-    prefix += automatic(environ) if settings.name_prefix == AUTO else settings.name_prefix
+    depot = _checked_depot(settings)
+    prefix = _prefix(settings, key_file, environ)
     return tuple(
         AgentConfig(
             name=prefix + device.name,
@@ -334,7 +347,12 @@ def agent_configs(
             lora_memory=LoraMemory(host_mb=settings.lora_host_mb, device_mb=settings.lora_device_mb),
             device=device.kind,
             visible=device.visible,
-            models=tuple(on_group(model.card, model.setup.parallel, len(device.visible)) for model in models),
+            machines=settings.machines,
+            rank_endpoint=settings.rank_endpoint,
+            rank_key_file=str(rank_key or ""),
+            models=tuple(
+                on_group(model.card, model.setup.parallel, settings.machines * len(device.visible)) for model in models
+            ),
             setups={
                 model.card.name: msgspec.structs.replace(model.setup, compiled=str(settings.home_path / "compiled"))
                 for model in models
@@ -345,7 +363,7 @@ def agent_configs(
             overlap=settings.overlap,
             checkpoint_s=settings.checkpoint_s,
             credentials=credentials,
-            policy=_policy_on(device, policy),
+            policy=_policy_on(device, policy, settings.machines),
             log_level=settings.log_level,
             log_format=settings.log_format,
         )
@@ -353,9 +371,53 @@ def agent_configs(
     )
 
 
-def _policy_on(device: Device, policy: AgentPolicy) -> AgentPolicy:
+def _prefix(settings: WorkerSettings, key_file: Path | None, environ: Mapping[str, str]) -> str:
+    """The beginning of the names of these workers."""
+    own = automatic(environ) if settings.name_prefix == AUTO else settings.name_prefix
+    return (worker_prefix(read_peer_key(key_file, "worker").name) if key_file else "") + own
+
+
+def _checked_depot(settings: WorkerSettings) -> str:
+    """As `WorkerSettings.depot_url`, which a store of results needs. Raises `SettingsError`."""
+    depot = settings.depot_url()
+    if store_of(settings) is not None and not depot:
+        raise SettingsError(
+            f"results_store: {settings.results_store!r} needs depot, the URL of an edge that inputs come from and previews go to:"
+            " http://127.0.0.1:8000 for one of this machine"
+        )
+    return depot
+
+
+def _check_machines(settings: WorkerSettings, devices: tuple[Device, ...]) -> Path | None:
+    """The file of the key that the machines of a group share; None: there is one machine. Raises `SettingsError`."""
+    machines, endpoint = settings.machines, settings.rank_endpoint
+    if machines == 1:
+        if endpoint:
+            raise SettingsError(
+                f"rank_endpoint: {endpoint!r} is for a group over several machines; give their number with machines"
+            )
+        return None
+    if not endpoint:
+        raise SettingsError(
+            f"rank_endpoint: a group over {machines} machines needs it: tcp://ADDRESS:PORT, an address of this machine by which the"
+            " others reach it"
+        )
+    host_and_port("rank_endpoint", endpoint)
+    if len(devices) != 1:
+        raise SettingsError(
+            f"gpus: {settings.gpus!r} makes {len(devices)} workers, and a group over {machines} machines is one: write all of its GPUs"
+            " here, and their number behind a slash, as 0-7/8"
+        )
+    if (gpus := machines * len(devices[0].visible)) > MAX_GPUS:
+        raise SettingsError(
+            f"machines: {machines} machines of {len(devices[0].visible)} GPUs make a worker of {gpus}, at most {MAX_GPUS} are possible"
+        )
+    return peer_key_path(settings, "worker", "rank_endpoint", endpoint)
+
+
+def _policy_on(device: Device, policy: AgentPolicy, machines: int) -> AgentPolicy:
     """The numbers as they are on this device."""
-    least_s = _GROUP_CANCEL_S if len(device.visible) > 1 else 0.0
+    least_s = _GROUP_CANCEL_S if machines * len(device.visible) > 1 else 0.0
     return replace(
         policy,
         # A CPU worker's second process would take memory from the model of the first.

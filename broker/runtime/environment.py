@@ -41,6 +41,8 @@ OPTIONS = {
     "workers": frozenset(
         [
             "gpus",
+            "machines",
+            "rank_endpoint",
             "model",
             "models",
             "name_prefix",
@@ -71,6 +73,7 @@ OPTIONS = {
             "die_with_parent",
         ]
     ),
+    "rank": frozenset(["leader"]),
     "launcher": frozenset(
         [
             "pool",

@@ -189,3 +189,56 @@ def test_help_tells_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(capsys.readouterr().out.split())
     assert "Exit codes: 0 stopped or drained; 2 an option is wrong" in text
     assert "4 no worker can load its model" in text
+
+
+#: A key as an operator copies it to each machine of a group.
+_KEY = 'name = "ray"\nrole = "worker"\npublic = "{0}"\nsecret = "{0}"\nbroker = "{0}"\n'.format("a" * 40)
+
+
+@pytest.fixture
+def curve(tmp_path: Path) -> list[str]:
+    """Options by which the key of a group is found."""
+    directory = tmp_path / "curve"
+    directory.mkdir(mode=0o700)
+    (directory / "worker.key").write_text(_KEY)
+    (directory / "worker.key").chmod(0o600)
+    return ["--curve-dir", str(directory)]
+
+
+def test_a_group_over_two_machines_is_one_worker_of_all_their_gpus(curve: list[str]) -> None:
+    spread = ["--machines", "2", "--rank-endpoint", "tcp://10.0.0.1:29400", *curve]
+    chosen = settings("--gpus", "cpu:2/2", *spread, "--model", "fake")
+    (config,) = agent_configs(chosen, resolve(chosen.gpus, ()), read_models(chosen, {}), 2)
+    assert (config.name, config.visible, config.machines) == ("cpu-0-1", ("", ""), 2)
+    assert config.rank_key_file == f"{curve[1]}/worker.key"
+    assert config.policy.cancel_grace_max_s == 300
+
+
+@pytest.mark.parametrize(
+    ("gpus", "machines", "endpoint", "sentence"),
+    [
+        ("cpu:2/2", "1", "tcp://10.0.0.1:29400", "rank_endpoint: 'tcp://10.0.0.1:29400' is for a group over several"),
+        ("cpu:2/2", "2", "", "rank_endpoint: a group over 2 machines needs it: tcp://ADDRESS:PORT"),
+        ("cpu:2", "2", "tcp://10.0.0.1:29400", "gpus: 'cpu:2' makes 2 workers, and a group over 2 machines is one"),
+        ("cpu:2/2", "2", "tcp://0.0.0.0:29400", "rank_endpoint: 'tcp://0.0.0.0:29400' is every address of a machine"),
+        ("cpu:2/2", "2", "ipc:///a", "rank_endpoint: 'ipc:///a' must be tcp://ADDRESS:PORT"),
+        ("cpu:2/2", "2", "tcp://10.0.0.1", "rank_endpoint: 'tcp://10.0.0.1' must be tcp://ADDRESS:PORT"),
+        ("cpu:8/8", "9", "tcp://10.0.0.1:29400", "machines: 9 machines of 8 GPUs make a worker of 72, at most 64"),
+    ],
+)
+def test_what_is_no_group_over_several_machines_is_told(
+    gpus: str, machines: str, endpoint: str, sentence: str, curve: list[str]
+) -> None:
+    chosen = settings("--gpus", gpus, "--machines", machines, "--rank-endpoint", endpoint, *curve, "--model", "fake")
+    with pytest.raises(SettingsError) as caught:
+        agent_configs(chosen, resolve(gpus, ()), read_models(chosen, {}), 2)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_a_group_over_two_machines_needs_a_key(tmp_path: Path) -> None:
+    spread = ["--machines", "2", "--rank-endpoint", "tcp://127.0.0.1:29400", "--curve-dir", str(tmp_path)]
+    chosen = settings("--gpus", "cpu", *spread, "--model", "fake")
+    with pytest.raises(
+        SettingsError, match=r"rank_endpoint: 'tcp://127.0.0.1:29400' needs a CURVE key and .*worker.key"
+    ):
+        agent_configs(chosen, resolve("cpu", ()), read_models(chosen, {}), 2)

@@ -13,6 +13,7 @@ from broker.runtime import settings as runtime_settings
 from broker.settings import BrokerSettings
 from http_edge.base.settings import EdgeSettings
 from workers.launchers.settings import LauncherSettings
+from workers.rank.settings import RankSettings
 from workers.settings import WorkerSettings
 
 
@@ -208,6 +209,12 @@ def test_every_option_is_known_to_all_processes(process, kind):
         row.name for row in runtime_settings.describe(runtime_settings.CommonSettings)
     }
     assert own == environment.OPTIONS[process]
+
+
+def test_the_option_of_a_rank_host_is_known_to_all_processes():
+    beside = {row.name for row in runtime_settings.describe(WorkerSettings)}
+    own = {row.name for row in runtime_settings.describe(RankSettings)} - beside
+    assert own == environment.OPTIONS["rank"]
 
 
 @pytest.mark.parametrize(

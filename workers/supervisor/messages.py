@@ -39,6 +39,11 @@ class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
     device: Literal["cuda", "cpu"]
     #: CUDA_VISIBLE_DEVICES of the engine's process; of each, where the worker is a group.
     visible: Annotated[tuple[str, ...], Meta(min_length=1)] = ("",)
+    #: Machines of the group, this one among them, which has the ranks of `visible`; the others have as many each. Where this one waits
+    #: for them, and the file of the key that all have.
+    machines: int = 1
+    rank_endpoint: str = ""
+    rank_key_file: str = ""
     models: tuple[ModelCard, ...]
     #: By the model's name; one that is not named here is made ready as it is.
     setups: dict[str, ModelSetup] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""The command `python -m workers.rank`: a machine of a group that another machine leads."""
