@@ -74,11 +74,11 @@ class FakeService:
     def undrain(self, worker):
         self.calls.append(f"undrain {worker}")
 
-    def show(self, backlog_s=0.0, waiting=0, model="fake", **states):
+    def show(self, backlog_s=0.0, waiting=0, model="fake", device="gpu-0", **states):
         """Workers by name and state, as pool_w0="idle"."""
         jobs = [WorkerJob(id="j")]
         workers = tuple(
-            Worker(name=f"ray.pool.{name}.gpu-0", state=state, models=["fake"], jobs=jobs if state == "busy" else [])
+            Worker(name=f"ray.pool.{name}.{device}", state=state, models=["fake"], jobs=jobs if state == "busy" else [])
             for name, state in states.items()
         )
         self.sight = Sight(workers, {model: {"1x-cpu": Waiting(1, "cpu", waiting, backlog_s)}})
@@ -155,6 +155,15 @@ def test_names_of_other_pools_and_machines_are_not_taken_for_ours(world):
     world.service.sight = Sight(tuple(Worker(name=name, state="busy", jobs=[WorkerJob(id="j")]) for name in foreign))
     world.step()
     assert [member.phase for member in world.keeper.status.members] == ["starting"]
+
+
+@pytest.mark.parametrize("device", ["gpu-0", "gpu-0.1", "cpu-0", "gpu-0-7", "gpu-0_2_4", "cpu-0-1"])
+def test_a_worker_is_known_by_its_name_on_whatever_it_runs(world, device):
+    world.service.show(5, 1)
+    world.step()
+    world.service.show(5, 1, device=device, w0="idle")
+    world.step()
+    assert [member.phase for member in world.keeper.status.members] == ["idle"]
 
 
 def test_a_wrong_option_starts_nothing_more_until_the_launcher_is_called_again(world):

@@ -137,7 +137,7 @@ class Keeper:
         self._models = frozenset(order.models)
         self._status = PoolStatus(pool=order.pool, limits=order.limits, log=str(log.path))
         pool = re.escape(f"{order.prefix}{order.pool}")
-        self._is_ours = re.compile(rf"(?:.+\.)?{pool}\.(w\d+)\.[a-z]+-[\d.]+")
+        self._is_ours = re.compile(rf"(?:.+\.)?{pool}\.(w\d+)\.[a-z]+-[\d._-]+")
 
     def stop(self, *, hand_back: bool) -> None:
         """Let all workers leave, after their jobs or at once."""
