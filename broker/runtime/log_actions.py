@@ -90,7 +90,11 @@ class Action(StrEnum):
     UNDRAINED = "undrained", "The worker was draining, and takes jobs again."
     LEAVING = "leaving", "The worker ends; with the reason."
     REFUSED = "refused", "The worker refused a job and handed it back; with the reason."
-    DECODE_ERROR = "decode_error", "A message of the broker could not be read."
+    DECODE_ERROR = "decode_error", "A message of the broker, or of another machine of a group, could not be read."
+    MACHINES = (
+        "machines",
+        "A group over several machines waits for some of them, or has them all; on the others: whether it has a place.",
+    )
     ENGINE_STARTED = "engine_started", "An engine process was started."
     ENGINE_READY = "engine_ready", "The engine has its model in memory."
     ENGINE_EXITED = "engine_exited", "The engine process ended: how, and when the next starts."

@@ -13,6 +13,7 @@ import pytest
 from broker.wire.failures import FailureKind
 from tests.support.waiting import wait_until
 from workers.agent.engine_group import EngineGroup
+from workers.agent.engine_start import started
 from workers.ipc.channel import IpcError
 from workers.ipc.messages import JobFailed, LoadFailed, Ready
 
@@ -36,7 +37,7 @@ sock.recv(1)
 def group(*sent: str) -> Iterator[EngineGroup]:
     """A group whose ranks have each sent one of these."""
     environs = [{**os.environ, "SENT": name, "PYTHONPATH": ":".join(sys.path)} for name in sent]
-    made = EngineGroup([sys.executable, "-c", _RANK], environs)
+    made = started([sys.executable, "-c", _RANK], environs)
     descriptors = [rank.fd for rank in made.open_ranks]
     try:
         wait_until(lambda: len(select.select(descriptors, [], [], 0)[0]) == len(sent))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,10 @@ from msgspec import structs
 from broker.wire.device import DeviceHealth
 from tests.agent.stage import CARD, Stage
 from tests.support.gpu_library import READING, FakeGpu, FakeLibrary
-from workers.agent import attempt_dirs, engine_environ, invariants, stats
+from workers.agent import attempt_dirs, invariants, stats
 from workers.agent.clock import AwakeClock
 from workers.agent.effects import Stats
-from workers.agent.engine_environ import engine_environs
+from workers.agent.engine_environ import Meeting, engine_environs
 from workers.agent.invariants import InvariantBroken
 from workers.gpu import watch
 from workers.gpu.library import Reading
@@ -216,35 +215,27 @@ def test_an_engine_sees_one_device_whatever_the_machine_has() -> None:
     assert engine_environs(config, {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"})[0]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
-def test_the_ranks_of_a_group_see_a_gpu_each_and_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ranks_of_a_group_see_a_gpu_each_and_find_each_other() -> None:
     config = AgentConfig(
         name="gpu-0_2", endpoint="", artefacts="", device="cuda", visible=("0", "2"), models=(CARD,), preload="demo"
     )
-    first, second = engine_environs(config, {"RANK": "7", "WORLD_SIZE": "8", "LOCAL_RANK": "7", "MASTER_ADDR": "far"})
+    meeting = Meeting(of=4, first=2, host="10.0.0.1", port=21_000, network="eth1")
+    others = {"RANK": "7", "WORLD_SIZE": "8", "LOCAL_RANK": "7", "MASTER_ADDR": "far"}
+    first, second = engine_environs(config, others, meeting)
     assert [one["CUDA_VISIBLE_DEVICES"] for one in (first, second)] == ["0", "2"]
-    assert [one["RANK"] for one in (first, second)] == ["0", "1"]
-    assert {one["WORLD_SIZE"] for one in (first, second)} == {"2"}
-    assert {one["MASTER_ADDR"] for one in (first, second)} == {"127.0.0.1"}
-    assert first["MASTER_PORT"] == second["MASTER_PORT"]
+    assert [one["RANK"] for one in (first, second)] == ["2", "3"]
+    assert {(one["WORLD_SIZE"], one["LOCAL_WORLD_SIZE"]) for one in (first, second)} == {("4", "2")}
+    assert {(one["MASTER_ADDR"], one["MASTER_PORT"]) for one in (first, second)} == {("10.0.0.1", "21000")}
     assert "LOCAL_RANK" not in first
-    with socket.socket() as listener:
-        listener.bind(("", int(first["MASTER_PORT"])))
+    assert (first["GLOO_SOCKET_IFNAME"], first["NCCL_SOCKET_IFNAME"]) == ("eth1", "=eth1")
+    # The operator's own choice stands.
+    assert engine_environs(config, {"GLOO_SOCKET_IFNAME": "ib0"}, meeting)[0]["GLOO_SOCKET_IFNAME"] == "ib0"
 
 
 def test_an_engine_alone_is_no_rank_of_whoever_started_the_service() -> None:
     config = AgentConfig(name="w", endpoint="", artefacts="", device="cpu", models=(CARD,), preload="demo")
     [environ] = engine_environs(config, {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "far", "MASTER_PORT": "1"})
     assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} & set(environ)
-
-
-def test_a_port_that_is_taken_is_no_meeting_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        taken = listener.getsockname()[1]
-        monkeypatch.setattr(engine_environ, "_PORTS", range(taken, taken + 1))
-        monkeypatch.setattr(engine_environ, "_TRIES", 1)
-        with pytest.raises(OSError, match="no port"):
-            engine_environ.free_port()
 
 
 def test_the_engine_s_allocator_and_loader_are_the_service_s_to_set() -> None:

@@ -87,6 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--socket", type=int, required=True)
     parser.add_argument("--words", type=int, required=True)
+    parser.add_argument("--meeting", type=int)
     parser.add_argument("--spare", default="")
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):

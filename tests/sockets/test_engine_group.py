@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 import psutil
+import pytest
 from msgspec import structs
 
 from broker.wire import messages as m
@@ -76,6 +78,10 @@ def test_a_spare_group_takes_the_place_of_the_group(home: Path, broker: BrokerSi
             return sorted(child.pid for child in children if child.pid not in worker.rank_pids[0])
 
         waiting = wait_until(lambda: (found := spares()) and len(found) == 2 and found, what="a spare group")
+        # However long it waits, nobody takes the port at which its ranks will meet.
+        port = int(psutil.Process(waiting[0]).environ()["MASTER_PORT"])
+        with socket.socket() as another, pytest.raises(OSError, match="in use"):
+            another.bind(("127.0.0.1", port))
         os.kill(ranks(worker)[1], signal.SIGKILL)
         assert sorted(ranks(worker, 2)) == waiting
         worker.loaded(2)

@@ -26,6 +26,7 @@ from workers.agent.core import AgentCore
 from workers.agent.dirs import WorkerDirs
 from workers.agent.errors import AgentError, LinkError
 from workers.agent.identity import Identity
+from workers.agent.machines import Machines
 from workers.agent.shell import AgentShell
 from workers.agent.worker_files import WorkerFiles
 from workers.depot.http_depot import HttpDepot
@@ -79,7 +80,7 @@ def _shell(config: AgentConfig, link: Channel) -> AgentShell:
         host=socket.gethostname()[:256],
         pid=os.getpid(),
         device=sampler.device[:256],
-        gpus=len(config.visible),
+        gpus=config.machines * len(config.visible),
         version=_version(),
         models=config.models,
         lora_memory=config.lora_memory,
@@ -109,8 +110,9 @@ def _shell(config: AgentConfig, link: Channel) -> AgentShell:
         yields=config.yields,
     )
     core = AgentCore(identity, config.policy, clock.now(), files.left)
+    machines = Machines(config)
     broker = BrokerSocket(config.endpoint, _key(config))
-    return AgentShell(core, config, link, sampler, broker, clock, files)
+    return AgentShell(core, config, link, sampler, broker, clock, files, machines)
 
 
 def _files(config: AgentConfig) -> WorkerFiles:

@@ -103,7 +103,9 @@ class Engine:
         """Say why its process, which is gone, never had its model."""
         trouble = clip(self._load_trouble or f"the engine ended before its model was loaded: {how}", MAX_TEXT)
         self.life.could_not_load(trouble)
-        self._emit(fx.Report(LoadTrouble(message=trouble)))
+        if not self.life.waits_for:
+            # Else a machine was lost meanwhile, which says nothing about the model.
+            self._emit(fx.Report(LoadTrouble(message=trouble)))
 
     def condemn(self, fault: str) -> None:
         """The device is broken: no more jobs, and no other process once this one has ended."""
@@ -120,7 +122,7 @@ class Engine:
     def timers(self, now: float) -> bool:
         """Start or kill it when that is due; whether it must be given up, as even SIGKILL has not ended it."""
         life = self.life
-        if life.start_at is not None and now >= life.start_at:
+        if life.start_at is not None and now >= life.start_at and not life.waits_for:
             life.spawn(now)
             self._load_trouble, self._killed = "", False
             self._emit(fx.StartEngine(self._setup))

@@ -1,11 +1,12 @@
-"""An engine as the agent holds it: one process, or one for each GPU of the worker. The end of one is the end of all.
+"""An engine as the agent holds it: one process, or one for each GPU of the worker, here or on other machines. One's end is the end of all.
 
 All ranks get the same setup and each has a socketpair and words of its own; rank 0 alone gets jobs, is asked to stop them, and answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -15,33 +16,54 @@ from workers.agent.truncate import MAX_TEXT
 from workers.ipc.channel import IpcError
 from workers.ipc.messages import JobFailed, LoadFailed, Setup
 from workers.ipc.shared import Progress
-from workers.supervisor.exit_codes import describe_exit
 from workers.supervisor.process_groups import kill_orphans
 
 
-class EngineGroup:
-    """A running engine: one process for each of these environments. Raises `OSError` when one of them cannot be started."""
+class Rank(Protocol):
+    """One process of an engine (`EngineProcess`, `RemoteRank`)."""
 
-    def __init__(self, command: Sequence[str], environs: Sequence[Mapping[str, str]]) -> None:
-        self._ranks: list[EngineProcess] = []
+    @property
+    def name(self) -> str:
+        """Name of its machine, where that is another."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it says nothing more."""
+
+    def send(self, message: Struct) -> None:
+        """Send, or keep until it can be."""
+
+    def flush(self) -> None:
+        """Send what was kept."""
+
+    def receive(self) -> list[Struct]:
+        """Read the messages that have arrived. Raises `IpcError`."""
+
+    def poll(self) -> str | None:
+        """Return how it has ended; None while it runs."""
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+
+    def release(self) -> None:
+        """Give back what it has, after its end."""
+
+
+class EngineGroup:
+    """A running engine of these processes, by rank; those of this machine come first."""
+
+    def __init__(self, ranks: Sequence[Rank]) -> None:
+        self._ranks = ranks
         #: How the first of its processes has ended; "" while all run.
         self.first_end = ""
         self._load_failed = False
-        try:
-            for environ in environs:
-                self._ranks.append(EngineProcess(command, environ))
-        except OSError:
-            for rank in self._ranks:
-                rank.kill()
-                rank.wait()
-                rank.release()
-            raise
-        self._first = self._ranks[0]
+        self._own = [rank for rank in ranks if isinstance(rank, EngineProcess)]
+        self._first = self._own[0]
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Process ids by rank; each leads a group of its own."""
-        return tuple(rank.pid for rank in self._ranks)
+        """Process ids on this machine by rank; each leads a group of its own."""
+        return tuple(rank.pid for rank in self._own)
 
     @property
     def closed(self) -> bool:
@@ -51,7 +73,7 @@ class EngineGroup:
     @property
     def open_ranks(self) -> list[EngineProcess]:
         """The processes to poll for what they say."""
-        return [rank for rank in self._ranks if not rank.closed]
+        return [rank for rank in self._own if not rank.closed]
 
     def send(self, message: Struct) -> None:
         """Send a setup to all, anything else to rank 0. Raises `IpcError` for a message too long."""
@@ -109,8 +131,8 @@ class EngineGroup:
         return self._first.progress()
 
     def memory_mb(self) -> tuple[tuple[int, int], ...]:
-        """(used, total) of each rank as its words show."""
-        return tuple(rank.memory_mb() for rank in self._ranks)
+        """(used, total) of each rank on this machine as its words show."""
+        return tuple(rank.memory_mb() for rank in self._own)
 
     def request_cancel(self, slot: int, fence: int) -> None:
         """Set the cancel word of a slot."""
@@ -122,14 +144,13 @@ class EngineGroup:
 
     def poll(self) -> str | None:
         """Return how it ended, once none of its processes is left; None before. When one has ended, the others are killed."""
-        codes = [rank.poll() for rank in self._ranks]
-        if not self.first_end and any(code is not None for code in codes):
-            ends = ((number, describe_exit(code)) for number, code in enumerate(codes) if code is not None)
+        ends = [rank.poll() for rank in self._ranks]
+        if not self.first_end and any(ends):
             self.first_end = "; ".join(
-                f"{self._name(number)}: {how}" if number or len(codes) > 1 else how for number, how in ends
+                f"{self._name(number)}: {how}" if len(ends) > 1 else how for number, how in enumerate(ends) if how
             )
             self.kill()
-        return self.first_end if None not in codes else None
+        return self.first_end if all(ends) else None
 
     def kill(self) -> None:
         """Send SIGKILL to all."""
@@ -143,4 +164,5 @@ class EngineGroup:
         kill_orphans(spared)
 
     def _name(self, number: int) -> str:
-        return f"rank {number} of {len(self._ranks)}"
+        where = self._ranks[number].name
+        return f"rank {number} of {len(self._ranks)}" + (f" ({where})" if where else "")

@@ -77,6 +77,8 @@ class EngineLife:
         self._streak = 0
         self._memory_streak = 0
         self._process = _Process(now)
+        #: What it waits for before a process is started, in words; "": nothing.
+        self.waits_for = ""
 
     def _move(self, event: Event) -> None:
         try:
@@ -129,6 +131,8 @@ class EngineLife:
 
     def loading(self, now: float) -> Loading | None:
         """Stage of making ready that keeps it from taking a job; None when none does."""
+        if self.waits_for and self.state == "down":
+            return Loading(error=self.waits_for)
         if self._process.shows is None or (self.state != "loading" and not self._process.load_error):
             return None
         return structs.replace(self._process.shows, age_s=max(0.0, now - self._process.spawned_at))
@@ -197,5 +201,6 @@ class EngineLife:
 
     def deadlines(self) -> list[float]:
         """Times at which something is to be done."""
-        times = (self.start_at, self.load_by, self.kill_at, self.unkillable_at)
+        start_at = None if self.waits_for else self.start_at
+        times = (start_at, self.load_by, self.kill_at, self.unkillable_at)
         return [at for at in times if at is not None]

@@ -15,23 +15,30 @@ from msgspec import Struct
 from workers.ipc.channel import Channel, pack
 from workers.ipc.messages import FromEngine
 from workers.ipc.shared import Progress, SharedCounters
+from workers.supervisor.exit_codes import describe_exit
 from workers.supervisor.process_groups import kill_group
 
 
 class EngineProcess:
     """A running process. Raises `OSError` when it cannot be started."""
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], environ: Mapping[str, str], meeting: socket.socket | None = None
+    ) -> None:
+        """`meeting`: the socket at which this process, rank 0 of a group, listens for the others; it stays the caller's to close."""
         self._socket, theirs = socket.socketpair()
         self._words = SharedCounters.create()
         self._outgoing = bytearray()
         self._channel = Channel(self._socket, FromEngine)
         #: Whether the stream has ended, or is not listened to any more.
         self.closed = False
+        inherited = {"--socket": theirs.fileno(), "--words": self._words.fd}
+        if meeting is not None:
+            inherited["--meeting"] = meeting.fileno()
         try:
             self._process = subprocess.Popen(
-                [*command, "--socket", str(theirs.fileno()), "--words", str(self._words.fd)],
-                pass_fds=(theirs.fileno(), self._words.fd),
+                [*command, *(str(one) for pair in inherited.items() for one in pair)],
+                pass_fds=tuple(inherited.values()),
                 env=dict(environ),
                 stdin=subprocess.DEVNULL,
                 process_group=0,
@@ -100,9 +107,15 @@ class EngineProcess:
         """Set the park word of a slot."""
         self._words.slots[slot].request_park(fence)
 
-    def poll(self) -> int | None:
-        """Return its `returncode`, None while it runs."""
-        return self._process.poll()
+    @property
+    def name(self) -> str:
+        """Name of its machine, where that is another; "": it is this one."""
+        return ""
+
+    def poll(self) -> str | None:
+        """Return how it has ended, in words; None while it runs."""
+        code = self._process.poll()
+        return describe_exit(code) if code is not None else None
 
     def wait(self) -> None:
         """Wait for its end, which must be near."""

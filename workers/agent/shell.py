@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 from collections import deque
-from functools import partial
 from typing import assert_never
 
 import zmq
@@ -23,15 +22,16 @@ from workers.agent import effects as fx
 from workers.agent.broker_socket import BrokerSocket
 from workers.agent.clock import AwakeClock
 from workers.agent.core import AgentCore
-from workers.agent.engine_environ import engine_environs
 from workers.agent.engine_group import EngineGroup
+from workers.agent.engine_start import EngineStarter
+from workers.agent.machines import Machines
 from workers.agent.spare_engine import SpareEngine
 from workers.agent.stats import Sampler
 from workers.agent.worker_files import WorkerFiles
 from workers.depot.orders import Delay, Fetch, Put, PutCheckpoints
 from workers.ipc.channel import Channel, IpcError
 from workers.ipc.messages import RunJob, Setup
-from workers.supervisor.exit_codes import EXIT_UNWANTED
+from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_UNWANTED
 from workers.supervisor.messages import AgentConfig, EngineProcess
 
 logger = logging.getLogger(__name__)
@@ -57,17 +57,17 @@ class AgentShell:
         broker: BrokerSocket,
         clock: AwakeClock,
         files: WorkerFiles,
+        machines: Machines,
     ) -> None:
         self._core = core
-        self._config = config
         self._link: Channel | None = link
         self._sampler = sampler
         self._broker = broker
         self._clock = clock
         self._files = files
         self._engine: EngineGroup | None = None
-        environs = partial(engine_environs, config, os.environ)
-        self._spare = SpareEngine(config.engine_command, environs, config.models)
+        self._machines = machines
+        self._spare = SpareEngine(EngineStarter(config, os.environ, machines), config.models)
         self._close_reported = False
         self._sample_at = clock.now()
         self._exit_code: int | None = None
@@ -76,12 +76,14 @@ class AgentShell:
         """Serve until the core leaves; returns the exit code."""
         with caught(_SIGNALS) as signals:
             try:
+                self._serve_machines()
                 self._apply(self._core.tick(self._clock.now()))
                 while self._exit_code is None:
                     self._wait(signals)
                     self._serve(signals)
             finally:
                 self._end_engine()
+                self._machines.close(*_dismissal(self._core, self._exit_code))
                 self._files.close()
                 self._broker.close()
         return self._exit_code
@@ -96,6 +98,7 @@ class AgentShell:
             poller.register(self._link.sock.fileno(), zmq.POLLIN)
         if self._files.transfers is not None:
             poller.register(self._files.transfers.fileno(), zmq.POLLIN)
+        self._machines.register(poller)
         for rank in self._engine.open_ranks if self._engine is not None else ():
             poller.register(rank.fd, zmq.POLLIN | (zmq.POLLOUT if rank.unsent else 0))
         timeout_s = self._patience()
@@ -107,7 +110,7 @@ class AgentShell:
             logger.warning("stalled", extra={"action": Action.STALL, "seconds": round(stall_s, 3)})
 
     def _patience(self) -> float:
-        wake_at = min(self._core.next_deadline(), self._sample_at)
+        wake_at = min(self._core.next_deadline(), self._sample_at, self._machines.next_due)
         timeout_s = max(0.0, wake_at - self._clock.now())
         if self._engine is not None and (self._engine.closed or self._core.engine_slot.engine.life.state == "stopping"):
             return min(timeout_s, _REAP_S)
@@ -116,6 +119,7 @@ class AgentShell:
     def _serve(self, signals: SignalSocket) -> None:
         self._serve_signals(signals)
         self._serve_link()
+        self._serve_machines()
         self._serve_engine()
         self._serve_transfers()
         self._serve_broker()
@@ -140,6 +144,10 @@ class AgentShell:
             self._link.sock.close()
             self._link = None
             self._apply(self._core.leave("the supervisor is gone", self._clock.now()))
+
+    def _serve_machines(self) -> None:
+        self._machines.serve(self._clock.now())
+        self._core.engine_slot.engine.life.waits_for = self._machines.waits_for
 
     def _serve_engine(self) -> None:
         engine = self._engine
@@ -197,7 +205,8 @@ class AgentShell:
             self._files.show_previews(attempt.job_id, attempt.fence)
             every_s = self._core.policy.checkpoint_put_s
             self._files.put_checkpoints(attempt.job_id, attempt.fence, every_s, self._clock.now())
-        self._apply(self._core.measured(self._sampler.sample(pids, shown), self._clock.now()))
+        stats = self._machines.with_theirs(self._sampler.sample(pids, shown))
+        self._apply(self._core.measured(stats, self._clock.now()))
 
     # ------------------------------------------------------------ effects
 
@@ -296,6 +305,13 @@ class AgentShell:
         if self._link is not None:
             with contextlib.suppress(OSError):  # gone: its end of the stream says so in the next pass
                 self._link.send(message)  # type: ignore[arg-type]
+
+
+def _dismissal(core: AgentCore, code: int | None) -> tuple[bool | None, str]:
+    """Whether the worker has ended for good, as it was drained, or as the broker did not want it; None: another agent of it may start."""
+    if code == EXIT_LEFT and core.capacity.draining and core.stop_at is None:
+        return True, "the worker was drained"
+    return (False, "the broker does not want the worker") if code == EXIT_UNWANTED else (None, "")
 
 
 def _log(note: fx.Note) -> None:

@@ -9,28 +9,22 @@ memory, as a rule) is not replaced before the next engine is ready: a machine th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from broker.runtime.log_actions import Action
 from broker.wire.jobspec import ModelCard
 from workers.agent.engine_group import EngineGroup
+from workers.agent.engine_start import EngineStarter
 
 logger = logging.getLogger(__name__)
 
 
 class SpareEngine:
-    """At most one engine that waits. `environs` makes the environments of an engine's processes, for each start anew."""
+    """At most one engine that waits, out of this starter."""
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        environs: Callable[[], Sequence[Mapping[str, str]]],
-        models: Sequence[ModelCard],
-    ) -> None:
-        wanted = dict.fromkeys(f"{card.engine}:{card.pipeline}" for card in models)
-        self._command = tuple(command)
-        self._as_spare = (*command, "--spare", ",".join(wanted))
-        self._environs = environs
+    def __init__(self, starter: EngineStarter, models: Sequence[ModelCard]) -> None:
+        self._starter = starter
+        self._imports = ",".join(dict.fromkeys(f"{card.engine}:{card.pipeline}" for card in models))
         self._engine: EngineGroup | None = None
 
     @property
@@ -43,7 +37,7 @@ class SpareEngine:
         if self._engine is not None:
             return
         try:
-            self._engine = EngineGroup(self._as_spare, self._environs())
+            self._engine = self._starter.start(self._imports)
         except OSError as error:
             self._log_end(f"it could not be started: {error}")
             return
@@ -61,7 +55,7 @@ class SpareEngine:
         """The engine, which is not the spare any more; a new one when there is none. Raises `OSError` when that cannot be started."""
         self.check(())
         engine, self._engine = self._engine, None
-        return engine or EngineGroup(self._command, self._environs())
+        return engine or self._starter.start()
 
     def end(self, engine_pids: Sequence[int]) -> None:
         """SIGKILL, if there is one; all that it has started ends with it, the engine does not."""

@@ -7,7 +7,6 @@ that dies is noticed by the others in a fraction of a second; one that only hang
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -127,18 +126,12 @@ class Group:
 
 
 def _store(rank: Rank) -> Any:
-    """Store by which the processes of a group meet. Rank 0 listens at its own address alone, not at all of the machine's."""
+    """Store by which the processes of a group meet. Rank 0 has the socket from its agent: its port cannot be another's."""
     waits = timedelta(seconds=_MEET_S)
     if rank.number:
         return _dist.TCPStore(rank.host, rank.port, rank.of, False, waits, wait_for_workers=False)
-    family = socket.AF_INET6 if ":" in rank.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((rank.host, rank.port))
-        listener.listen(rank.of)
-        descriptor = os.dup(listener.fileno())
     return _dist.TCPStore(
-        rank.host, rank.port, rank.of, True, waits, wait_for_workers=False, master_listen_fd=descriptor
+        rank.host, rank.port, rank.of, True, waits, wait_for_workers=False, master_listen_fd=rank.listener
     )
 
 

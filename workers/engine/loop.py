@@ -66,12 +66,15 @@ class Loop:
         words: SharedCounters,
         marks: log_context.Marks | None = None,
         imports: Sequence[str] = (),
+        meeting: int = -1,
     ) -> None:
+        """`meeting`: descriptor of the socket at which rank 0 of a group listens for the others."""
         self._channel = channel
         self._sending = threading.Lock()
         self._words = words
         self._marks = marks or log_context.Marks()
         self._imports = imports
+        self._meeting = meeting
         self._inbox: queue.SimpleQueue[Struct] = queue.SimpleQueue()
 
     def run(self) -> int:
@@ -82,7 +85,7 @@ class Loop:
             return EXIT_PROTOCOL
         cards = {card.name: card for card in setup.models}
         try:
-            rank = own_rank(os.environ)
+            rank = own_rank(os.environ, self._meeting)
         except EngineError as error:
             self._send(LoadFailed(model=setup.preload, message=str(error)))
             return EXIT_LOAD_FAILED
@@ -236,6 +239,9 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="workers.engine.loop", description="One engine. Started by its agent.")
     parser.add_argument("--socket", type=int, required=True, help="descriptor of the socketpair's end")
     parser.add_argument("--words", type=int, required=True, help="descriptor of the shared words")
+    parser.add_argument(
+        "--meeting", type=int, default=-1, help="descriptor of the socket at which rank 0 of a group listens"
+    )
     parser.add_argument("--spare", default="", help="what to import before the setup comes: engine:pipeline,…")
     options = parser.parse_args(argv)
     _become_a_child_engine()
@@ -246,7 +252,7 @@ def main(argv: Sequence[str]) -> int:
     leave_out(filter(None, os.environ.get(ENGINE_WITHOUT, "").split(",")))
     channel = Channel(socket.socket(fileno=options.socket), ToEngine)
     imports = options.spare.split(",") if options.spare else ()
-    loop = Loop(channel, SharedCounters(options.words), log_context.mark_lines(), imports)
+    loop = Loop(channel, SharedCounters(options.words), log_context.mark_lines(), imports, options.meeting)
     try:
         return loop.run()
     except ConnectionError:

@@ -1,7 +1,8 @@
 """The place of an engine in a group: several processes, one a GPU, that draw each job together. No torch here.
 
-An agent starts them with the same command, and with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in their environment. Rank 0 takes the
-jobs and answers; the others follow it. Without WORLD_SIZE, or with 1, an engine is alone.
+An agent starts them with the same command, and with RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT in their environment;
+rank 0 inherits the socket at which the others find it. Rank 0 takes the jobs and answers; the others follow it. Without WORLD_SIZE, or with
+1, an engine is alone.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ class Rank(Struct, frozen=True, kw_only=True):
     of: int
     host: str
     port: int
+    #: Descriptor of the socket at which rank 0 listens there.
+    listener: int = -1
+    #: Whether there are processes of the group on other machines.
+    spread: bool = False
 
     @property
     def follows(self) -> bool:
@@ -39,8 +44,8 @@ class Rank(Struct, frozen=True, kw_only=True):
         return f"rank {self.number} of {self.of}"
 
 
-def own_rank(environ: Mapping[str, str]) -> Rank | None:
-    """This process's place; None: it is alone. Raises `LoadError`."""
+def own_rank(environ: Mapping[str, str], listener: int = -1) -> Rank | None:
+    """This process's place; None: it is alone. `listener`: as in `Rank`. Raises `LoadError`."""
     of = _number(environ, "WORLD_SIZE", 1, 1, 1024)
     if of == 1:
         return None
@@ -49,6 +54,8 @@ def own_rank(environ: Mapping[str, str]) -> Rank | None:
         of=of,
         host=environ.get("MASTER_ADDR") or "127.0.0.1",
         port=_number(environ, "MASTER_PORT", None, 1, 65_535),
+        listener=listener,
+        spread=_number(environ, "LOCAL_WORLD_SIZE", of, 1, of) < of,
     )
 
 

@@ -131,6 +131,7 @@ class Dismiss(Struct, frozen=True, kw_only=True, tag="dismiss"):
 
     leader: _Name
     drained: bool
+    reason: _Text
 
 
 ToLeader = Join | Beat | FromRank | Leave

@@ -63,7 +63,7 @@ def resolve(text: str, visible: tuple[VisibleGpu, ...]) -> tuple[Device, ...]:
     listed, slash, digits = text.strip().lower().partition("/")
     size = _group_size(text, digits.strip()) if slash else 1
     devices = _listed(text, listed.strip(), visible)
-    return devices if size == 1 else _groups(text, devices, size)
+    return devices if size == 1 else groups(text, devices, size)
 
 
 def _group_size(text: str, digits: str) -> int:
@@ -75,8 +75,8 @@ def _group_size(text: str, digits: str) -> int:
     return size
 
 
-def _groups(text: str, devices: tuple[Device, ...], size: int) -> tuple[Device, ...]:
-    """Make groups of `size` of these devices, in their order."""
+def groups(text: str, devices: tuple[Device, ...], size: int) -> tuple[Device, ...]:
+    """Make groups of `size` of these devices, in their order, which `text` names. Raises `SettingsError`."""
     if devices[0].kind == "cpu" and "cpu" not in text.lower():
         raise SettingsError(f"gpus: {text!r} makes groups of GPUs, but {_there_is(0)}:{size}/{size}")
     if len(devices) % size:

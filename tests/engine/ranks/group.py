@@ -18,6 +18,7 @@ import numpy as np
 
 from broker.wire.jobspec import JobSpec, ModelCard
 from tests.engine.child import Child, Ending
+from workers.agent.engine_environ import listening
 from workers.ipc.channel import Channel
 from workers.ipc.messages import FromEngine, JobFinished, Ready
 from workers.ipc.shared import SharedCounters
@@ -64,14 +65,14 @@ class Forks:
 class Fork(Child):
     """One engine out of these forks."""
 
-    def __init__(self, forks: Forks, env: dict[str, str]) -> None:
+    def __init__(self, forks: Forks, env: dict[str, str], meeting: socket.socket | None = None) -> None:
         self.forks = forks
         self.words = SharedCounters.create()
         self._fences = itertools.count(1)
         self.fence = 0
         self._status: int | None = None
         self.sock, theirs = socket.socketpair()
-        self.pid = forks.fork(env, [theirs.fileno(), self.words.fd])
+        self.pid = forks.fork(env, [theirs.fileno(), self.words.fd, *([meeting.fileno()] if meeting else [])])
         theirs.close()
         self.sock.settimeout(_ANSWER_S)
         self.channel = Channel(self.sock, FromEngine)
@@ -104,11 +105,18 @@ class RankGroup:
         for directory in (self.taps, self.out):
             directory.mkdir(parents=True)
         env = {"TAPS": str(self.taps)}
-        if ranks > 1:
-            env |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-        self.ranks = [
-            Fork(forks, {**env, "RANK": str(number), "CUDA_VISIBLE_DEVICES": str(number)}) for number in range(ranks)
-        ]
+        with listening("127.0.0.1", ranks) as meeting:
+            if ranks > 1:
+                port = str(meeting.getsockname()[1])
+                env |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            self.ranks = [
+                Fork(
+                    forks,
+                    {**env, "RANK": str(number), "CUDA_VISIBLE_DEVICES": str(number)},
+                    None if number else meeting,
+                )
+                for number in range(ranks)
+            ]
         for number, one in enumerate(self.ranks):
             one.send_setup(*cards, **{**more, **(apart or {}).get(number, {})})
         self.first = self.ranks[0]
@@ -150,9 +158,3 @@ class RankGroup:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(one.pid, signal.SIGKILL)
         self.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

@@ -1,6 +1,6 @@
 """Engine processes whose latents and faults a test sees to: `python -m tests.engine.ranks.process DESCRIPTOR`.
 
-It imports what an engine does, and forks one for each environment that comes over the socket, with the engine's two descriptors: so many
+It imports what an engine does, and forks one for each environment that comes over the socket, with the engine's descriptors: so many
 engines cost one import. The answer is the pid; a pid that comes is waited for, and answered by the exit status.
 
 What each call of a pipeline gave lies in the directory TAPS as `<fence>-<output>-<rank>.npy`, and for how long each of its votes waited
@@ -88,7 +88,7 @@ def _tap() -> None:
 
 def _serve(control: socket.socket) -> None:
     while True:
-        text, descriptors, _, _ = socket.recv_fds(control, 65_536, 2)
+        text, descriptors, _, _ = socket.recv_fds(control, 65_536, 3)
         if not text:
             return
         asked = json.loads(text)
@@ -102,7 +102,8 @@ def _serve(control: socket.socket) -> None:
             os.environ.update(asked)
             with open(Path(os.environ["TAPS"], f"log-{os.environ.get('RANK', '0')}"), "ab") as log:
                 os.dup2(log.fileno(), 2)
-            status = loop.main(["--socket", str(descriptors[0]), "--words", str(descriptors[1])])
+            names = ("--socket", "--words", "--meeting")
+            status = loop.main([word for pair in zip(names, map(str, descriptors), strict=False) for word in pair])
             logging.shutdown()
             os._exit(status)
         for one in descriptors:

@@ -1,0 +1,141 @@
+"""The other machines of the agent's group: the socket at which their rank hosts come in, and what of the engine runs there.
+
+Decisions are `workers.machines.leader`'s. Where the group is on this machine alone, or there is none, nothing is opened and nothing is due.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import uuid
+from pathlib import Path
+
+import zmq
+from msgspec.structs import replace
+
+from broker.runtime.curve_keys import read_peer_key
+from broker.runtime.log_actions import Action
+from broker.runtime.settings import SettingsError
+from broker.wire.device import DeviceHealth
+from workers.agent.effects import Stats
+from workers.agent.errors import AgentError
+from workers.agent.remote_rank import RemoteRank
+from workers.gpu.health import together
+from workers.machines.endpoint import host_and_port, own_address
+from workers.machines.leader import Leader, Sent
+from workers.machines.messages import Device
+from workers.machines.sockets import LeaderSocket
+from workers.supervisor.messages import AgentConfig
+
+logger = logging.getLogger(__name__)
+
+#: Where all ranks are on this machine.
+_LOOPBACK = "127.0.0.1"
+
+
+class Machines:
+    """The rank hosts of one worker. Raises `AgentError` where it cannot listen for them."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self.leader = Leader(uuid.uuid4().hex, config.machines, len(config.visible))
+        #: Where rank 0 of an engine listens: as the others name it, and the address itself.
+        self.host = self.address = _LOOPBACK
+        self.waits_for = ""
+        self._socket: LeaderSocket | None = None
+        if config.machines > 1:
+            try:
+                self.host, port = host_and_port("rank_endpoint", config.rank_endpoint)
+                self.address = own_address("rank_endpoint", self.host)
+                numeric = f"[{self.address}]" if ":" in self.address else self.address
+                self._socket = LeaderSocket(
+                    f"tcp://{numeric}:{port}", read_peer_key(Path(config.rank_key_file), "worker")
+                )
+            except SettingsError as error:
+                raise AgentError(str(error)) from None
+
+    @property
+    def next_due(self) -> float:
+        """Time of the next `serve`."""
+        due = self.leader.next_due
+        return math.inf if due is None else due
+
+    def register(self, poller: zmq.Poller) -> None:
+        """Have the poller wake for what they say."""
+        if self._socket is not None:
+            self._socket.register(poller)
+
+    def serve(self, now: float) -> None:
+        """Take what they have said, and say what is due."""
+        if self._socket is None:
+            return
+        for peer, message in self._socket.receive():
+            self._send(self.leader.receive(peer, message, now), now)
+        self._send(self.leader.tick(now), now)
+        waits_for = self.leader.waits_for(now)
+        if waits_for != self.waits_for:
+            self.waits_for = waits_for
+            there = ", ".join(host for host, _ in self.leader.devices())
+            logger.log(
+                logging.WARNING if waits_for else logging.INFO,
+                waits_for or "all machines of the group are there",
+                extra={"action": Action.MACHINES, "detail": f"others: {there or 'none'}"},
+            )
+
+    def start(self, port: int, imports: str, without: str) -> list[RemoteRank]:
+        """Start the ranks of an engine that are not on this machine; rank 0 listens at this port. Raises `OSError` while one is missing."""
+        if self.leader.next_due is None:
+            return []
+        if self.waits_for:
+            raise OSError(self.waits_for)
+        life = self.leader.start(self.host, port, imports, without)
+        return [
+            RemoteRank(self.leader, life, place, number)
+            for place in range(len(self.leader.devices()))
+            for number in range(self.leader.ranks)
+        ]
+
+    def with_theirs(self, own: Stats) -> Stats:
+        """Measurements of this machine's ranks, with those of the others."""
+        others = self.leader.devices()
+        if not others:
+            return own
+        devices = [_device_of(own), *(device for _, device in others)]
+        used = [device.utilisation for device in devices if device.utilisation >= 0]
+        return Stats(
+            memory_used_mb=sum(device.memory_used_mb for device in devices),
+            memory_total_mb=sum(device.memory_total_mb for device in devices),
+            utilisation=sum(used) / len(used) if used else -1.0,
+            temperature_c=max(device.temperature_c for device in devices),
+            health=_together(own.health, others),
+        )
+
+    def close(self, drained: bool | None, reason: str) -> None:
+        """End what runs on them; None: this leader comes back, else they end with it."""
+        if self._socket is not None:
+            for one in self.leader.end(drained, reason):
+                self._socket.send(one.peer, one.message)
+            self._socket.close()
+
+    def _send(self, messages: list[Sent], now: float) -> None:
+        assert self._socket is not None
+        for one in messages:
+            if not self._socket.send(one.peer, one.message):
+                self.leader.unreachable(one.peer, now)
+
+
+def _device_of(stats: Stats) -> Device:
+    return Device(
+        memory_used_mb=stats.memory_used_mb,
+        memory_total_mb=stats.memory_total_mb,
+        utilisation=stats.utilisation,
+        temperature_c=stats.temperature_c,
+    )
+
+
+def _together(own: DeviceHealth, others: list[tuple[str, Device]]) -> DeviceHealth:
+    """Health of all machines, a fault with the name of the machine that has it."""
+    each = [own, *(device.health for _, device in others)]
+    faults = (f"{host}: {device.health.fault}" for host, device in others if device.health.fault)
+    return replace(
+        together(dict(zip(map(str, range(len(each))), each, strict=True))), fault=own.fault or next(faults, "")
+    )

@@ -1,0 +1,263 @@
+"""A rank host's side of a group over several machines, as decisions alone: no socket, no process, no clock.
+
+- It asks for a place until it has one, and then does as the leader's `Orders` say: a life that is new there is started, one that is not
+  there is killed. Nothing is started while processes that were killed are still there: they may hold the GPU's memory.
+- Without a word of its leader for `SILENT_S` it kills all it has and asks for a place again; so it does when another leader answers, which
+  counts its lives from 1 again.
+- A life whose processes have ended stays in what it says until it is not ordered any more, so that the leader learns how they have ended.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from workers.ipc.messages import FromEngine, Setup
+from workers.machines.messages import (
+    PROTOCOL,
+    Beat,
+    Device,
+    Dismiss,
+    FromRank,
+    Join,
+    Leave,
+    LifeOrder,
+    LifeState,
+    Orders,
+    Refuse,
+    SetUp,
+    ToHost,
+    ToLeader,
+    Wait,
+)
+from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_SETTINGS, EXIT_UNWANTED
+
+BEAT_S = 1.0
+
+#: Longer than the silence after which the leader gives it up: a leader that is slow does not lose its group for it.
+SILENT_S = 8.0
+
+#: Without any answer for this long, that is worth a line.
+_UNANSWERED_S = 5.0
+
+#: At the end: how long it waits for killed processes.
+_LEAVE_S = 5.0
+
+
+class Say(Struct, frozen=True):
+    """Send this to the leader, now or not at all."""
+
+    message: ToLeader
+
+
+class StartRanks(Struct, frozen=True):
+    """Start the engine processes of a life. Answered by `ended` for those that cannot be started."""
+
+    order: LifeOrder
+
+
+class GiveSetup(Struct, frozen=True):
+    """Send the setup to all processes of a life."""
+
+    life: int
+    setup: Setup
+
+
+class KillRanks(Struct, frozen=True):
+    """SIGKILL to all processes of a life. Answered by `ended` for each."""
+
+    life: int
+
+
+class DropRanks(Struct, frozen=True):
+    """Give back what belonged to the processes of a life, which have all ended."""
+
+    life: int
+
+
+class Note(Struct, frozen=True):
+    """Write a line to the log."""
+
+    text: str
+    warns: bool = False
+
+
+class Exit(Struct, frozen=True):
+    """End with this code; `reason`: the sentence for an operator, where the code is not 0."""
+
+    code: int
+    reason: str = ""
+
+
+Effect = Say | StartRanks | GiveSetup | KillRanks | DropRanks | Note | Exit
+
+
+class _Life:
+    """Engine processes of one life."""
+
+    def __init__(self, ranks: int) -> None:
+        self.ends: list[str | None] = [None] * ranks
+        self.is_set_up = False
+        self.killed = False
+
+    @property
+    def has_ended(self) -> bool:
+        return None not in self.ends
+
+
+class Host:
+    """Place and lives of one rank host. `host`: name of its machine; `ranks`: number of its GPUs."""
+
+    def __init__(self, boot: str, host: str, ranks: int, now: float) -> None:
+        self._boot = boot
+        self._host = host
+        self.ranks = ranks
+        #: The leader that gave it a place; "": it has none.
+        self.leader = ""
+        self.device = Device()
+        self._lives: dict[int, _Life] = {}
+        self._orders: tuple[LifeOrder, ...] = ()
+        self._heard = 0
+        self._heard_at = now
+        self._due_at = now
+        #: What it waits for, as it was said last.
+        self._waits = ""
+        #: Once leaving: the end, and when it is due at the latest.
+        self._leaving: tuple[Exit, float] | None = None
+
+    @property
+    def next_due(self) -> float:
+        """Time of the next `tick`."""
+        return min(self._due_at, self._leaving[1]) if self._leaving is not None else self._due_at
+
+    @property
+    def is_reaping(self) -> bool:
+        """Whether killed processes have not ended yet."""
+        return any(life.killed and not life.has_ended for life in self._lives.values())
+
+    # ------------------------------------------------------------ entrances
+
+    def receive(self, message: ToHost, now: float) -> list[Effect]:
+        """Take a message of the leader."""
+        if self._leaving is not None:
+            return []
+        self._heard_at = now
+        match message:
+            case Orders():
+                return self._ordered(message, now)
+            case SetUp(leader=leader, life=number, setup=setup):
+                life = self._lives.get(number)
+                if leader != self.leader or life is None or life.is_set_up or life.killed:
+                    return []
+                life.is_set_up = True
+                return [GiveSetup(number, setup), self._beat(now)]
+            case Wait(reason=reason):
+                return [*self._leave_group(), *self._wait_for(reason)]
+            case Refuse(why=why, reason=reason):
+                return self._go(Exit(EXIT_SETTINGS if why == "count" else EXIT_UNWANTED, reason), now)
+            case Dismiss(leader=leader, drained=drained, reason=reason):
+                if leader != self.leader:
+                    return []
+                return self._go(Exit(EXIT_LEFT if drained else EXIT_UNWANTED, reason), now)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Do what is due."""
+        if self._leaving is not None:
+            return [self._leaving[0]] if now >= self._leaving[1] else []
+        effects: list[Effect] = []
+        if self.leader and now - self._heard_at > SILENT_S:
+            effects += [*self._leave_group(), Note(f"the leader was not heard for {SILENT_S:g} s", warns=True)]
+        if not self.leader and now - self._heard_at > _UNANSWERED_S:
+            effects += self._wait_for("no answer: there is no leader, or it has another key")
+        if now >= self._due_at:
+            effects.append(self._beat(now) if self.leader else self._join(now))
+        return effects
+
+    def ended(self, number: int, rank: int, how: str, now: float) -> list[Effect]:
+        """An engine process of a life has ended, by its number here, or could not be started."""
+        life = self._lives.get(number)
+        if life is None or life.ends[rank] is not None:
+            return []
+        life.ends[rank] = how
+        return self._settle(now)
+
+    def said(self, number: int, rank: int, message: FromEngine) -> list[Effect]:
+        """An engine process of a life has said this."""
+        if not self.leader or self._leaving is not None:
+            return []
+        return [Say(FromRank(boot=self._boot, life=number, number=rank, message=message))]
+
+    def stop(self, reason: str, now: float) -> list[Effect]:
+        """Asked to end."""
+        if self._leaving is not None:
+            return []
+        return [Say(Leave(boot=self._boot)), *self._go(Exit(EXIT_LEFT, reason), now)]
+
+    # ------------------------------------------------------------ orders
+
+    def _ordered(self, message: Orders, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        if message.leader != self.leader:
+            effects += self._leave_group()
+            self.leader, self._waits = message.leader, ""
+            effects.append(Note("the leader has given this machine a place"))
+        self._orders = message.lives
+        wanted = {order.life for order in message.lives}
+        for number, life in self._lives.items():
+            if number not in wanted and not life.killed:
+                life.killed = True
+                effects.append(KillRanks(number))
+        return [*effects, *self._settle(now)]
+
+    def _settle(self, now: float) -> list[Effect]:
+        """Drop the lives that are over, start those that are ordered and new, and say what there is now."""
+        effects: list[Effect] = []
+        for number, life in list(self._lives.items()):
+            if life.killed and life.has_ended:
+                del self._lives[number]
+                effects.append(DropRanks(number))
+        if self._leaving is not None:
+            return [*effects, *([] if self._lives else [self._leaving[0]])]
+        if not self.leader:
+            return effects
+        if not any(life.killed for life in self._lives.values()):
+            for order in self._orders:
+                if order.life > self._heard:
+                    self._heard = order.life
+                    self._lives[order.life] = _Life(self.ranks)
+                    effects.append(StartRanks(order))
+        return [*effects, self._beat(now)]
+
+    def _leave_group(self) -> list[Effect]:
+        """Kill all: there is no leader whose lives these are."""
+        self.leader, self._orders, self._heard = "", (), 0
+        effects: list[Effect] = []
+        for number, life in list(self._lives.items()):
+            if not life.killed:
+                life.killed = True
+                effects.append(KillRanks(number))
+        return effects
+
+    def _go(self, end: Exit, now: float) -> list[Effect]:
+        effects = self._leave_group()
+        self._leaving = (end, now + _LEAVE_S)
+        return [*effects, *self._settle(now)]
+
+    # ------------------------------------------------------------ words
+
+    def _wait_for(self, reason: str) -> list[Effect]:
+        if reason == self._waits:
+            return []
+        self._waits = reason
+        return [Note(f"no place in the group: {reason}", warns=True)]
+
+    def _join(self, now: float) -> Say:
+        self._due_at = now + BEAT_S
+        return Say(Join(protocol=PROTOCOL, boot=self._boot, host=self._host, ranks=self.ranks))
+
+    def _beat(self, now: float) -> Say:
+        self._due_at = now + BEAT_S
+        lives = (
+            LifeState(life=number, ends=tuple(life.ends), is_set_up=life.is_set_up)
+            for number, life in self._lives.items()
+        )
+        return Say(Beat(boot=self._boot, heard=self._heard, lives=tuple(lives), device=self.device))

@@ -1,0 +1,155 @@
+"""Sockets between the leader of a group over several machines and its rank hosts: a ROUTER and DEALERs, with CURVE.
+
+All machines of a group have one key, `worker.key`: the leader's ROUTER is the server of that pair, and lets in who has the same. libzmq's
+own heartbeats are not used (`broker.runtime.dealer`): both sides have beats of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import zmq
+from msgspec.structs import replace
+from zmq.utils import z85
+
+from broker.runtime.curve_keys import PeerKey
+from broker.runtime.dealer import KEEP_ALIVE, open_dealer
+from broker.runtime.log_actions import Action
+from broker.runtime.settings import SettingsError
+from workers.machines.messages import MAX_FRAME, MessageError, ToHost, ToLeader, encode, to_host, to_leader
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_ZAP = "inproc://zeromq.zap.01"
+_DOMAIN = b"zoetrope.ranks"
+
+#: As the broker answers: a refused client tries again when its handshake times out, and gets in once it has the right key.
+_OK, _NOT_NOW = b"200", b"300"
+
+_HANDSHAKE_MS = 5_000
+_LINGER_MS = 500
+
+#: Messages read in one pass.
+_MOST = 256
+
+
+class LeaderSocket:
+    """The ROUTER. Raises `SettingsError` where it cannot listen."""
+
+    def __init__(self, endpoint: str, key: PeerKey) -> None:
+        self._public = z85.decode(key.public.encode())
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        # Asked at every handshake, and there before the bind; without it, and the domain enforced, everybody would get in.
+        self._zap = self._context.socket(zmq.REP)
+        self._zap.setsockopt(zmq.LINGER, 0)
+        self._zap.bind(_ZAP)
+        self._router = self._context.socket(zmq.ROUTER)
+        options = (
+            (zmq.ROUTER_MANDATORY, 1),
+            (zmq.MAXMSGSIZE, MAX_FRAME),
+            (zmq.HANDSHAKE_IVL, _HANDSHAKE_MS),
+            *KEEP_ALIVE,
+            (zmq.CURVE_SERVER, 1),
+            (zmq.CURVE_PUBLICKEY, key.public.encode()),
+            (zmq.CURVE_SECRETKEY, key.secret.encode()),
+            (zmq.ZAP_DOMAIN, _DOMAIN),
+            (zmq.ZAP_ENFORCE_DOMAIN, 1),
+            (zmq.IPV6, int("[" in endpoint)),
+        )
+        for option, value in options:
+            self._router.setsockopt(option, value)
+        try:
+            self._router.bind(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise SettingsError(f"rank_endpoint: cannot listen on {endpoint}: {error.strerror or error}") from None
+
+    def register(self, poller: zmq.Poller) -> None:
+        """Have the poller wake for what arrives."""
+        poller.register(self._router, zmq.POLLIN)
+        poller.register(self._zap, zmq.POLLIN)
+
+    def receive(self) -> Iterator[tuple[bytes, ToLeader]]:
+        """Answer handshakes, and read the messages that have arrived, with the address of each. An invalid one is dropped, and logged."""
+        self._admit()
+        for _ in range(_MOST):
+            try:
+                peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if (message := _decoded(to_leader, frames)) is not None:
+                yield peer, message
+
+    def send(self, peer: bytes, message: ToHost) -> bool:
+        """Whether there is a connection to that address, which took it."""
+        try:
+            self._router.send_multipart([peer, encode(message)], zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def _admit(self) -> None:
+        for _ in range(_MOST):
+            try:
+                frames = self._zap.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            version, request = frames[:2]
+            admitted = len(frames) == 7 and frames[5] == b"CURVE" and frames[6] == self._public
+            if not admitted:
+                address = frames[3].decode("ascii", "replace")
+                extra = {"action": Action.KEY_REFUSED, "address": address, "reason": "it has not the key of this group"}
+                logger.warning("connection refused", extra=extra)
+            status = (_OK, b"OK") if admitted else (_NOT_NOW, b"another key")
+            self._zap.send_multipart([version, request, *status, b"", b""])
+
+    def close(self) -> None:
+        """Close, after giving the last messages their time."""
+        self._router.close(_LINGER_MS)
+        self._zap.close(0)
+        self._context.term()
+
+
+class HostSocket:
+    """The DEALER, connected to a leader. It connects again for ever."""
+
+    def __init__(self, endpoint: str, key: PeerKey) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.socket = open_dealer(self._context, endpoint, MAX_FRAME, replace(key, broker=key.public))
+
+    def send(self, message: ToLeader) -> bool:
+        """Whether a connection took it."""
+        try:
+            self.socket.send(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self) -> Iterator[ToHost]:
+        """Read the messages that have arrived. An invalid one is dropped, and logged."""
+        for _ in range(_MOST):
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if (message := _decoded(to_host, frames)) is not None:
+                yield message
+
+    def close(self) -> None:
+        """Close, after giving the last message its time."""
+        self.socket.close(_LINGER_MS)
+        self._context.term()
+
+
+def _decoded(decode: Callable[[bytes], T], frames: list[bytes]) -> T | None:
+    try:
+        if len(frames) != 1:
+            raise MessageError(f"{len(frames)} frames")
+        return decode(frames[0])
+    except MessageError as error:
+        logger.warning("message dropped", extra={"action": Action.DECODE_ERROR, "detail": str(error)})
+        return None

@@ -1,0 +1,15 @@
+"""`python -m workers.rank`."""
+
+import sys
+
+from broker.runtime import extras, signals
+
+signals.obey(sys.argv[1:])
+
+with extras.needed("workers"):
+    from workers.rank.cli import main  # SIGTERM may come while this imports
+    from workers.supervisor.process_groups import adopt_orphans
+
+# Of this process, not of whatever else calls `main`: it kills and reaps what it does not know.
+adopt_orphans()
+signals.leave(main(sys.argv[1:]))
