@@ -26,22 +26,22 @@ there is kept beside it. Exit codes: 0 done; 1 it could not be done; 2 an option
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run the command `backup` or `restore`, with which `argv` begins; returns the exit code."""
-    word = argv[0]
+    command = argv[0]
     parser = argparse.ArgumentParser(
-        prog=f"python -m broker {word}", description=_BACKUP if word == "backup" else _RESTORE, allow_abbrev=False
+        prog=f"python -m broker {command}", description=_BACKUP if command == "backup" else _RESTORE, allow_abbrev=False
     )
     parser.add_argument("file", metavar="FILE", type=Path)
     parser.add_argument("--home", help="directory of the service (default: as for the broker)")
     options = parser.parse_args(argv[1:])
     flags = [f"--home={options.home}"] if options.home else []
     try:
-        settings = load(BrokerSettings, f"python -m broker {word}", "broker", flags, environ)
-        _back_up(settings, options.file) if word == "backup" else _restore(settings, options.file)
+        settings = load(BrokerSettings, f"python -m broker {command}", "broker", flags, environ)
+        _back_up(settings, options.file) if command == "backup" else _restore(settings, options.file)
     except SettingsError as error:
-        sys.stderr.write(f"broker {word}: {error}\n")
+        sys.stderr.write(f"broker {command}: {error}\n")
         return 2
     except ShellError as error:
-        sys.stderr.write(f"broker {word}: {error}\n")
+        sys.stderr.write(f"broker {command}: {error}\n")
         return error.exit_code
     return 0
 

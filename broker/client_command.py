@@ -25,18 +25,18 @@ def run(
     name: str,
     options: argparse.Namespace,
     environ: Mapping[str, str],
-    ask: Callable[[BrokerClient], Awaitable[int]],
+    command: Callable[[BrokerClient], Awaitable[int]],
 ) -> int:
     """The exit code of `ask`; 1 where the broker refuses or does not answer, 2 where an option is wrong, with a line of the reason."""
     flags = [f"--{option}={value}" for option in ("home", "front") if (value := getattr(options, option))]
 
-    async def asked(endpoint: str) -> int:
+    async def session(endpoint: str) -> int:
         async with BrokerClient(endpoint, timeout_s=_TIMEOUT_S) as client:
-            return await ask(client)
+            return await command(client)
 
     try:
         return asyncio.run(
-            asked(load(BrokerSettings, f"python -m broker {name}", "broker", flags, environ).front_endpoint)
+            session(load(BrokerSettings, f"python -m broker {name}", "broker", flags, environ).front_endpoint)
         )
     except SettingsError as error:
         return failed(name, error, 2)

@@ -44,10 +44,10 @@ async def _print(client: BrokerClient, fields: Mapping[str, object], options: ar
 
 def _question(options: argparse.Namespace) -> dict[str, object]:
     """Fields of `GetUsage`. Raises `SettingsError`."""
-    by = tuple(word.strip() for word in options.by.split(",") if word.strip())
-    for word in by:
-        if word not in USAGE_GROUPS:
-            raise SettingsError(f"--by: {word!r} is none of {', '.join(USAGE_GROUPS)}")
+    by = tuple(group.strip() for group in options.by.split(",") if group.strip())
+    for group in by:
+        if group not in USAGE_GROUPS:
+            raise SettingsError(f"--by: {group!r} is none of {', '.join(USAGE_GROUPS)}")
     last = _day("--to", options.to) if options.to else int(time.time() // 86_400)
     first = _day("--from", options.first) if options.first else max(0, last - _DAYS + 1)
     return {"first_day": first, "last_day": last, "by": by, "tenant": options.tenant}

@@ -31,7 +31,7 @@ from workers.engine.loop import SWITCH_S
 from workers.engine.pipelines import Pipelines
 from workers.engine.registry import Registry
 from workers.engine.runner import Runner
-from workers.ipc.messages import JobFinished, NextWanted, PostprocessBegun, RunJob, Setup
+from workers.ipc.messages import JobFinished, NextRequested, PostprocessBegun, RunJob, Setup
 from workers.ipc.shared import SLOTS, SharedCounters
 from workers.models.catalogue import model_for
 
@@ -87,7 +87,7 @@ def measure(order: Order) -> list[float]:
     early = set[int]()
 
     def send(message: Struct) -> None:
-        if isinstance(message, NextWanted):
+        if isinstance(message, NextRequested):
             early.add(message.fence)
             asked.release()
         elif isinstance(message, PostprocessBegun):

@@ -156,8 +156,8 @@ class Driver:
             if not ready:
                 self._process.check()
             if now > give_up:
-                words = self._process.last_words()
-                raise BenchError(f"nothing moved for {STALL_S:.0f} s; the broker's last words: {words}")
+                output = self._process.last_lines()
+                raise BenchError(f"nothing moved for {STALL_S:.0f} s; the broker's last words: {output}")
 
     def close(self) -> None:
         for worker in self._workers:

@@ -62,29 +62,29 @@ class JobClient:
 
     async def reached(self, job_id: str, *states: str) -> tuple[float, m.JobView]:
         """(when the first event of these states came, monotonic; the newest view). Raises `BenchError` when it never is."""
-        heard = self._jobs[job_id]
-        wanted = set(states) | set(FINAL_NAMES)
+        outcome = self._jobs[job_id]
+        states_left = set(states) | set(FINAL_NAMES)
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while not wanted & set(heard.times):
-                    heard.changed.clear()
-                    await heard.changed.wait()
+                while not states_left & set(outcome.times):
+                    outcome.changed.clear()
+                    await outcome.changed.wait()
         except TimeoutError:
             raise BenchError(f"job {job_id} was not {' or '.join(states)} within {PATIENCE_S:.0f} s") from None
-        assert heard.view is not None
-        return min(heard.times[state] for state in wanted & set(heard.times)), heard.view
+        assert outcome.view is not None
+        return min(outcome.times[state] for state in states_left & set(outcome.times)), outcome.view
 
     async def final(self, job_id: str) -> tuple[float, m.JobView]:
         """(when the event of its end came, its last view)."""
         return await self.reached(job_id)
 
     def _on_event(self, view: m.JobView) -> None:
-        heard = self._jobs.get(view.id)
-        if heard is None:
+        outcome = self._jobs.get(view.id)
+        if outcome is None:
             return
-        heard.view = view
-        heard.times.setdefault(view.state, time.monotonic())
-        heard.changed.set()
+        outcome.view = view
+        outcome.times.setdefault(view.state, time.monotonic())
+        outcome.changed.set()
 
 
 def spec_of(card: ModelCard, model: str = "", **fields: Any) -> JobSpec:

@@ -55,8 +55,8 @@ class Probes:
             cwd=ROOT,
         )
         assert self._child.stdin is not None
-        with self._child.stdin as told:
-            told.write(msgspec.json.encode(order))
+        with self._child.stdin as stdin:
+            stdin.write(msgspec.json.encode(order))
 
     @property
     def ended(self) -> bool:

@@ -53,7 +53,7 @@ def clean_environ(**more: str) -> dict[str, str]:
     return environ | {ENV_PREFIX + "CONTENT_CREDENTIALS": "off"} | more
 
 
-def ask_child(module: str, order: Struct, *, takes_s: float = 0.0) -> bytes | None:
+def run_child(module: str, order: Struct, *, takes_s: float = 0.0) -> bytes | None:
     """Give `python -m MODULE` an order as JSON; its answer, None when it failed and has said why.
 
     `takes_s`: how long it is to do something by this order; it may take `_CHILD_S` beside that.
@@ -107,7 +107,7 @@ class Process(subprocess.Popen[bytes]):
         """Everything in its log, that of earlier processes with the same one included."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
-    def last_words(self) -> str:
+    def last_lines(self) -> str:
         """The last line of its log."""
         lines = self.logged().strip().splitlines()
         return lines[-1][:300] if lines else "it logged nothing"
@@ -116,7 +116,7 @@ class Process(subprocess.Popen[bytes]):
         """Raises `BenchError` when it has ended."""
         code = self.poll()
         if code is not None:
-            raise BenchError(f"the {self.log.stem} ended with status {code}: {self.last_words()}")
+            raise BenchError(f"the {self.log.stem} ended with status {code}: {self.last_lines()}")
 
     def await_ready(self, condition: Callable[[], bool], limit_s: float, what: str) -> None:
         """Return once the condition holds. Raises `BenchError` when the process ends before, or after `limit_s`."""
@@ -124,7 +124,7 @@ class Process(subprocess.Popen[bytes]):
         while not condition():
             self.check()
             if time.monotonic() > give_up:
-                raise BenchError(f"the {self.log.stem} shows no {what} after {limit_s:.0f} s: {self.last_words()}")
+                raise BenchError(f"the {self.log.stem} shows no {what} after {limit_s:.0f} s: {self.last_lines()}")
             time.sleep(_LOOK_S)
 
     # ------------------------------------------------------------ ending

@@ -69,7 +69,7 @@ class Outcome(Struct):
     #: The time that was promised; 0: none was.
     ready_by: float = 0.0
     #: When its promise was broken; 0: never.
-    told_at: float = 0.0
+    broken_at: float = 0.0
     #: How often it made room.
     parks: int = 0
     #: (start, end) of each time that it was in an engine.
@@ -129,7 +129,7 @@ class PromisePool:
         self._confidence = confidence
         self._resumes = resumes
         #: Without either nobody asks how far a job is.
-        self._tells_steps = policy.preempt
+        self._reports_steps = policy.preempt
         self._delays = delays or Delays()
         self._events: list[tuple[float, int, Happening, Any]] = []
         self._order = 0
@@ -140,8 +140,8 @@ class PromisePool:
         self.outcomes = [Outcome() for _ in orders]
         for number in range(workers):
             peer = f"worker-{number}".encode()
-            self._hear(peer, worker_hello(number, resumes=resumes), 0.0)
-            self._hear(peer, m.Heartbeat(seen=0, free=1, model=MODEL, engine="ready"), 0.0)
+            self._receive(peer, worker_hello(number, resumes=resumes), 0.0)
+            self._receive(peer, m.Heartbeat(seen=0, free=1, model=MODEL, engine="ready"), 0.0)
         for number, order in enumerate(orders):
             self._push(order.at_s, "submit", number)
 
@@ -162,7 +162,7 @@ class PromisePool:
         self._order += 1
         heapq.heappush(self._events, (at, self._order, what, about))
 
-    def _hear(self, peer: bytes, message: m.Message, now: float) -> None:
+    def _receive(self, peer: bytes, message: m.Message, now: float) -> None:
         self._carry_out(self._core.receive(peer, message, now, NOTHING), now)
 
     # ------------------------------------------------------------ clients
@@ -171,12 +171,14 @@ class PromisePool:
         order, outcome = self._orders[number], self.outcomes[number]
         fixed = m.Submission(model=MODEL, units=UNITS_A_SECOND * order.size_s, tenant=order.tenant, steps=order.steps)
         wish = m.PromiseWish(within_s=order.within_s, confidence=self._confidence) if order.within_s else None
-        self._hear(EDGE, m.Submit(req=number, job_id=f"j{number}", submission=fixed, promise=wish, body=b""), now)
+        self._receive(EDGE, m.Submit(req=number, job_id=f"j{number}", submission=fixed, promise=wish, body=b""), now)
         if wish is not None and not outcome.taken and outcome.offered_s:
             wish = m.PromiseWish(within_s=outcome.offered_s * 1.001, confidence=self._confidence)
-            self._hear(EDGE, m.Submit(req=number, job_id=f"j{number}", submission=fixed, promise=wish, body=b""), now)
+            self._receive(
+                EDGE, m.Submit(req=number, job_id=f"j{number}", submission=fixed, promise=wish, body=b""), now
+            )
         if not outcome.taken:
-            self._hear(EDGE, m.Submit(req=number, job_id=f"j{number}", submission=fixed, body=b""), now)
+            self._receive(EDGE, m.Submit(req=number, job_id=f"j{number}", submission=fixed, body=b""), now)
 
     def _carry_out(self, effects: list[Effect], now: float) -> None:
         self._core.committed()
@@ -226,7 +228,7 @@ class PromisePool:
         return 0
 
     def _beat_later(self, peer: bytes, attempt: PoolAttempt, now: float) -> None:
-        if self._tells_steps:
+        if self._reports_steps:
             steps = max(1, ceil((now + self._delays.beat_gap_s - attempt.draws_at) / attempt.step_s))
             self._push(attempt.draws_at + steps * attempt.step_s + self._delays.seen_s, "beat", (peer, attempt))
 
@@ -239,11 +241,11 @@ class PromisePool:
     def _beat_of(self, peer: bytes, now: float) -> None:
         attempt = self._attempts[peer]
         shown: dict[str, Any] = {}
-        if self._tells_steps:
+        if self._reports_steps:
             kept = self._kept(attempt, now)
             shown = {"phase": "denoise", "step": attempt.step(now), "total": attempt.last, "kept": kept}
         held = (m.Held(job_id=attempt.run.job_id, fence=attempt.run.fence, age_s=now - attempt.begun_at, **shown),)
-        self._hear(peer, m.Heartbeat(seen=attempt.run.fence, free=0, held=held, model=MODEL, engine="busy"), now)
+        self._receive(peer, m.Heartbeat(seen=attempt.run.fence, free=0, held=held, model=MODEL, engine="busy"), now)
 
     def _park(self, peer: bytes, message: m.Park, now: float) -> None:
         attempt = self._attempts.get(peer)
@@ -260,7 +262,7 @@ class PromisePool:
         peer, attempt, kept = about
         number = self._leave(peer, attempt, now)
         self.outcomes[number].parks += 1
-        word = m.Refused(
+        refusal = m.Refused(
             job_id=attempt.run.job_id,
             fence=attempt.run.fence,
             reason="parked",
@@ -268,7 +270,7 @@ class PromisePool:
             kept=kept,
             age_s=now - attempt.begun_at,
         )
-        self._hear(peer, word, now)
+        self._receive(peer, refusal, now)
 
     def _end(self, about: tuple[bytes, PoolAttempt], now: float) -> None:
         peer, attempt = about
@@ -283,9 +285,9 @@ class PromisePool:
             job_id=run.job_id, fence=run.fence, free=1, run_s=length_s, age_s=now - attempt.begun_at, body=_RESULT
         )
         job = self._core.job(run.job_id)
-        self._hear(peer, finished, now)
+        self._receive(peer, finished, now)
         if job is not None and job.promise is not None:
-            outcome.told_at = job.promise.broken_at
+            outcome.broken_at = job.promise.broken_at
 
     def _leave(self, peer: bytes, attempt: PoolAttempt, now: float) -> int:
         del self._attempts[peer]

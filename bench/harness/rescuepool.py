@@ -73,7 +73,7 @@ class RescuePool(PromisePool):
             preempt_delay=preempt_delay if checkpoint_s else 0.0,
             resumes=checkpoint_s > 0.0,
         )
-        self._tells_steps = self._tells_steps or self._resumes
+        self._reports_steps = self._reports_steps or self._resumes
         for number in range(workers):
             self._dies_later(number, 0.0)
 
@@ -135,7 +135,7 @@ class RescuePool(PromisePool):
         deaths.over_interval += bool(self._checkpoint_s) and lost_s > max(self._checkpoint_s, attempt.step_s) + 1e-6
 
     def _silent(self, peer: bytes, now: float) -> None:
-        self._hear(peer, m.Goodbye(reason="silent"), now)
+        self._receive(peer, m.Goodbye(reason="silent"), now)
         number = self._gone[peer]
         job = self._core.job(f"j{number}")
         if job is not None and job.final:
@@ -149,8 +149,8 @@ class RescuePool(PromisePool):
         self._boots[number] += 1
         # It tells of its room when its model is loaded.
         hello = replace(worker_hello(number, resumes=self._resumes), boot=str(self._boots[number]), free=0)
-        self._hear(peer, hello, now)
-        self._hear(peer, m.Heartbeat(seen=0, free=1, model=MODEL, engine="ready"), now)
+        self._receive(peer, hello, now)
+        self._receive(peer, m.Heartbeat(seen=0, free=1, model=MODEL, engine="ready"), now)
         self._dies_later(number, now)
 
     def _run(self, peer: bytes, run: m.Run, now: float) -> None:

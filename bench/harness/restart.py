@@ -25,7 +25,7 @@ _STALL_S = 60.0
 _WINDOW = 256
 #: Share of the jobs that have ended when the broker is killed.
 KILL_AT = 0.3
-_ASK_EVERY_S = 0.02
+_PING_EVERY_S = 0.02
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -112,7 +112,7 @@ class Crash:
             self._process.end()
             self._process = BrokerProcess(self._home, set())
             tally.restarted()
-            self._pump(lambda: tally.answered_at > 0 and tally.granted_at > 0, working=True, asking=True)
+            self._pump(lambda: tally.answered_at > 0 and tally.granted_at > 0, working=True, pinging=True)
             self._pump(lambda: len(tally.published) >= self._jobs, working=True)
             return tally.outcome(self._jobs, queued, killed_at)
         finally:
@@ -132,18 +132,18 @@ class Crash:
                 self._pump(lambda: self._tally.accepted >= number - _WINDOW, working=False)  # noqa: B023  # called at once
         self._pump(lambda: self._tally.accepted >= self._jobs, working=False)
 
-    def _pump(self, done: Callable[[], bool], *, working: bool, asking: bool = False) -> None:
+    def _pump(self, done: Callable[[], bool], *, working: bool, pinging: bool = False) -> None:
         give_up = time.monotonic() + _STALL_S
-        next_ask = next_beat = 0.0
+        next_ping = next_beat = 0.0
         while not done():
             now = time.monotonic()
             if now > give_up:
                 raise BenchError(
-                    f"nothing moved for {_STALL_S:.0f} s; the broker's last words: {self._process.last_words()}"
+                    f"nothing moved for {_STALL_S:.0f} s; the broker's last words: {self._process.last_lines()}"
                 )
-            if asking and now >= next_ask:
-                next_ask = now + _ASK_EVERY_S
-                self._ask()
+            if pinging and now >= next_ping:
+                next_ping = now + _PING_EVERY_S
+                self._ping()
             if working and now >= next_beat:
                 next_beat = now + 0.1
                 for worker in self._workers:
@@ -154,7 +154,7 @@ class Crash:
                 elif working:
                     next(worker for worker in self._workers if worker.socket is socket).handle()
 
-    def _ask(self) -> None:
+    def _ping(self) -> None:
         with contextlib.suppress(zmq.Again):
             self._front.send(codec.encode(m.GetJob(req=0, job_id="job-0")), zmq.NOBLOCK)
 

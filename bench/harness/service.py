@@ -76,7 +76,7 @@ class Service:
                 if sum(worker.state == "idle" for worker in pool.workers) >= workers:
                     return pool
             await asyncio.sleep(0.05)
-        raise BenchError(f"no {workers} idle workers after {READY_S:.0f} s: {self.last_words()}")
+        raise BenchError(f"no {workers} idle workers after {READY_S:.0f} s: {self.last_lines()}")
 
     async def answers(self) -> None:
         """Return once the edge says that a job could run. Raises `BenchError`."""
@@ -88,7 +88,7 @@ class Service:
                     if (await client.get("/health")).status_code == 200:
                         return
                 await asyncio.sleep(0.05)
-        raise BenchError(f"the edge is not ready after {READY_S:.0f} s: {self.last_words()}")
+        raise BenchError(f"the edge is not ready after {READY_S:.0f} s: {self.last_lines()}")
 
     def agents(self) -> list[tuple[str, psutil.Process]]:
         """(its supervisor, the agent) of all agents that live now."""
@@ -99,9 +99,9 @@ class Service:
         for process in self.processes.values():
             process.check()
 
-    def last_words(self) -> str:
+    def last_lines(self) -> str:
         """The last line of each process's log."""
-        return "; ".join(f"{name}: {process.last_words()}" for name, process in sorted(self.processes.items()))
+        return "; ".join(f"{name}: {process.last_lines()}" for name, process in sorted(self.processes.items()))
 
     def stop(self) -> None:
         """SIGTERM to all, SIGKILL to what is left."""

@@ -33,15 +33,15 @@ app.conf.update(task_acks_late=True, task_ignore_result=True, worker_prefetch_mu
 _REJECT_VARIABLE = "BENCH_REJECT_ON_WORKER_LOST"
 #: Off as it comes: a task whose process dies is then acknowledged, and gone.
 app.conf.update(task_reject_on_worker_lost=os.environ.get(_REJECT_VARIABLE) == "1")
-_tellers: list[DoneNotifier] = []
+_notifiers: list[DoneNotifier] = []
 
 
 @app.task(name="bench.job")  # type: ignore[untyped-decorator]
 def job(number: int, seconds: float, payload: str) -> None:
     """Take that long, and say so."""
-    if not _tellers:
-        _tellers.append(DoneNotifier())
-    _tellers[0].run(number, seconds)
+    if not _notifiers:
+        _notifiers.append(DoneNotifier())
+    _notifiers[0].run(number, seconds)
 
 
 class CeleryAdapter(PeerAdapter):

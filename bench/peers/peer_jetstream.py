@@ -130,7 +130,7 @@ def newest() -> tuple[str, tuple[int, ...]]:
 
 async def work() -> None:
     """Fetch, run, acknowledge, until killed."""
-    teller = DoneNotifier()
+    notifier = DoneNotifier()
     connection: Any = await nats.connect(os.environ[SERVER_VARIABLE])
     jobs = await connection.jetstream().pull_subscribe(_SUBJECT, durable=_CONSUMER, stream=_STREAM)
     while True:
@@ -140,10 +140,10 @@ async def work() -> None:
             continue
         for message in messages:
             number, seconds = _HEAD.unpack(message.data[: _HEAD.size])
-            teller.started(number, seconds)
+            notifier.started(number, seconds)
             if seconds > 0:
                 await asyncio.sleep(seconds)
-            teller.done(number)
+            notifier.done(number)
             await message.ack()
 
 

@@ -118,13 +118,13 @@ def parse_name(job_id: str) -> tuple[int, float]:
 
 def work(name: str) -> None:
     """Serve until killed."""
-    teller = DoneNotifier()
+    notifier = DoneNotifier()
 
     def started(job_id: str) -> None:
-        teller.started(*parse_name(job_id))
+        notifier.started(*parse_name(job_id))
 
     def committed(job_id: str, accepted: bool) -> None:
-        teller.done(parse_name(job_id)[0])
+        notifier.done(parse_name(job_id)[0])
 
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     worker = CrowdWorker(dealer(context, os.environ[SERVER_VARIABLE]), f"sim-{name}", 1, started, committed)

@@ -37,10 +37,10 @@ class Replica:
     def __init__(self, done: str, chosen: list[int]) -> None:
         if chosen:
             os.sched_setaffinity(0, chosen)
-        self._teller = DoneNotifier(done)
+        self._notifier = DoneNotifier(done)
 
     def __call__(self, number: int, seconds: float, payload: bytes) -> None:
-        self._teller.run(number, seconds)
+        self._notifier.run(number, seconds)
 
 
 class RayAdapter(PeerAdapter):

@@ -69,10 +69,10 @@ class Done:
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                told = self._socket.recv(_FORM.size)
-                if len(told) != _FORM.size:
+                datagram = self._socket.recv(_FORM.size)
+                if len(datagram) != _FORM.size:
                     return  # shut down
-                number, is_end, moment, pid = _FORM.unpack(told)
+                number, is_end, moment, pid = _FORM.unpack(datagram)
                 with self._changed:
                     if is_end:
                         self.at[number] = moment

@@ -85,10 +85,10 @@ def measure(order: Order, limit_s: float | None = None) -> list[Line]:
         with contextlib.suppress(psutil.NoSuchProcess):
             kill_marked(mark, psutil.Process(process.pid))
         process.wait()
-    said = {line.part for line in lines}
-    missing = [part for part in order.parts if part not in said]
-    words = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:200]
-    return lines + [Line(part=part, missing=reason or f"failed: {words}") for part in missing]
+    measured = {line.part for line in lines}
+    missing = [part for part in order.parts if part not in measured]
+    last_line = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:200]
+    return lines + [Line(part=part, missing=reason or f"failed: {last_line}") for part in missing]
 
 
 def _lines(process: subprocess.Popen[bytes], limit_s: float) -> Iterator[Line]:
@@ -111,7 +111,7 @@ def _lines(process: subprocess.Popen[bytes], limit_s: float) -> Iterator[Line]:
                 yield line
 
 
-def child(order: Order, say: Callable[[Line], None]) -> None:
+def child(order: Order, emit: Callable[[Line], None]) -> None:
     """Measure the parts of one group."""
     done = Done(Path(tempfile.mkdtemp(prefix="d", dir=order.room)) / "s")
     module, _, name = order.adapter.partition(":")
@@ -120,12 +120,12 @@ def child(order: Order, say: Callable[[Line], None]) -> None:
         with pinned(driver_cores()):
             made = getattr(importlib.import_module(module), name)(order.mode, Path(order.room), done)
             adapter: PeerAdapter = made
-            say(Line(part="about", about=adapter.versions))
+            emit(Line(part="about", about=adapter.versions))
             for part in order.parts:
-                say(_part(adapter, done, order, part))
+                emit(_part(adapter, done, order, part))
     except Unavailable as error:
         for part in order.parts:
-            say(Line(part=part, missing=str(error)))
+            emit(Line(part=part, missing=str(error)))
     finally:
         if made is not None:
             made.close()
@@ -160,16 +160,16 @@ def main(text: str) -> int:
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
 
-    def say(line: Line) -> None:
+    def emit(line: Line) -> None:
         out.write(msgspec.json.encode(line) + b"\n")
 
     try:
-        child(msgspec.json.decode(text, type=Order), say)
+        child(msgspec.json.decode(text, type=Order), emit)
     except Exception as error:  # the outermost loop of a process: a peer's library may raise anything
         traceback.print_exc()
         print(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", file=sys.stderr)
         return 1
-    say(Line(part="end"))
+    emit(Line(part="end"))
     return 0
 
 

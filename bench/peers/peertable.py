@@ -182,9 +182,9 @@ def _cells(row: Row, ours: Row | None) -> list[str]:
     flush = "–" if row.flush_s is None else number_text(row.flush_s * 1e3)
     name = f"{row.name} ({row.versions})" if row.versions else row.name
     cells = [name, row.promise, flush]
-    for part, told in (("a", _rate), ("b", _start), ("b", _end), ("c", _waits), ("d", _crashes), ("e", _survival)):
+    for part, cell in (("a", _rate), ("b", _start), ("b", _end), ("c", _waits), ("d", _crashes), ("e", _survival)):
         line = row.part(part)
-        cells.append("–" if line is None or line.missing else line.same or told(row, line, ours))
+        cells.append("–" if line is None or line.missing else line.same or cell(row, line, ours))
     return cells
 
 
@@ -214,10 +214,10 @@ def _waits(row: Row, line: Line, ours: Row | None) -> str:
 
 
 def _crashes(row: Row, line: Line, ours: Row | None) -> str:
-    told = [crash_text(crash) for crash in line.crashes]
-    if len(told) == 1:
-        return told[0]
-    return "; ".join(f"{crash.what}: {text}" for crash, text in zip(line.crashes, told, strict=True))
+    cells = [crash_text(crash) for crash in line.crashes]
+    if len(cells) == 1:
+        return cells[0]
+    return "; ".join(f"{crash.what}: {text}" for crash, text in zip(line.crashes, cells, strict=True))
 
 
 def crash_text(crash: Crash) -> str:

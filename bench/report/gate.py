@@ -63,6 +63,6 @@ def findings(counts: Mapping[str, float], baseline: Baseline, python: str) -> li
         if known is None:
             found.append(f"{name} is {value:g} and has no baseline yet")
         elif abs(value - known) > TOLERANCE.get(kind, 0.0) * known + 1e-9:
-            word = "grew" if value > known else "shrank"
-            found.append(f"{name} {word} from {known:g} to {value:g}")
+            direction = "grew" if value > known else "shrank"
+            found.append(f"{name} {direction} from {known:g} to {value:g}")
     return found

@@ -123,9 +123,9 @@ def simulate(plan: DayPlan, jobs: list[DayJob], path: Path) -> Outcome:
         clock.run_until(end, broker.tick)
         for send in broker.end_pass(end):
             if send.peer == EDGE:
-                clients.hear(send.message)
+                clients.receive(send.message)
             else:
-                workers.hear(send, end)
+                workers.receive(send, end)
         if end >= 3600.0 * hour:
             progress(f"hour {hour}: {len(jobs) - outcome.states.count(0):,} of {len(jobs):,} jobs are over")
             hour += 1

@@ -128,7 +128,7 @@ class DayBroker:
         self.up = False
         self._journal.close()
 
-    def hear(self, peer: bytes, message: m.Message, now: float) -> None:
+    def receive(self, peer: bytes, message: m.Message, now: float) -> None:
         """Take a message; while there is no broker it is lost."""
         if self.up:
             self._taken.append((peer, message))

@@ -59,18 +59,18 @@ class Clients:
         self._specs = {model: encode_spec(_spec(model)) for model in {job.model for job in jobs}}
         self._coming = deque(sorted(range(len(jobs)), key=lambda number: jobs[number].at_s))
         #: What is not answered, by its number.
-        self._asked: dict[int, m.Submit | m.CancelJob] = {}
+        self._unanswered: dict[int, m.Submit | m.CancelJob] = {}
         self._next_arrival()
 
-    def hear(self, message: m.Message) -> None:
+    def receive(self, message: m.Message) -> None:
         """Take an answer."""
         if isinstance(message, m.Accepted | m.Rejected | m.CancelReply):
-            self._asked.pop(message.req, None)
+            self._unanswered.pop(message.req, None)
 
     def repeat(self, message: m.Message, back_at: float) -> None:
         """Ask again for what was lost with a broker, once the next one is there."""
         if isinstance(message, m.Submit | m.CancelJob):
-            self._clock.at(back_at + self._rng.uniform(0.05, 1.0), self._ask_again, message.req)
+            self._clock.at(back_at + self._rng.uniform(0.05, 1.0), self._send_again, message.req)
 
     def _next_arrival(self) -> None:
         if self._coming:
@@ -79,30 +79,30 @@ class Clients:
 
     def _arrive(self, number: int, now: float) -> None:
         job = self._jobs[number]
-        wanted = m.Submission(model=job.model, units=_UNITS_A_SECOND * job.length_s * job.error, tenant=job.tenant)
+        submission = m.Submission(model=job.model, units=_UNITS_A_SECOND * job.length_s * job.error, tenant=job.tenant)
         body = self._specs[job.model]
-        self._ask(m.Submit(req=number, job_id=job_id(number), submission=wanted, fresh=True, body=body), now)
+        self._send(m.Submit(req=number, job_id=job_id(number), submission=submission, fresh=True, body=body), now)
         if job.cancel_after_s:
             self._clock.at(now + job.cancel_after_s, self._cancel, number)
         self._next_arrival()
 
     def _cancel(self, number: int, now: float) -> None:
-        self._ask(m.CancelJob(req=len(self._jobs) + number, job_id=job_id(number)), now)
+        self._send(m.CancelJob(req=len(self._jobs) + number, job_id=job_id(number)), now)
 
-    def _ask(self, message: m.Submit | m.CancelJob, now: float) -> None:
-        self._asked[message.req] = message
+    def _send(self, message: m.Submit | m.CancelJob, now: float) -> None:
+        self._unanswered[message.req] = message
         if self._broker.up:
-            self._broker.hear(EDGE, message, now)
+            self._broker.receive(EDGE, message, now)
         else:
-            self._clock.at(now + 0.5, self._ask_again, message.req)
+            self._clock.at(now + 0.5, self._send_again, message.req)
 
-    def _ask_again(self, req: int, now: float) -> None:
-        message = self._asked.get(req)
+    def _send_again(self, req: int, now: float) -> None:
+        message = self._unanswered.get(req)
         if isinstance(message, m.Submit):
             # It may have been taken.
             message = replace(message, fresh=False)
         if message is not None:
-            self._ask(message, now)
+            self._send(message, now)
 
 
 class _Attempt(Struct):
@@ -147,7 +147,7 @@ class Workers:
         for worker in self._workers:
             clock.at(0.0, self._hello, worker)
 
-    def hear(self, send: Send, now: float) -> None:
+    def receive(self, send: Send, now: float) -> None:
         """Take a message of the broker to one of them."""
         worker, message = self._by_peer[send.peer], send.message
         if not worker.alive:
@@ -183,7 +183,7 @@ class Workers:
             self._clock.at(now + REPAIR_S, self._back, worker)
 
     def _silent(self, worker: _Worker, now: float) -> None:
-        self._broker.hear(worker.peer, m.Goodbye(reason="silent"), now)
+        self._broker.receive(worker.peer, m.Goodbye(reason="silent"), now)
 
     def _back(self, worker: _Worker, now: float) -> None:
         worker.alive, worker.boot, worker.seen = True, worker.boot + 1, 0
@@ -194,13 +194,13 @@ class Workers:
         if not worker.alive:
             return
         holding, boot = self._holding(worker, now), f"b{worker.boot}"
-        self._broker.hear(worker.peer, m.Hello(name=worker.name, boot=boot, body=self._info, **holding), now)
+        self._broker.receive(worker.peer, m.Hello(name=worker.name, boot=boot, body=self._info, **holding), now)
         for message in worker.unacked.values():
-            self._broker.hear(worker.peer, message, now)
+            self._broker.receive(worker.peer, message, now)
         self._beat(worker, now)
 
     def _beat(self, worker: _Worker, now: float) -> None:
-        self._broker.hear(worker.peer, m.Heartbeat(model=worker.model, **self._holding(worker, now)), now)
+        self._broker.receive(worker.peer, m.Heartbeat(model=worker.model, **self._holding(worker, now)), now)
 
     @staticmethod
     def _holding(worker: _Worker, now: float) -> dict[str, Any]:
@@ -230,12 +230,12 @@ class Workers:
         if worker.attempt is attempt and not attempt.stopping:
             took_s = now - attempt.begun_at
             message = m.Finished(**_key(attempt), free=1, run_s=took_s, age_s=took_s, body=_RESULT)
-            self._tell(worker, message, now)
+            self._report(worker, message, now)
 
     def _stopped(self, worker: _Worker, attempt: _Attempt, now: float) -> None:
         if worker.attempt is attempt:
             self._outcome.wasted_s += now - attempt.begun_at
-            self._tell(worker, m.Cancelled(**_key(attempt), free=1, age_s=now - attempt.begun_at), now)
+            self._report(worker, m.Cancelled(**_key(attempt), free=1, age_s=now - attempt.begun_at), now)
 
     def _crash(self, worker: _Worker, attempt: _Attempt, now: float) -> None:
         if worker.attempt is not attempt or attempt.stopping:
@@ -244,7 +244,7 @@ class Workers:
         worker.model, worker.respawning = "", True
         age_s = now - attempt.begun_at
         message = m.Failed(**_key(attempt), kind=FailureKind.ENGINE_CRASHED, message="killed", free=0, age_s=age_s)
-        self._tell(worker, message, now)
+        self._report(worker, message, now)
         self._clock.at(now + RESPAWN_S, self._respawned, worker, worker.boot)
 
     def _respawned(self, worker: _Worker, boot: int, now: float) -> None:
@@ -252,11 +252,11 @@ class Workers:
             worker.respawning = False
             self._beat(worker, now)
 
-    def _tell(self, worker: _Worker, message: m.Finished | m.Failed | m.Cancelled, now: float) -> None:
+    def _report(self, worker: _Worker, message: m.Finished | m.Failed | m.Cancelled, now: float) -> None:
         """Report the end of its attempt, until it is acknowledged."""
         worker.attempt = None
         worker.unacked[message.job_id, message.fence] = message
-        self._broker.hear(worker.peer, message, now)
+        self._broker.receive(worker.peer, message, now)
 
 
 def _spec(model: str) -> JobSpec:

@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from bench.harness.process import ask_child
+from bench.harness.process import run_child
 from bench.harness.procs import temporary_home
 from bench.harness.service import Service
 from bench.harness.stepper import StepFeeder
@@ -101,7 +101,7 @@ def _measure(plan: DepotPlan, service: Service, home: Path) -> Puts:
         )
         progress(f"{plan.repeats} files of {plan.size_mb} MB")
         with ThreadPoolExecutor(1) as threads:
-            answer = _answer(threads.submit(ask_child, "scripts.depot_put", order), stepper)
+            answer = _answer(threads.submit(run_child, "scripts.depot_put", order), stepper)
     finally:
         stepper.close()
     if answer is None:
@@ -109,9 +109,9 @@ def _measure(plan: DepotPlan, service: Service, home: Path) -> Puts:
     return msgspec.json.decode(answer, type=Puts)
 
 
-def _answer(asked: Future[bytes | None], stepper: StepFeeder) -> bytes | None:
+def _answer(future: Future[bytes | None], stepper: StepFeeder) -> bytes | None:
     while True:
         try:
-            return asked.result(_BEAT_S)
+            return future.result(_BEAT_S)
         except TimeoutError:
             stepper.beat()

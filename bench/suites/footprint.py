@@ -85,18 +85,18 @@ class Line:
         #: Those to the edge.
         self.edge_messages = self.edge_bytes = 0
         hello = m.Hello(name="sim-0", boot="1", seen=0, free=1, body=_INFO)
-        self._hear(_AGENT, codec.from_agent, codec.encode(hello))
-        self._hear(_AGENT, codec.from_agent, codec.encode(m.Heartbeat(seen=0, free=1, model=MODEL)))
+        self._receive(_AGENT, codec.from_agent, codec.encode(hello))
+        self._receive(_AGENT, codec.from_agent, codec.encode(m.Heartbeat(seen=0, free=1, model=MODEL)))
         if watched:
-            self._hear(_EDGE, codec.from_edge, codec.encode(m.Watch(req=0)))
+            self._receive(_EDGE, codec.from_edge, codec.encode(m.Watch(req=0)))
 
     def jobs(self, count: int) -> list[tuple[bytes, bytes]]:
         """Messages of so many new jobs, as their edge and their worker send them: the submit and the result."""
         found = []
         for _ in range(count):
             self._count += 1
-            job_id, wanted = f"job-{self._count:06}", m.Submission(model=MODEL, units=1.0)
-            submit = m.Submit(req=self._count, job_id=job_id, submission=wanted, fresh=True, body=_BODY)
+            job_id, submission = f"job-{self._count:06}", m.Submission(model=MODEL, units=1.0)
+            submit = m.Submit(req=self._count, job_id=job_id, submission=submission, fresh=True, body=_BODY)
             # Each job is granted once, in turn.
             key: dict[str, Any] = {"job_id": job_id, "fence": self._journal.epoch << 32 | self._count}
             finished = m.Finished(**key, free=1, run_s=0.01, body=codec.encode_body(Result()))
@@ -106,27 +106,27 @@ class Line:
     def run(self, jobs: list[tuple[bytes, bytes]]) -> None:
         """Take each job from its submit to its acknowledged result. Raises `AssertionError` when one is not taken."""
         for submit, finished in jobs:
-            assert type(self._hear(_EDGE, codec.from_edge, submit)) is m.Run, "the job was not given out"
-            answer = self._hear(_AGENT, codec.from_agent, finished)
+            assert type(self._receive(_EDGE, codec.from_edge, submit)) is m.Run, "the job was not given out"
+            answer = self._receive(_AGENT, codec.from_agent, finished)
             assert type(answer) is m.ResultAck, "the result was not answered"
 
     def steps(self, watch: m.Watch, *, follow: bool) -> StepCost:
         """Let one job make `_STEPS` steps, each in a heartbeat of its own, before an edge that watches so."""
-        self._hear(_EDGE, codec.from_edge, codec.encode(watch))
+        self._receive(_EDGE, codec.from_edge, codec.encode(watch))
         submit, finished = self.jobs(1)[0]
         job_id, fence = codec.from_edge(submit)[0].job_id, codec.from_agent(finished)[0].fence
-        self._hear(_EDGE, codec.from_edge, submit)
+        self._receive(_EDGE, codec.from_edge, submit)
         beats = []
         for step in range(_STEPS + 1):
             held = m.Held(job_id=job_id, fence=fence, phase="denoise", step=step, total=_STEPS)
             beats.append(codec.encode(m.Heartbeat(seen=fence, free=0, held=(held,), model=MODEL)))
-        self._hear(_AGENT, codec.from_agent, beats[0])
+        self._receive(_AGENT, codec.from_agent, beats[0])
         if follow:
-            self._hear(_EDGE, codec.from_edge, codec.encode(m.Follow(job_ids=(job_id,))))
+            self._receive(_EDGE, codec.from_edge, codec.encode(m.Follow(job_ids=(job_id,))))
         messages, wire_bytes = self.edge_messages, self.edge_bytes
         with CallCounter() as counter:
             for beat in beats[1:]:
-                self._hear(_AGENT, codec.from_agent, beat)
+                self._receive(_AGENT, codec.from_agent, beat)
         return StepCost(
             messages=(self.edge_messages - messages) / _STEPS,
             wire_bytes=round((self.edge_bytes - wire_bytes) / _STEPS),
@@ -136,7 +136,7 @@ class Line:
     def close(self) -> None:
         self._journal.close()
 
-    def _hear(self, peer: bytes, decode: codec.Decoder, frame: bytes) -> m.Message | None:
+    def _receive(self, peer: bytes, decode: codec.Decoder, frame: bytes) -> m.Message | None:
         """Make one pass; return the last message to a worker, if there is one."""
         self._now += 0.001
         self.messages += 1

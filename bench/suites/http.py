@@ -160,8 +160,8 @@ def fan_out(plan: HttpPlan, port: int, path: str, process: psutil.Process, step:
         events, read, cpu_s = streams.events, streams.bytes, cpu_seconds(process)
         for number in range(1, plan.steps + 1):
             step()
-            wanted = events + number * plan.streams
-            streams.serve(0.5, lambda: streams.events >= wanted)  # noqa: B023  # called at once
+            target = events + number * plan.streams
+            streams.serve(0.5, lambda: streams.events >= target)  # noqa: B023  # called at once
         streams.serve(0.3)
         count = streams.events - events
         return Fan(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from bench.harness.process import ask_child
+from bench.harness.process import run_child
 from bench.report.errors import BenchError
 
 
@@ -54,7 +54,7 @@ def idle_ms(spans: Sequence[Span], forwards: int) -> list[float]:
 
 def run(order: Order) -> list[float]:
     """Milliseconds of each hand-over. Raises `BenchError`."""
-    answer = ask_child("scripts.engine_idle", order)
+    answer = run_child("scripts.engine_idle", order)
     if answer is None:
         raise BenchError(f"idle time between jobs of {Path(order.model).name} could not be measured; why is said above")
     return msgspec.json.decode(answer, type=list[float])

@@ -99,7 +99,7 @@ def _totals(
     share = (covered_s(outcomes) or busy) / (workers * duration) * 100 if workers and duration else None
     return [
         Metric("duration_s", "duration, first arrival to last end", duration, "s", "or to where the rest was given up"),
-        Metric("request_rate", "request rate", (len(outcomes) - 1) / span if span else None, "1/s", _asked(plan)),
+        Metric("request_rate", "request rate", (len(outcomes) - 1) / span if span else None, "1/s", _request(plan)),
         *(Metric(status, status, counts[status]) for status in ("succeeded", "failed", "cancelled", "rejected")),
         Metric("errors", "errors", counts["error"]),
         Metric("unfinished", "unfinished", counts["unfinished"]),
@@ -136,7 +136,7 @@ def _pace(plan: LoadPlan) -> str:
     return f"of {plan.trace}" if plan.rate is None else f"at {plan.rate:g}/s"
 
 
-def _asked(plan: LoadPlan) -> str:
+def _request(plan: LoadPlan) -> str:
     return "" if plan.rate is None else f"asked {plan.rate:g}"
 
 

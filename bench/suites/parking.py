@@ -12,7 +12,7 @@ from statistics import median
 import msgspec
 from msgspec import Struct
 
-from bench.harness.process import ask_child
+from bench.harness.process import run_child
 from bench.report.errors import BenchError
 from bench.report.report import Metric
 
@@ -60,7 +60,7 @@ class Park(Struct, frozen=True, kw_only=True):
 
 def run(order: Order) -> list[Park]:
     """Park and go on. Raises `BenchError`."""
-    answer = ask_child("scripts.engine_parked", order)
+    answer = run_child("scripts.engine_parked", order)
     if answer is None:
         raise BenchError("what parking costs could not be measured; why is said above")
     return msgspec.json.decode(answer, type=list[Park])

@@ -178,7 +178,7 @@ def _outcomes(plan: PromisesPlan, orders: Sequence[Order], noise: float, delay: 
 
 
 def _silent(outcome: Outcome) -> bool:
-    return outcome.ready_by > 0.0 and outcome.end_s > outcome.ready_by and not outcome.told_at
+    return outcome.ready_by > 0.0 and outcome.end_s > outcome.ready_by and not outcome.broken_at
 
 
 def _figures(orders: Sequence[Order], ends: Sequence[float], promises: Sequence[Outcome]) -> Figures:

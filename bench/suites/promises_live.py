@@ -211,7 +211,9 @@ def report_of(
     """Promises kept, and what short and long jobs took beside their time alone; beside the same jobs, each to its end."""
     promised = [view for view in views if view.promise is not None]
     kept = [view for view in promised if _kept(view)]
-    untold = [view for view in promised if not _kept(view) and view.promise is not None and not view.promise.broken_at]
+    unreported = [
+        view for view in promised if not _kept(view) and view.promise is not None and not view.promise.broken_at
+    ]
     short, long = _stretches(orders, views, pace)
     short_to_end, long_to_end = _stretches(orders, to_end, pace)
     lost = 100.0 * (sum(long) / sum(long_to_end) - 1.0) if long else None
@@ -233,7 +235,7 @@ def report_of(
                 "%",
                 f"bar: 99 %; each to its end {kept_to_end:.1f}",
             ),
-            Metric("silent", "promises broken untold", len(untold), "", "bar: 0"),
+            Metric("silent", "promises broken untold", len(unreported), "", "bar: 0"),
             Metric(
                 "short_p95_x",
                 "short jobs over their time alone, p95",

@@ -75,7 +75,7 @@ def draw(plan: LivePlan) -> Draw:
         long=(stretches(0, long=True), stretches(1, long=True), stretches(2, long=True)),
         kept=len(promised) - len(broken),
         promised=len(promised),
-        silent=sum(not outcome.told_at for outcome in broken),
+        silent=sum(not outcome.broken_at for outcome in broken),
         parks=sum(outcome.parks for outcome in ours),
     )
 

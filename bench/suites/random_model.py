@@ -39,12 +39,12 @@ def build(name: str, out: Path, tokenizer: str, device: str = "cpu") -> None:
     with torch.device(device):
         transformer = _Transformer(text_dim=text_dim, **SIZES[name])
     torch.set_default_dtype(torch.float32)
-    words: Any = AutoTokenizer.from_pretrained(tokenizer)
+    tokenize: Any = AutoTokenizer.from_pretrained(tokenizer)
     text: Any = UMT5EncoderModel(
-        UMT5Config(vocab_size=len(words), d_model=text_dim, d_ff=1024, num_layers=2, num_heads=16, d_kv=64)
+        UMT5Config(vocab_size=len(tokenize), d_model=text_dim, d_ff=1024, num_layers=2, num_heads=16, d_kv=64)
     )
     pipe = _Pipeline(
-        tokenizer=words,
+        tokenizer=tokenize,
         text_encoder=text.to(torch.bfloat16),
         vae=_Vae(base_dim=8 if name == "tiny" else 96),
         scheduler=_Scheduler(shift=3.0),

@@ -72,7 +72,7 @@ class Killer:
         await self._desk_answers(running)
         answered = time.time()
         for job_id in (running, waiting):
-            await self._asked(job_id, lambda state, _: state in FINAL_NAMES)
+            await self._until(job_id, lambda state, _: state in FINAL_NAMES)
         return answered - begun
 
     async def edge(self) -> float:
@@ -88,19 +88,19 @@ class Killer:
             _give_up_after(begun)
             await asyncio.sleep(_PAUSE_S)
         answered = time.time()
-        await self._asked(job_id, lambda state, _: state in FINAL_NAMES)
+        await self._until(job_id, lambda state, _: state in FINAL_NAMES)
         return answered - begun
 
     async def _again(self, kill: Callable[[], None]) -> float:
         job_id = await self._slow_job()
         begun = time.time()
         kill()
-        await self._asked(job_id, lambda state, attempts: attempts >= 2)
+        await self._until(job_id, lambda state, attempts: attempts >= 2)
         view = await self._desk.client.get(job_id)
         assert view is not None
         # The broker's clock is this machine's.
         restarted = [move.at for move in view.history if move.target == "running"][1]
-        await self._asked(job_id, lambda state, _: state in FINAL_NAMES)
+        await self._until(job_id, lambda state, _: state in FINAL_NAMES)
         return restarted - begun
 
     async def _slow_job(self, wait: bool = True) -> str:
@@ -110,7 +110,7 @@ class Killer:
         spec = spec_of(self._card, num_inference_steps=_STEPS, extra=extra, width=64, height=64, num_frames=5)
         job_id = await self._desk.submit(spec, self._card)
         if wait:
-            await self._asked(job_id, lambda state, _: state == "running")
+            await self._until(job_id, lambda state, _: state == "running")
             await asyncio.sleep(4 * _STEP_S)
         return job_id
 
@@ -120,7 +120,7 @@ class Killer:
                 if await self._desk.client.get(job_id) is not None:
                     return
 
-    async def _asked(self, job_id: str, true: Callable[[str, int], bool]) -> None:
+    async def _until(self, job_id: str, true: Callable[[str, int], bool]) -> None:
         """Ask the broker until it is so: events may be lost when it dies."""
         begun = time.time()
         while True:

@@ -13,7 +13,7 @@ from statistics import median
 import msgspec
 from msgspec import Struct
 
-from bench.harness.process import ask_child
+from bench.harness.process import run_child
 from bench.report.errors import BenchError
 from bench.report.report import Metric
 from bench.report.stats import percentile
@@ -83,7 +83,7 @@ class Drawn(Struct, frozen=True, kw_only=True):
 
 def run(order: Order) -> Drawn:
     """Draw and kill. Raises `BenchError`."""
-    answer = ask_child("scripts.engine_killed", order)
+    answer = run_child("scripts.engine_killed", order)
     if answer is None:
         raise BenchError("the engine whose forks are killed has failed; why is said above")
     return msgspec.json.decode(answer, type=Drawn)

@@ -168,7 +168,7 @@ class Drawer:
                 if view is not None:
                     return view
             await asyncio.sleep(_LOOK_S)
-        raise BenchError(f"no answer about job {job_id} within {_PATIENCE_S:.0f} s: {self.service.last_words()}")
+        raise BenchError(f"no answer about job {job_id} within {_PATIENCE_S:.0f} s: {self.service.last_lines()}")
 
     async def watched(self, job_id: str, seconds: float) -> tuple[m.JobView, tuple[tuple[float, int], ...]]:
         """The job so many seconds later, and when it was at which step of its denoising."""
@@ -190,7 +190,7 @@ class Drawer:
             if view.state in (*states, *FINAL_NAMES):
                 return view
             await asyncio.sleep(_LOOK_S)
-        raise BenchError(f"job {job_id} was not final after {_PATIENCE_S:.0f} s: {self.service.last_words()}")
+        raise BenchError(f"job {job_id} was not final after {_PATIENCE_S:.0f} s: {self.service.last_lines()}")
 
     def pixels(self, view: m.JobView) -> Any:
         """The picture of a job that succeeded, height x width x 3; None of another."""

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from bench.harness.process import ask_child
+from bench.harness.process import run_child
 from bench.harness.procs import cores
 from bench.report.errors import BadPlan, BenchError
 from bench.report.report import Grid, Metric, Report, progress
@@ -64,7 +64,7 @@ def run(model: Path, names: str, size: str, steps: int, *, on_gpu: bool) -> list
         variants=() if names == "all" else tuple(name.strip() for name in names.split(",")),
     )
     progress(f"variants of {model.name}: {names}")
-    answer = ask_child("scripts.engine_speed", order)
+    answer = run_child("scripts.engine_speed", order)
     if answer is None:
         raise BenchError("no variant could be measured; why is said above")
     return msgspec.json.decode(answer, type=list[Row])

@@ -19,7 +19,7 @@ import httpx
 import msgspec
 from msgspec import Meta, Struct
 
-from bench.harness.process import ask_child
+from bench.harness.process import run_child
 from bench.harness.procs import temporary_home
 from bench.harness.service import READY_S, Service
 from bench.report.errors import BenchError
@@ -119,7 +119,7 @@ def run(plan: PagePlan) -> Report:
                 progress(f"drawing {plan.tiles} pictures")
                 _fill(http, plan.tiles)
                 progress("what the gallery asks for")
-                answers = _ask(http, plan.history)
+                answers = _measure(http, plan.history)
                 progress("the page of an idle service")
                 idle = _watched(Order(url=service.url, busy=False, loads=plan.loads, idle_s=plan.idle_s))
                 progress("the page of a busy service")
@@ -130,7 +130,7 @@ def run(plan: PagePlan) -> Report:
     return _report(plan, idle, busy, answers)
 
 
-def _ask(http: httpx.Client, history: int) -> dict[str, float]:
+def _measure(http: httpx.Client, history: int) -> dict[str, float]:
     """Milliseconds of the answers to what the gallery asks for, each the median of three."""
     now = time.time()
     queries = {
@@ -208,7 +208,7 @@ def _busy(http: httpx.Client) -> Iterator[None]:
 
 
 def _watched(order: Order) -> Seen:
-    answer = ask_child("scripts.page_watch", order, takes_s=order.watch_s)
+    answer = run_child("scripts.page_watch", order, takes_s=order.watch_s)
     if answer is None:
         raise BenchError("the page could not be measured; why is said above")
     return msgspec.json.decode(answer, type=Seen)

@@ -130,7 +130,7 @@ class BrokerClient:
         """As `list`, of so many answers of the broker at most (None: as many as it takes), each of some thousand jobs looked at."""
         query = m.ListJobs(req=0, **fields)
         found: list[m.JobView] = []
-        asked = 0
+        replies = 0
         while True:
             answer = expect(m.Jobs, await self._request(partial(numbered, query)))
             views = codec.job_views(answer.body)
@@ -138,8 +138,8 @@ class BrokerClient:
             if not answer.behind:
                 return JobSearch(found, answer.more)
             query = msgspec.structs.replace(query, limit=query.limit - len(views), behind=answer.behind)
-            asked += 1
-            if asked == answers:
+            replies += 1
+            if replies == answers:
                 return JobSearch(found, True, answer.behind, answer.behind_at)
 
     async def forget(self, job_ids: Sequence[str], *, finished_s: float = 0.0) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ class FollowedJobs:
     def unsent(self) -> Iterator[m.Follow]:
         """Messages to send, in any order: a job is in one alone."""
         for on in (True, False):
-            jobs = iter([job_id for job_id, wanted in self._unsent.items() if wanted is on])
+            jobs = iter([job_id for job_id, followed in self._unsent.items() if followed is on])
             while portion := tuple(islice(jobs, MAX_FOLLOW)):
                 yield m.Follow(job_ids=portion, on=on)
 

@@ -95,7 +95,13 @@ class WorkerNoted(Struct, frozen=True, gc=False):
 
     worker: str
     action: Literal[
-        "worker_tripped", "worker_restored", "drain_asked", "undrain_asked", "device_fault", "depot_full", "depot_room"
+        "worker_tripped",
+        "worker_restored",
+        "drain_requested",
+        "undrain_requested",
+        "device_fault",
+        "depot_full",
+        "depot_room",
     ]
     text: str
 

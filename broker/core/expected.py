@@ -21,7 +21,7 @@ from broker.wire.terms import JobState
 #: A job that has run longer than predicted is taken to need this share of its prediction more.
 OVERDUE_SHARE = 0.1
 #: How many steps of a job's own the prediction weighs, in what is expected of the rest.
-STEPS_BELIEVED = 3
+PREDICTION_STEPS = 3
 #: A worker that is busy is taken to be free so many standard deviations after what is expected: as often as run times are reserved.
 BUSY_DEVIATIONS = 1.04
 
@@ -79,7 +79,7 @@ def left(state: State, job: Job, now: float) -> tuple[float, float]:
     if job.state is JobState.RUNNING and job.phase == "denoise" and done > 0:
         # The pace of its own steps says more than the prediction the more of them there were.
         paced = max(0.0, now - job.started_at) / done * max(0, job.total - job.step)
-        left_s = (done * paced + STEPS_BELIEVED * left_s) / (done + STEPS_BELIEVED)
+        left_s = (done * paced + PREDICTION_STEPS * left_s) / (done + PREDICTION_STEPS)
     if job.state is not JobState.RUNNING or job.phase == "load":
         worker = state.pool.workers.get(job.worker)
         if worker is not None and worker.model != model:

@@ -47,7 +47,7 @@ def send_grant(state: State, job: Job, worker: Worker, now: float, *, known: boo
     has that."""
     job.granted_at = now
     job.goes_on_from = job.kept
-    wanted = job.submission
+    submission = job.submission
     run = m.Run(
         job_id=job.id,
         fence=job.fence,
@@ -55,11 +55,11 @@ def send_grant(state: State, job: Job, worker: Worker, now: float, *, known: boo
         attempt=job.attempts + 1,
         profile=job.profile,
         predicted_s=job.cost
-        if known or (known is None and state.costs.can_predict(wanted.model, wanted.units))
+        if known or (known is None and state.costs.can_predict(submission.model, submission.units))
         else 0.0,
         alone=job.crashes > 0,
         body=job.body,
         kept=job.kept,
-        park_at=0 if job.committed else wanted.draft_steps,
+        park_at=0 if job.committed else submission.draft_steps,
     )
     state.send_run(worker.peer, run, evicted=job.evicted)

@@ -177,8 +177,8 @@ def _timers(state: State) -> list[str]:
         draft = job.state is JobState.PARKED and job.park != "pause"
         if draft != state.deadlines.has(("draft", job.id)):
             broken.append(f"{job.id} is {job.state}, park {job.park!r}, timer of its draft: {not draft}")
-        wanted = bool(job.deadline_at) and not job.final and not job.stop
-        if wanted and not state.deadlines.has(("deadline", job.id)):
+        required = bool(job.deadline_at) and not job.final and not job.stop
+        if required and not state.deadlines.has(("deadline", job.id)):
             broken.append(f"{job.id} has a deadline and no timer")
     broken += [f"no timer for worker {w.name}" for w in state.pool if not state.deadlines.has(("worker", w.name))]
     if state.orphans and not state.deadlines.has(("rejoin", "")):
@@ -222,12 +222,12 @@ def _hooks(state: State, on_disk: Callable[[str], list[Delivery]] | None) -> lis
         found = sorted(delivery.event for delivery in job.deliveries.values())
         if on_disk is not None and found != sorted(delivery.event for delivery in on_disk(job.id)):
             broken.append(f"{job.id} has deliveries on disk other than {found}")
-        wanted = set(job.submission.webhook_events) or set(get_args(m.WebhookEvent))
+        required = set(job.submission.webhook_events) or set(get_args(m.WebhookEvent))
         end = {"succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}.get(job.state.value)
-        needed = {end} & wanted if end else set()
+        needed = {end} & required if end else set()
         ends = set(found) & {"completed", "failed", "cancelled"}
-        if ends != needed or not set(found) <= wanted:
-            broken.append(f"{job.id} is {job.state}, its webhook wants {sorted(wanted)} and is sent {found}")
+        if ends != needed or not set(found) <= required:
+            broken.append(f"{job.id} is {job.state}, its webhook wants {sorted(required)} and is sent {found}")
         if len(found) != len(set(found)):
             broken.append(f"{job.id} sends its webhook {found}")
     return broken

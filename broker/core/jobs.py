@@ -335,8 +335,8 @@ class Job(JobRecord, kw_only=True, array_like=False):
     @property
     def draft_due(self) -> bool:
         """Whether it has come as far as its draft, which its client has not committed."""
-        wanted = self.submission.draft_steps
-        return bool(wanted) and not self.committed and self.kept >= wanted
+        draft_steps = self.submission.draft_steps
+        return bool(draft_steps) and not self.committed and self.kept >= draft_steps
 
     @property
     def parked(self) -> ParkedName:

@@ -172,10 +172,10 @@ def _jobs(state: State, _: bytes, message: m.ForgetJobs) -> Lookup | None:
 
 
 def _page(state: State, _: bytes, message: m.ListJobs) -> Lookup:
-    asked = {name: at for name in ("after_at", "since", "until") if (at := getattr(message, name))}
-    if asked:  # of the time before the clocks began it is the first moment
+    ranges = {name: at for name in ("after_at", "since", "until") if (at := getattr(message, name))}
+    if ranges:  # of the time before the clocks began it is the first moment
         ahead_s = state.calendar.ahead_s
-        message = structs.replace(message, **{name: max(1.0, at - ahead_s) for name, at in asked.items()})
+        message = structs.replace(message, **{name: max(1.0, at - ahead_s) for name, at in ranges.items()})
     return FindPage(message)
 
 

@@ -297,7 +297,7 @@ def _had_begun(job: Job) -> bool:
 
 def _require_sound(job: Job, epoch: int) -> None:
     """Raise `UnsoundJob` when a live job cannot be like this: a damaged row must not reach the timers, the queue or a worker."""
-    words = (
+    names = (
         job.id,
         job.submission.model,
         job.submission.origin,
@@ -305,9 +305,9 @@ def _require_sound(job: Job, epoch: int) -> None:
         job.submission.pinned,
         job.worker,
     )
-    for word in words:
-        if type(word) is not str:
-            raise UnsoundJob(f"names that are no text: {words}")
+    for name in names:
+        if type(name) is not str:
+            raise UnsoundJob(f"names that are no text: {names}")
     try:
         sound = 0 <= job.submission.units < inf and 0 <= job.submitted_at < inf
         sound = sound and 0 <= job.deadline_at < inf and 0 <= job.not_before < inf and 0 <= job.parked_at < inf

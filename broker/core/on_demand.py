@@ -28,7 +28,7 @@ class OnDemand:
         """Whether jobs are taken for this model while no worker has it."""
         return model in self._names or ALL in self._names
 
-    def saw(self, info: WorkerInfo) -> None:
+    def register(self, info: WorkerInfo) -> None:
         """Note the models of a worker that registers."""
         if not self._names:
             return

@@ -91,13 +91,16 @@ def _resume(state: State, job: Job, now: float) -> Answer:
 
 
 def _commit(state: State, job: Job, now: float) -> Answer:
-    wanted = job.submission.draft_steps
-    if not wanted:
+    draft_steps = job.submission.draft_steps
+    if not draft_steps:
         return "refused", "it is no draft: it was submitted without draft_steps"
     if job.committed:
         return _DONE
     if job.state is not JobState.PARKED or not job.draft_due:
-        return "refused", f"its draft is not there yet: it is {job.state}, and {job.kept} of {wanted} steps are done"
+        return (
+            "refused",
+            f"its draft is not there yet: it is {job.state}, and {job.kept} of {draft_steps} steps are done",
+        )
     job.committed = True
     if job.park:
         job.wish_park("")

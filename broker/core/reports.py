@@ -56,7 +56,7 @@ def hello(state: State, peer: bytes, message: m.Hello, now: float) -> None:
     reborn = old is not None and old.boot != message.boot
     stands = old is not None and old.peer == peer and not reborn
     worker = _register(state, message, peer, info, now)
-    state.on_demand.saw(info)
+    state.on_demand.register(info)
     state.pool.update_room(worker, message.seen, message.free)
     state.send(
         peer,
@@ -253,10 +253,10 @@ def finished(state: State, worker: Worker, message: m.Finished, found: Found, no
     if job is None:
         return
     # No heartbeat came in between: its start is reported with its end.
-    unheard = job.begun != job.fence
-    if unheard and not _plain(job):
+    start_unreported = job.begun != job.fence
+    if start_unreported and not _plain(job):
         _adopt(state, worker, job, job.fence, message.age_s, now)
-        unheard = False
+        start_unreported = False
     if job.stop:
         state.end_stopped(job, now, "finished after it was asked to stop")
         worker.cancelled += 1
@@ -272,7 +272,7 @@ def finished(state: State, worker: Worker, message: m.Finished, found: Found, no
     state.costs.learn(job.submission.model, job.submission.units, job.run_s - load_s)
     if load_s:
         state.reloads.learn(job.submission.model, load_s)
-    if unheard:
+    if start_unreported:
         state.start_and_finish(job, _begun_at(job, message.age_s, now), now)
     else:
         state.move(job, FINISHED, now)

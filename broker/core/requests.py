@@ -36,9 +36,9 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
     if existing is not None:
         _answer_repeat(state, peer, message, existing, found, now)
         return
-    wanted = message.submission
-    known = state.costs.outlook(wanted.model, wanted.units)
-    cost = state.costs.predict(wanted.model, wanted.units) if known is None else known[0]
+    submission = message.submission
+    known = state.costs.outlook(submission.model, submission.units)
+    cost = state.costs.predict(submission.model, submission.units) if known is None else known[0]
     refusal = _refusal(state, message, cost, found, now)
     if refusal is not None:
         code, text, retry_after_s = refusal
@@ -50,7 +50,7 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
         return
     job = Job(
         id=message.job_id,
-        submission=wanted,
+        submission=submission,
         body=message.body,
         deadline_at=now + message.deadline_s if message.deadline_s else 0.0,
         submitted_at=now,
@@ -60,7 +60,7 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
         fence=state.last_fence,
     )
     state.fresh[job.id] = job
-    worker = at_once(state, wanted)
+    worker = at_once(state, submission)
     if worker is not None and promise is None:
         state.queue.pass_by(now)
         give(state, job, worker)
@@ -122,18 +122,18 @@ def _refusal(
     if state.refusing:
         text = "the disk is nearly full: what room is left is kept for the results of jobs already taken"
         return "queue_full", text, DISK_RETRY_S
-    wanted = message.submission
-    if not (wanted.units < inf and message.deadline_s < inf):  # nor one that is no number
+    submission = message.submission
+    if not (submission.units < inf and message.deadline_s < inf):  # nor one that is no number
         return "invalid", "units and deadline_s must be finite numbers", 0.0
-    if wanted.gpus > 1 and (most := _most_gpus(state, wanted, now)) < wanted.gpus:
-        who = f"worker {wanted.pinned!r}" if wanted.pinned else f"any worker of model {wanted.model!r}"
-        return "gpus", f"{wanted.gpus} is more than {who} has, {most}", 0.0
-    if message.only_if_idle and not would_start(state, wanted):
+    if submission.gpus > 1 and (most := _most_gpus(state, submission, now)) < submission.gpus:
+        subject = f"worker {submission.pinned!r}" if submission.pinned else f"any worker of model {submission.model!r}"
+        return "gpus", f"{submission.gpus} is more than {subject} has, {most}", 0.0
+    if message.only_if_idle and not would_start(state, submission):
         return "busy", "no worker is free", retry_after_s(state, now)
     if message.alias_unique and found.job is not None:
-        return "alias_taken", f"a job named {wanted.alias!r} exists already", 0.0
-    if message.max_queued and (own := state.tenants.share(wanted.tenant).waiting) >= message.max_queued:
-        text = f"{own} jobs of tenant {wanted.tenant} are waiting, its limit is {message.max_queued}"
+        return "alias_taken", f"a job named {submission.alias!r} exists already", 0.0
+    if message.max_queued and (own := state.tenants.share(submission.tenant).waiting) >= message.max_queued:
+        text = f"{own} jobs of tenant {submission.tenant} are waiting, its limit is {message.max_queued}"
         return "queue_full", text, _own_turn_s(state, message, own, cost, now)
     limit, limit_s = state.policy.queue_limit, state.policy.queue_limit_s
     waiting = state.counts[QUEUED] + state.counts[DELAYED] + state.counts[PARKED]
@@ -145,21 +145,21 @@ def _refusal(
     return _too_late(state, message, cost, now) if message.deadline_s else None
 
 
-def _most_gpus(state: State, wanted: Submission, now: float) -> int:
+def _most_gpus(state: State, submission: Submission, now: float) -> int:
     """GPUs of the largest worker for such a job; no end where others may come: while workers come back to a broker that was started, while
     none has the model, and where a launcher may bring one."""
     sizes = [
         worker.info.gpus
         for worker in state.pool
-        if wanted.model in worker.models and (not wanted.pinned or wanted.pinned == worker.name)
+        if submission.model in worker.models and (not submission.pinned or submission.pinned == worker.name)
     ]
-    open_ended = not sizes or now < state.rejoin_until or state.on_demand.covers(wanted.model)
+    open_ended = not sizes or now < state.rejoin_until or state.on_demand.covers(submission.model)
     return MAX_GPUS if open_ended else max(sizes)
 
 
 def _too_late(state: State, message: m.Submit, cost: float, now: float) -> tuple[m.RejectCode, str, float] | None:
-    wanted, left = message.submission, message.deadline_s
-    needed = views.wait_s(state, now) + cost if state.costs.can_predict(wanted.model, wanted.units) else 0.0
+    submission, left = message.submission, message.deadline_s
+    needed = views.wait_s(state, now) + cost if state.costs.can_predict(submission.model, submission.units) else 0.0
     if left > needed:
         return None
     return "deadline", f"the deadline is in {left:.1f} s, the job would take about {needed:.1f} s", 0.0
@@ -298,7 +298,7 @@ def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) 
         return
     if not worker.drain_requested or (message.hand_back and not worker.hand_back):
         state.pool.request_drain(worker, hand_back=message.hand_back)
-        state.effects.append(WorkerNoted(worker.name, "drain_asked", f"it holds {len(worker.held)} jobs"))
+        state.effects.append(WorkerNoted(worker.name, "drain_requested", f"it holds {len(worker.held)} jobs"))
         state.send(worker.peer, m.Drain(hand_back=worker.hand_back))
         worker_breaker.reconsider(state)
     _answer_worker(state, peer, message.req, worker, now)
@@ -315,7 +315,7 @@ def undrain_worker(state: State, peer: bytes, message: m.UndrainWorker, now: flo
         return
     if (worker.drain_requested or worker.draining) and not worker.undrain_requested:
         state.pool.request_undrain(worker)
-        state.effects.append(WorkerNoted(worker.name, "undrain_asked", f"it holds {len(worker.held)} jobs"))
+        state.effects.append(WorkerNoted(worker.name, "undrain_requested", f"it holds {len(worker.held)} jobs"))
         state.send(worker.peer, m.Undrain())
     _answer_worker(state, peer, message.req, worker, now)
 

@@ -55,12 +55,12 @@ class StepStreams:
         stepped, self.stepped = self.stepped, {}
         for job_id in sent:
             stepped.pop(job_id, None)
-        wanted: dict[bytes, list[Job]] = {peer: [*stepped.values()] for peer in self.of_all} if stepped else {}
+        subscribed: dict[bytes, list[Job]] = {peer: [*stepped.values()] for peer in self.of_all} if stepped else {}
         for job_id, job in stepped.items():
             for peer in self.followers.get(job_id, ()):
                 if peer not in self.of_all:
-                    wanted.setdefault(peer, []).append(job)
-        return wanted
+                    subscribed.setdefault(peer, []).append(job)
+        return subscribed
 
     @staticmethod
     def _discard(pairs: dict, key: object, value: object) -> None:  # type: ignore[type-arg]

@@ -17,21 +17,21 @@ an exit code: 0 it answers and takes files, or there is none; 1 it does not answ
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Ask once; returns the exit code."""
-    code, words = 0, "there is no results_store"
+    code, text = 0, "there is no results_store"
     try:
         settings = load(CommonSettings, "python -m broker.depot", "workers", argv, environ, _DESCRIPTION)
         lists = check_now(settings)
         if settings.results_store:
-            words = f"{settings.results_store} answers and takes files"
+            text = f"{settings.results_store} answers and takes files"
         if not lists:
-            code, words = 3, f"{words}, and these keys may not list them"
+            code, text = 3, f"{text}, and these keys may not list them"
     except SettingsError as error:
-        code, words = 2, str(error)
+        code, text = 2, str(error)
     except StoreRefused as error:
-        code, words = 2, f"results_store: {settings.results_store!r} cannot be used: {error}"
+        code, text = 2, f"results_store: {settings.results_store!r} cannot be used: {error}"
     except StoreError as error:
-        code, words = 1, str(error)
-    sys.stdout.write(f"{words}\n")
+        code, text = 1, str(error)
+    sys.stdout.write(f"{text}\n")
     return code
 
 

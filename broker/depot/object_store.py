@@ -104,7 +104,7 @@ class ObjectStore:
                 bucket, prefix=prefix or None, client_options=options, retry_config=retries, **_CHECKED
             )
         except Exception as error:  # the library's errors have no common base
-            raise SettingsError(f"results_store: {url!r} cannot be used: {_words(error)}") from None
+            raise SettingsError(f"results_store: {url!r} cannot be used: {_error_text(error)}") from None
         return cls(store)
 
     def put(self, key: str, path: Path, size: int, sha256: str, *, again: bool = False) -> None:
@@ -226,10 +226,10 @@ class ObjectStore:
         except (StoreError, NotThere):
             raise
         except Exception as error:  # the library's errors have no common base
-            kind, words = _kind_of(error), _words(error)
+            kind, reason = _kind_of(error), _error_text(error)
             if kind is NotThere:
-                raise NotThere(words) from None
-            raise kind(f"the store cannot {what}: {words}") from None
+                raise NotThere(reason) from None
+            raise kind(f"the store cannot {what}: {reason}") from None
 
 
 def _kind_of(error: Exception) -> type[Exception]:
@@ -246,7 +246,7 @@ def _kind_of(error: Exception) -> type[Exception]:
     return StoreError
 
 
-def _words(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """Answer of the store, or the first line of the library's error: the others are for those who debug it."""
     text = str(error).strip()
     if any(address in text for address in _ROLE_ADDRESSES):

@@ -50,12 +50,12 @@ def check_edge(settings: CommonSettings) -> None:
             )
         next(store.below("artefacts"), None)
 
-    _ask(settings, claim)
+    _check(settings, claim)
 
 
 def check_worker(settings: CommonSettings) -> None:
     """Ask whether the store is there and files may be put. Raises `SettingsError`."""
-    _ask(settings, ObjectStore.probe)
+    _check(settings, ObjectStore.probe)
 
 
 def check_now(settings: CommonSettings) -> bool:
@@ -72,12 +72,12 @@ def check_now(settings: CommonSettings) -> bool:
     return True
 
 
-def _ask(settings: CommonSettings, ask: Callable[[ObjectStore], None]) -> None:
+def _check(settings: CommonSettings, check: Callable[[ObjectStore], None]) -> None:
     store = store_of(settings, at_start=True)
     if store is None:
         return
     try:
-        ask(store)
+        check(store)
     except StoreRefused as error:
         raise SettingsError(f"results_store: {settings.results_store!r} cannot be used: {error}") from None
     except StoreError as error:

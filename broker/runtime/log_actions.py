@@ -14,9 +14,9 @@ class Action(StrEnum):
 
     about: str
 
-    def __new__(cls, word: str, about: str = "") -> Action:
-        member = str.__new__(cls, word)
-        member._value_ = word
+    def __new__(cls, name: str, about: str = "") -> Action:
+        member = str.__new__(cls, name)
+        member._value_ = name
         member.about = about
         return member
 
@@ -71,8 +71,8 @@ class Action(StrEnum):
     DEVICE_FAULT = "device_fault", "The device of a worker is broken: it gets no more jobs until it is restarted."
     DEPOT_FULL = "depot_full", "A worker takes no job: too many of its results wait to be sent to the depot."
     DEPOT_ROOM = "depot_room", "A worker whose results waited for the depot takes jobs again."
-    DRAIN_ASKED = "drain_asked", "A drain of a worker was requested: it finishes its jobs and ends."
-    UNDRAIN_ASKED = "undrain_asked", "A drain of a worker was taken back: it takes jobs again."
+    DRAIN_REQUESTED = "drain_requested", "A drain of a worker was requested: it finishes its jobs and ends."
+    UNDRAIN_REQUESTED = "undrain_requested", "A drain of a worker was taken back: it takes jobs again."
     # Supervisor and agents
     AGENT_STARTED = "agent_started", "The agent process of a worker was started."
     AGENT_ENDED = "agent_ended", "An agent process ended: how, and when the next starts."

@@ -19,10 +19,10 @@ from typing import BinaryIO
 #: Name of the recipe in a file.
 KEY = "zoetrope"
 #: The same in words: of PNG as galleries of generated pictures read it, and of MP4 as players show it.
-PNG_WORDS, MP4_WORDS = "parameters", "comment"
+PNG_PARAMETERS, MP4_PARAMETERS = "parameters", "comment"
 
 #: Exif tags: ImageDescription, which has the recipe; of the pointer to the Exif block; and UserComment in it.
-EXIF_RECIPE, EXIF_BLOCK, EXIF_WORDS = 0x010E, 0x8769, 0x9286
+EXIF_RECIPE, EXIF_BLOCK, EXIF_PARAMETERS = 0x010E, 0x8769, 0x9286
 #: An Exif text begins so where it is a recipe, and not what another program says of a picture.
 _BEGINS = b'{"zoetrope":'
 

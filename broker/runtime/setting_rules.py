@@ -35,8 +35,8 @@ def _bounds(meta: Meta) -> str:
     if meta.ge is not None and meta.le is not None:
         return f" from {meta.ge} to {meta.le}"
     parts = [
-        f"{word} {bound}"
-        for word, bound in (("at least", meta.ge), ("above", meta.gt), ("at most", meta.le), ("below", meta.lt))
+        f"{phrase} {bound}"
+        for phrase, bound in (("at least", meta.ge), ("above", meta.gt), ("at most", meta.le), ("below", meta.lt))
         if bound is not None
     ]
     return f", {' and '.join(parts)}" if parts else ""

@@ -38,8 +38,8 @@ def caught(numbers: Sequence[signal.Signals]) -> Iterator[SignalSocket]:
         reader.setblocking(False)
         writer.setblocking(False)
         old_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        wanted = [number for number in numbers if not _ignored(number)]
-        old = {number: signal.signal(number, lambda _number, _frame: None) for number in wanted}
+        handled = [number for number in numbers if not _ignored(number)]
+        old = {number: signal.signal(number, lambda _number, _frame: None) for number in handled}
         try:
             yield SignalSocket(reader)
         finally:

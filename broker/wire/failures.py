@@ -34,9 +34,9 @@ class FailureKind(StrEnum):
     #: For the table in docs/api.md.
     about: str
 
-    def __new__(cls, word: str, rules: Rules = Rules(), about: str = "") -> FailureKind:  # noqa: B008 - frozen
-        member = str.__new__(cls, word)
-        member._value_ = word
+    def __new__(cls, name: str, rules: Rules = Rules(), about: str = "") -> FailureKind:  # noqa: B008 - frozen
+        member = str.__new__(cls, name)
+        member._value_ = name
         member.rules, member.about = rules, about
         return member
 

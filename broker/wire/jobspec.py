@@ -140,17 +140,17 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Whether its files have their recipe (`broker.wire.recipe`).
     recipe: bool = True
     #: The client's own prompt, where a prompt enhancer wrote `prompt`; "" where none did. No engine reads this.
-    asked_prompt: Annotated[str, Meta(max_length=MAX_PROMPT_CHARS)] = ""
+    original_prompt: Annotated[str, Meta(max_length=MAX_PROMPT_CHARS)] = ""
 
     @property
     def requested_prompt(self) -> str:
         """The prompt as the client wrote it."""
-        return self.asked_prompt or self.prompt
+        return self.original_prompt or self.prompt
 
     @property
     def enhanced_prompt(self) -> str | None:
         """The prompt that a prompt enhancer wrote; None where none did."""
-        return self.prompt if self.asked_prompt else None
+        return self.prompt if self.original_prompt else None
 
     def input_paths(self) -> tuple[str, ...]:
         """The files of all inputs, the image's first."""

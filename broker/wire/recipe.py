@@ -23,7 +23,7 @@ FORM = 1
 MAX_RECIPE_BYTES = 512 * 1024
 
 #: Members of a spec that are no part of what is drawn, or that a request says in another way.
-_NOT_ASKED = frozenset(
+_NOT_IN_REQUEST = frozenset(
     [
         "echo",
         "image",
@@ -75,7 +75,7 @@ def recipe_of(
     request: dict[str, Any] = {}
     for name, value in msgspec.structs.asdict(spec).items():
         # An absent negative prompt is the model's own; an empty one is empty.
-        if name not in _NOT_ASKED and (value not in (None, "", {}) or name == "negative_prompt"):
+        if name not in _NOT_IN_REQUEST and (value not in (None, "", {}) or name == "negative_prompt"):
             request[name] = value
     if spec.output == "image":
         del request["fps"]
@@ -133,25 +133,25 @@ def decode_recipe(text: str) -> Recipe:
         raise BadRecipe(f"holds a damaged recipe: {error}") from None
 
 
-def in_words(recipe: Recipe) -> str:
+def as_text(recipe: Recipe) -> str:
     """The recipe as people and galleries of pictures read it: the prompt, the negative one, then "Steps: 4, CFG scale: 5, …"."""
-    asked = recipe.request
+    request = recipe.request
     facts = {
-        "Steps": asked.get("num_inference_steps"),
+        "Steps": request.get("num_inference_steps"),
         "Sampler": recipe.sampler.kind,
-        "CFG scale": asked.get("guidance_scale"),
-        "Seed": asked.get("seed"),
-        "Size": f"{asked.get('width')}x{asked.get('height')}",
-        "Model": asked.get("model"),
-        "Preset": asked.get("preset"),
-        "Loras": "; ".join(f"{use['name']} {_scale(use['scale'])}" for use in asked.get("loras", ())),
-        "Frames": asked.get("num_frames") if asked.get("output") == "video" else None,
-        "FPS": asked.get("fps"),
+        "CFG scale": request.get("guidance_scale"),
+        "Seed": request.get("seed"),
+        "Size": f"{request.get('width')}x{request.get('height')}",
+        "Model": request.get("model"),
+        "Preset": request.get("preset"),
+        "Loras": "; ".join(f"{use['name']} {_scale(use['scale'])}" for use in request.get("loras", ())),
+        "Frames": request.get("num_frames") if request.get("output") == "video" else None,
+        "FPS": request.get("fps"),
         "Version": f"zoetrope {recipe.versions.get('zoetrope', '')}".strip(),
     }
     parameters = ", ".join(f"{name}: {_number(value)}" for name, value in facts.items() if value not in (None, ""))
-    negative = asked.get("negative_prompt")
-    lines = (asked.get("prompt", ""), *((f"Negative prompt: {negative}",) if negative else ()), parameters)
+    negative = request.get("negative_prompt")
+    lines = (request.get("prompt", ""), *((f"Negative prompt: {negative}",) if negative else ()), parameters)
     return "\n".join(lines).replace("\0", " ")
 
 

@@ -34,15 +34,15 @@ class ExportWorker:
     def __init__(self, calls: JobService) -> None:
         self._calls = calls
         self._noted: asyncio.Queue[str] = asyncio.Queue(_NOTED)
-        self._sweep_wanted = asyncio.Event()
+        self._sweep_requested = asyncio.Event()
 
     def start(self) -> list[asyncio.Task[None]]:
         """Begin; the caller cancels the tasks."""
         self._calls.hub.when_succeeded(self._note)
-        self._calls.hub.when_gap(self._sweep_wanted.set)
-        self._sweep_wanted.set()
+        self._calls.hub.when_gap(self._sweep_requested.set)
+        self._sweep_requested.set()
         consumers = [asyncio.create_task(self._consume()) for _ in range(_CONSUMERS)]
-        return [*consumers, asyncio.create_task(self._sweep_when_wanted())]
+        return [*consumers, asyncio.create_task(self._sweep_on_request())]
 
     def _note(self, job_id: str) -> None:
         with contextlib.suppress(asyncio.QueueFull):
@@ -57,15 +57,15 @@ class ExportWorker:
             except EdgeError as error:
                 log.info("job not looked at", extra={"action": Action.SAVE, "job_id": job_id, "reason": error.message})
 
-    async def _sweep_when_wanted(self) -> None:
+    async def _sweep_on_request(self) -> None:
         while True:
-            await self._sweep_wanted.wait()
-            self._sweep_wanted.clear()
+            await self._sweep_requested.wait()
+            self._sweep_requested.clear()
             try:
                 await self._sweep()
             except EdgeError:
                 await asyncio.sleep(_RETRY_S)
-                self._sweep_wanted.set()
+                self._sweep_requested.set()
 
     async def _sweep(self) -> None:
         after, seen, more = "", 0, True

@@ -243,8 +243,8 @@ class WebhookDelivery:
         pause_s = SCHEDULE_S[max(1, claim.attempts)] * (1.0 + _JITTER * self._draw())
         if status in _THROTTLED:
             pause_s = max(pause_s, _THROTTLE_S)
-        asked_s = _seconds(retry_after, self._wall_clock())
-        return Result("retry", status, max(pause_s, min(asked_s, _MOST_PAUSE_S)), note[:256])
+        requested_s = _seconds(retry_after, self._wall_clock())
+        return Result("retry", status, max(pause_s, min(requested_s, _MOST_PAUSE_S)), note[:256])
 
     async def _report(self, claim: ClaimedDelivery, result: Result) -> None:
         done = DeliveryDone(

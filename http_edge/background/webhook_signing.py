@@ -37,14 +37,14 @@ class WebhookSecrets:
         if self._configured:
             return self._configured
         try:
-            wanted = secret_file.read_or_make(self.path, new_secret)
+            secret = secret_file.read_or_make(self.path, new_secret)
         except OSError as error:
             raise SecretsError(f"webhook secrets cannot be read from {self.path}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise SecretsError(f"webhook secrets cannot be read from {self.path}: it is not text") from None
-        if not wanted:
+        if not secret:
             raise SecretsError(f"{self.path} holds no secret; remove it to have a new one made")
-        return [_parse(str(self.path), number, line) for number, line in enumerate(wanted, start=1)]
+        return [_parse(str(self.path), number, line) for number, line in enumerate(secret, start=1)]
 
 
 def new_secret() -> str:

@@ -106,11 +106,11 @@ class Reader:
             return False
         raise self.fault(name, "is not true or false")
 
-    def choice(self, name: str, words: tuple[str, ...]) -> str | None:
-        """Return one of these words, or None when absent."""
+    def choice(self, name: str, choices: tuple[str, ...]) -> str | None:
+        """Return one of these values, or None when absent."""
         value = self._given(name)
-        if value is not None and value not in words:
-            raise self.fault(name, f"must be {' or '.join(f'{chr(34)}{word}{chr(34)}' for word in words)}")
+        if value is not None and value not in choices:
+            raise self.fault(name, f"must be {' or '.join(f'{chr(34)}{one}{chr(34)}' for one in choices)}")
         return None if value is None else str(value)
 
     def size(self, name: str, *, height_first: bool = False) -> tuple[int, int] | None:

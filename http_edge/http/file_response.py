@@ -88,14 +88,14 @@ def plan(headers: Headers, *, etag: str, size: int, modified_s: int) -> Plan:
             return Plan(304)
     elif (since := _date(headers.get("if-modified-since"))) is not None and modified_s <= since:
         return Plan(304)
-    wanted = headers.get("range")
-    if wanted is None or not _range_applies(headers.get("if-range"), etag, modified_s):
+    range_header = headers.get("range")
+    if range_header is None or not _range_applies(headers.get("if-range"), etag, modified_s):
         return Plan(200)
-    return _plan_ranges(wanted, size)
+    return _plan_ranges(range_header, size)
 
 
-def _plan_ranges(wanted: str, size: int) -> Plan:
-    unit, equals, text = wanted.partition("=")
+def _plan_ranges(range_header: str, size: int) -> Plan:
+    unit, equals, text = range_header.partition("=")
     # A unit or a syntax that we do not understand is ignored, never an error (14.2).
     if not equals or unit.strip().lower() != "bytes":
         return Plan(200)

@@ -83,11 +83,11 @@ class EdgeRoute(Route):
 
     def check_query(self, method: str, query: QueryParams) -> None:
         """Raise `EdgeError` for the first parameter of a query that the method's operation does not declare."""
-        wanted = "GET" if method == "HEAD" else method
+        routed = "GET" if method == "HEAD" else method
         known = [
             param.name
             for one in self.operations
-            if one.method == wanted
+            if one.method == routed
             for param in one.params
             if param.place == "query"
         ]

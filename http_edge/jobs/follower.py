@@ -41,7 +41,7 @@ class JobFollower:
         with self._hub.listen(job_id) as listener:
             job = await self._jobs.get(job_id)
             if steps and not job.is_final:
-                listener.want_steps()
+                listener.subscribe_steps()
             yield job
             quiet_since = self._clock()
             while not job.is_final and not self._hub.closed:

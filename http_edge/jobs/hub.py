@@ -52,8 +52,8 @@ class Memory:
         held = self._jobs.get(job_id)
         if held is None:
             return None
-        job, believed_until = held
-        if self._clock() > believed_until:
+        job, fresh_until = held
+        if self._clock() > fresh_until:
             return None
         self._jobs.move_to_end(job_id)
         return job
@@ -65,7 +65,7 @@ class Memory:
             return False
         return self._clock() - held[1] < POLLED_S
 
-    def _believed_until(self, job: Job) -> float:
+    def _fresh_until(self, job: Job) -> float:
         # What became of a webhook's deliveries comes with no event.
         if job.is_final and not job.view.submission.webhook:
             return math.inf
@@ -81,7 +81,7 @@ class Memory:
         if newest > job.view.revision:
             return
         self.forget(job.view.id)
-        self._jobs[job.view.id] = (job, self._believed_until(job))
+        self._jobs[job.view.id] = (job, self._fresh_until(job))
         self._bytes += len(job.view.body)
         while len(self._jobs) > _MAX_KEPT or self._bytes > _MAX_KEPT_BYTES:
             self.forget(next(iter(self._jobs)))
@@ -100,7 +100,7 @@ class Memory:
             return
         if standing(view) == standing(old):
             job = held[0].moved_to(view)
-            self._jobs[view.id] = (job, self._believed_until(job))
+            self._jobs[view.id] = (job, self._fresh_until(job))
         else:
             self.forget(view.id)
 
@@ -141,10 +141,10 @@ class Audience:
 class Listener:
     """Room for one view of one job."""
 
-    def __init__(self, audience: Audience, want_steps: Callable[[], None]) -> None:
+    def __init__(self, audience: Audience, subscribe_steps: Callable[[], None]) -> None:
         self.audience = audience
         #: Subscribes to the job's steps, for as long as it listens. Once.
-        self.want_steps = want_steps
+        self.subscribe_steps = subscribe_steps
         self._waiter: asyncio.Future[None] | None = None
         self._is_woken = False
         self._newest: JobView | None = None
@@ -284,11 +284,11 @@ class Hub:
         audience = self._audiences.setdefault(job_id, Audience())
         with contextlib.ExitStack() as at_end:
 
-            def want_steps() -> None:
+            def subscribe_steps() -> None:
                 self.steps.opened(job_id)
                 at_end.callback(self.steps.closed, job_id)
 
-            listener = Listener(audience, want_steps)
+            listener = Listener(audience, subscribe_steps)
             audience.listeners.add(listener)
             at_end.callback(self._leave, job_id, listener)
             yield listener

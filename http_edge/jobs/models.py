@@ -42,7 +42,7 @@ class Catalogue:
         self._pool_at = float("-inf")
         #: Worker -> its cards, the last time any worker had some. A pool that is restarting still has its models. "": those of which jobs
         #: are taken without a worker.
-        self._known: dict[str, tuple[ModelCard, ...]] = {}
+        self._last_cards: dict[str, tuple[ModelCard, ...]] = {}
         #: Seconds that the last look took.
         self._took_s = 0.0
         #: What `cards` has answered since: there may be thousands of workers, and it is asked for every job.
@@ -57,10 +57,10 @@ class Catalogue:
             max_age_s = max(max_age_s, min(_OLDEST_S, self._took_s / _MOST_LOOKING))
         if self._pool is not None and self._clock() - self._pool_at <= max_age_s:
             return self._pool
-        asked_at = self._clock()
+        called_at = self._clock()
         async with self._lock:
             # A task that waited for the lock may use what its holder fetched, if that was asked after we were.
-            if self._pool is None or self._pool_at < asked_at:
+            if self._pool is None or self._pool_at < called_at:
                 started_at = self._clock()
                 self._pool = await self._fetch()
                 self._pool_at = started_at
@@ -69,7 +69,7 @@ class Catalogue:
                 current = {worker.name: worker.models for worker in self._pool.workers if worker.models}
                 if self._pool.on_demand:
                     current[_ON_DEMAND] = tuple(model.card for model in self._pool.on_demand)
-                self._known = current or self._known
+                self._last_cards = current or self._last_cards
             return self._pool
 
     async def cards(self, worker: str = "", max_age_s: float = _FRESH_S) -> list[ModelCard]:
@@ -79,9 +79,9 @@ class Catalogue:
         if (found := self._cards.get(worker)) is not None:
             return [*found]
         cards: dict[str, ModelCard] = {}
-        for name in sorted(self._known, key=lambda name: (name == _ON_DEMAND, name)):
+        for name in sorted(self._last_cards, key=lambda name: (name == _ON_DEMAND, name)):
             if worker in ("", name):
-                for card in self._known[name]:
+                for card in self._last_cards[name]:
                     cards.setdefault(card.name, card)
         self._cards[worker] = list(cards.values())
         return [*self._cards[worker]]
@@ -103,13 +103,15 @@ class Catalogue:
         if not cards or (model and not any(card.name == model for card in cards)):
             cards = await self.cards(worker, max_age_s=0.0)
         if not cards:
-            who = f"worker {shown(worker)} has not" if worker else "no worker has"
-            raise EdgeError("no_workers", f"{who} registered yet, so no model is known", retry_after_s=5.0)
-        wanted = model or default
-        if wanted and (model or output is None or any(card.name == default and card.makes(output) for card in cards)):
-            card = next((card for card in cards if card.name == wanted), None)
+            subject = f"worker {shown(worker)} has not" if worker else "no worker has"
+            raise EdgeError("no_workers", f"{subject} registered yet, so no model is known", retry_after_s=5.0)
+        model_name = model or default
+        if model_name and (
+            model or output is None or any(card.name == default and card.makes(output) for card in cards)
+        ):
+            card = next((card for card in cards if card.name == model_name), None)
             if card is None:
-                raise unknown_model(label, wanted, cards)
+                raise unknown_model(label, model_name, cards)
             return card
         return _best(cards, output, inputs)
 

@@ -81,16 +81,16 @@ class PromptEnhancer:
         if not self._url:
             return _with_warning(spec, "no prompt enhancer is set up here, so the prompt is drawn as it is")
         try:
-            enhanced = await self._ask(spec.prompt, spec.output)
+            enhanced = await self._request(spec.prompt, spec.output)
         except EnhancerFailed as error:
             log.warning("prompt not enhanced", extra={"action": Action.ENHANCER, "reason": str(error)})
             if self._refuses:
                 message = f"{FIELD}: the prompt enhancer failed: {error}"
                 raise EdgeError("unavailable", message, param=FIELD, retry_after_s=_RETRY_S) from None
             return _with_warning(spec, f"the prompt enhancer failed, so the prompt is drawn as it is: {error}")
-        return msgspec.structs.replace(spec, prompt=enhanced, asked_prompt=spec.prompt)
+        return msgspec.structs.replace(spec, prompt=enhanced, original_prompt=spec.prompt)
 
-    async def _ask(self, prompt: str, output: str) -> str:
+    async def _request(self, prompt: str, output: str) -> str:
         """Return the enhanced prompt. Raises `EnhancerFailed`."""
         question: dict[str, Any] = {
             "model": self._model,
@@ -127,7 +127,9 @@ def as_before(spec: JobSpec, first: JobSpec) -> JobSpec:
     """Give a repeated request the prompt, and the warnings, that the first of it got; the spec itself where that was another request."""
     if first.requested_prompt != spec.requested_prompt:
         return spec
-    return msgspec.structs.replace(spec, prompt=first.prompt, asked_prompt=first.asked_prompt, warnings=first.warnings)
+    return msgspec.structs.replace(
+        spec, prompt=first.prompt, original_prompt=first.original_prompt, warnings=first.warnings
+    )
 
 
 def _with_warning(spec: JobSpec, text: str) -> JobSpec:

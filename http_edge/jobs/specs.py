@@ -248,14 +248,14 @@ def _contradiction(generation: Generation, name: str, value: Any, own: str, what
 
 def _check_draft(generation: Generation, card: ModelCard, steps: int, drawn: int) -> None:
     """Refuse a draft of a job that could not go on from it, or would be done by then."""
-    label, asked = generation.label("draft_steps"), generation.draft_steps
+    label, draft_steps = generation.label("draft_steps"), generation.draft_steps
     if not card.resumes:
-        raise invalid(label, asked, f"is not for model {shown(card.name)}, which cannot go on from a draft")
-    if asked is not None and asked >= drawn:
+        raise invalid(label, draft_steps, f"is not for model {shown(card.name)}, which cannot go on from a draft")
+    if draft_steps is not None and draft_steps >= drawn:
         rule = (
             f"the job's {steps} steps" if drawn == steps else f"{drawn}, the steps that its strength leaves of {steps}"
         )
-        raise invalid(label, asked, f"must be less than {rule}")
+        raise invalid(label, draft_steps, f"must be less than {rule}")
 
 
 def _drawn(generation: Generation, card: ModelCard, steps: int, strength: Scalar | None) -> int:

@@ -318,8 +318,8 @@ class Submitter:
         if self._settings.recipe and caller.recipe:
             return True
         if generation.recipe:
-            who = "this key's results" if self._settings.recipe else "results of this service"
-            message = f"recipe: {who} do not hold their recipe"
+            subject = "this key's results" if self._settings.recipe else "results of this service"
+            message = f"recipe: {subject} do not hold their recipe"
             raise EdgeError("forbidden", message, param=generation.label("recipe"), value=True)
         return False
 

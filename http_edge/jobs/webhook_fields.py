@@ -21,7 +21,7 @@ MAX_URL_CHARS = 1024
 
 EVENTS: tuple[WebhookEvent, ...] = get_args(WebhookEvent)
 
-_WORDS: dict[str, WebhookEvent] = {
+_EVENTS: dict[str, WebhookEvent] = {
     **{event: event for event in EVENTS},
     "succeeded": "completed",
     "canceled": "cancelled",
@@ -72,10 +72,10 @@ def _read_events(reader: Reader) -> tuple[WebhookEvent, ...]:
 
 
 def _event(reader: Reader, name: Any) -> WebhookEvent:
-    word = name.strip().lower() if isinstance(name, str) else ""
+    key = name.strip().lower() if isinstance(name, str) else ""
     for prefix in _PREFIXES:
-        word = word.removeprefix(prefix)
-    event = _WORDS.get(word)
+        key = key.removeprefix(prefix)
+    event = _EVENTS.get(key)
     if event is None:
         names = ", ".join(f"job.{event}" for event in EVENTS)
         raise invalid("webhook_events", name, f"is no event; events: {names}", place=reader.place)

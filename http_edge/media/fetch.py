@@ -81,7 +81,7 @@ class Fetcher:
                     self._tls = await asyncio.to_thread(httpx.create_ssl_context)
                 url = _parse(field, name, text)
                 for _ in range(MAX_REDIRECTS + 1):
-                    answer = await self._ask(field, name, url, kind, max_bytes)
+                    answer = await self._request(field, name, url, kind, max_bytes)
                     if not answer.location:
                         return answer.data
                     url = _parse(field, name, answer.location, url)
@@ -89,7 +89,7 @@ class Fetcher:
             raise invalid(field, name, f"could not be fetched within {_TOTAL_S:.0f} s") from None
         raise invalid(field, name, f"redirects more than {MAX_REDIRECTS} times")
 
-    async def _ask(self, field: str, text: str, url: httpx.URL, kind: str, max_bytes: int) -> _Answer:
+    async def _request(self, field: str, text: str, url: httpx.URL, kind: str, max_bytes: int) -> _Answer:
         """Send one GET."""
         headers = [
             (b"Host", url.netloc),

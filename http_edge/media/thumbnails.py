@@ -23,7 +23,7 @@ import av.error
 from msgspec import Struct
 from PIL import Image
 
-from broker.runtime.recipe_file import EXIF_BLOCK, EXIF_RECIPE, EXIF_WORDS, KEY, MAX_EXIF_BYTES, PNG_WORDS
+from broker.runtime.recipe_file import EXIF_BLOCK, EXIF_PARAMETERS, EXIF_RECIPE, KEY, MAX_EXIF_BYTES, PNG_PARAMETERS
 from broker.wire.jobspec import Artefact
 from broker.wire.messages import JobView
 from http_edge.base.errors import EdgeError, from_disk
@@ -175,26 +175,28 @@ def encoded(image: Image.Image, to: Format, quality: int | None) -> bytes:
         image.save(out, "PNG")
     elif to == "jpeg":
         # Pillow's scale for JPEG begins at 1, and full colour is worth its bytes only at high quality.
-        wanted = max(1, _QUALITY if quality is None else quality)
+        quality_used = max(1, _QUALITY if quality is None else quality)
         # A segment has no room for the longest prompts; of the two forms the recipe itself is what matters.
-        forms = (exif, _exif(image, in_words=False))
+        forms = (exif, _exif(image, with_parameters=False))
         exif = next((form for form in forms if len(form) <= MAX_EXIF_BYTES), b"")
-        image.convert("RGB").save(out, "JPEG", quality=wanted, subsampling=0 if wanted >= 90 else 2, exif=exif)
+        image.convert("RGB").save(
+            out, "JPEG", quality=quality_used, subsampling=0 if quality_used >= 90 else 2, exif=exif
+        )
     else:
         image.save(out, "WEBP", quality=_QUALITY if quality is None else quality, exif=exif)
     return out.getvalue()
 
 
-def _exif(image: Image.Image, *, in_words: bool = True) -> bytes:
+def _exif(image: Image.Image, *, with_parameters: bool = True) -> bytes:
     """Recipe of a PNG as Exif; b"" where it has none."""
-    embedded, words = (image.info.get(name) for name in (KEY, PNG_WORDS))
+    embedded, parameters = (image.info.get(name) for name in (KEY, PNG_PARAMETERS))
     if not isinstance(embedded, str):
         return b""
     exif = Image.Exif()
     # UTF-8, where the standard has ASCII: what every reader makes of it.
     exif[EXIF_RECIPE] = embedded.encode()
-    if in_words and isinstance(words, str):
-        exif.get_ifd(EXIF_BLOCK)[EXIF_WORDS] = b"UNICODE\0" + words.encode("utf-16-be")
+    if with_parameters and isinstance(parameters, str):
+        exif.get_ifd(EXIF_BLOCK)[EXIF_PARAMETERS] = b"UNICODE\0" + parameters.encode("utf-16-be")
     return exif.tobytes()
 
 

@@ -260,12 +260,12 @@ def _body(body: Body, schemas: _Schemas) -> dict[str, Any]:
 def _example(body: Body, schemas: _Schemas) -> dict[str, Any]:
     """The smallest body, where the fields that must be there have examples: a reader would else start from every field and every alias."""
     schema = schemas.components[body.type.__name__]
-    wanted = [
+    selected = [
         *schema.get("required", ()),
         *(name for name in body.one_of[:1] if name not in schema.get("required", ())),
     ]
-    found = {name: one for name in wanted for one in schema["properties"][name].get("examples", ())[:1]}
-    return {"example": found} if found and len(found) == len(wanted) else {}
+    found = {name: one for name in selected for one in schema["properties"][name].get("examples", ())[:1]}
+    return {"example": found} if found and len(found) == len(selected) else {}
 
 
 def _answer(status: int, answer: Answer, by_id: Mapping[str, Operation], schemas: _Schemas) -> dict[str, Any]:
@@ -281,7 +281,7 @@ def _answer(status: int, answer: Answer, by_id: Mapping[str, Operation], schemas
 def _link(operation: Operation, answer: Answer) -> dict[str, Any]:
     """Build the OpenAPI link from an answer to an operation on its object."""
     own = next(param for param in operation.params if param.name in ("id", "task_id"))
-    member = next(word for word in ("id", "task_id") if word in answer.types[0].__struct_fields__)
+    member = next(member_name for member_name in ("id", "task_id") if member_name in answer.types[0].__struct_fields__)
     return {"operationId": operation.id, "parameters": {f"{own.place}.{own.name}": f"$response.body#/{member}"}}
 
 

@@ -19,7 +19,7 @@ from workers.ipc.messages import (
     JobFailed,
     JobFinished,
     JobParked,
-    NextWanted,
+    NextRequested,
     PostprocessBegun,
     Ready,
     RunJob,
@@ -198,7 +198,7 @@ class Stage:
 
     def next_requested(self, counter: int = 1) -> list[fx.Effect]:
         """The engine asks for the next job, to prepare it beside the last steps of this one."""
-        return self.engine(NextWanted(fence=fence(counter)))
+        return self.engine(NextRequested(fence=fence(counter)))
 
     def overlapped(self, *, begun: bool = True, alone: bool = False) -> Stage:
         """Job 1 is in its tail, job 2 has been given to the engine and, if `begun`, taken up."""

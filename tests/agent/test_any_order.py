@@ -17,7 +17,7 @@ from workers.ipc.messages import (
     JobFinished,
     JobParked,
     LoadFailed,
-    NextWanted,
+    NextRequested,
     PostprocessBegun,
     Ready,
 )
@@ -196,7 +196,7 @@ class World(Surroundings):
         first, job.wanted = not job.wanted, True
         if first:
             self.beats.clear()
-        self.engine(NextWanted(fence=job.fence))
+        self.engine(NextRequested(fence=job.fence))
         if first:  # else it was reported then, or is with the next heartbeat
             self.room_is_reported()
 
@@ -230,7 +230,7 @@ class World(Surroundings):
         drawn = {job.fence for job in self.jobs if not job.postprocessing}
         stray = sorted({*self.granted, fence(self.counter) + unknown} - drawn)
         free = self.core.capacity.free
-        self.engine(NextWanted(fence=data.draw(st.sampled_from(stray))))
+        self.engine(NextRequested(fence=data.draw(st.sampled_from(stray))))
         assert self.core.capacity.free == free, "room that nobody has made"
 
     @precondition(lambda self: self.has_room())

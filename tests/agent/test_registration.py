@@ -71,25 +71,25 @@ def test_heartbeat_each_second_when_nothing_changes() -> None:
     assert len(stage.sent(m.Heartbeat)) == 1
 
 
-def loras_said(stage: Stage) -> list[tuple[str, ...]]:
+def reported_loras(stage: Stage) -> list[tuple[str, ...]]:
     return [beat.loaded_loras for beat in stage.sent(m.Heartbeat)]
 
 
 def test_loras_in_memory_are_said_and_are_gone_with_the_engine() -> None:
     stage = Stage().busy(1)
     stage.tail(1, loras=("film",))
-    assert loras_said(stage) == [("film",)]
+    assert reported_loras(stage) == [("film",)]
     stage.run(2)
     stage.words(2, "denoise", 1, 10)
     stage.finish(1)  # a tail: what is in memory is the other job's to say
     stage.tick(1.0)
-    assert loras_said(stage) == [("film",)]
+    assert reported_loras(stage) == [("film",)]
     stage.finish(2, loras=("pan", "film"))
     stage.tick(0.25)
-    assert loras_said(stage) == [("pan", "film")]
+    assert reported_loras(stage) == [("pan", "film")]
     stage.exited()
     stage.tick(0.25)
-    assert loras_said(stage) == [()]
+    assert reported_loras(stage) == [()]
 
 
 def test_a_heartbeat_names_no_more_loras_than_it_has_room_for() -> None:

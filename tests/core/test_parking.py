@@ -318,20 +318,20 @@ def test_parked_jobs_count_as_waiting():
 # ---------------------------------------------------------------- what a webhook is told
 
 
-def told_webhook(desk: CoreHarness) -> list[str]:
+def webhook_events_sent(desk: CoreHarness) -> list[str]:
     return [delivery.event for delivery in desk.job("a").deliveries.values()]
 
 
 def test_a_webhook_is_told_of_a_pause_and_its_end_once():
     desk = desk_with(webhook="https://client.example/hook", webhook_events=("parked", "resumed"))
     desk.control("a", "pause")
-    assert told_webhook(desk) == [], "it runs"
+    assert webhook_events_sent(desk) == [], "it runs"
     desk.hand_back("w1", "a", kept=3, free=0)
-    assert told_webhook(desk) == ["parked"]
+    assert webhook_events_sent(desk) == ["parked"]
     for _ in range(2):
         desk.control("a", "resume")
         desk.control("a", "pause")
-    assert told_webhook(desk) == ["parked", "resumed"]
+    assert webhook_events_sent(desk) == ["parked", "resumed"]
 
 
 def test_a_webhook_is_not_told_of_a_pause_that_was_taken_back_in_time():
@@ -339,13 +339,13 @@ def test_a_webhook_is_not_told_of_a_pause_that_was_taken_back_in_time():
     desk.control("a", "pause")
     desk.control("a", "resume")
     desk.hand_back("w1", "a", kept=3)
-    assert told_webhook(desk) == []
+    assert webhook_events_sent(desk) == []
 
 
 def test_a_webhook_is_told_that_a_draft_is_there():
     desk = desk_with(draft_steps=8, webhook="https://client.example/hook", webhook_events=("draft_ready",))
     desk.hand_back("w1", "a", kept=8)
-    assert told_webhook(desk) == ["draft_ready"]
+    assert webhook_events_sent(desk) == ["draft_ready"]
 
 
 # ---------------------------------------------------------------- making room

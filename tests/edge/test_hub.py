@@ -221,7 +221,7 @@ def test_a_listener_waits_as_long_as_it_was_told_whatever_it_waited_for_before(t
     async def scenario(desk: Desk) -> None:
         loop = asyncio.get_running_loop()
         with desk.hub.listen("j") as listener:
-            listener.want_steps()
+            listener.subscribe_steps()
             first = await listener.next(60.0)
             assert first is not None
             assert first.step == 0
@@ -325,7 +325,7 @@ def test_a_polled_job_that_ends_is_followed_no_more_unless_a_stream_does() -> No
     clock.now += 2.0
     hub.job_for_client("j")
     with hub.listen("j") as listener:
-        listener.want_steps()
+        listener.subscribe_steps()
         assert followed == ["j"]
         hub.on_event(view(2, "failed"))
         assert followed == ["j"]

@@ -38,7 +38,7 @@ def test_usage_is_told_by_what_it_is_asked_by(world: World) -> None:
         ],
         "has_more": False,
     }
-    asked = world.fake.usage_asked
+    asked = world.fake.usage_request
     assert asked is not None
     assert (asked.first_day, asked.last_day, asked.by) == (
         day_of("2026-11-01"),
@@ -67,7 +67,7 @@ def test_without_days_it_is_of_the_last_thirty(world: World) -> None:
 def test_bad_questions_are_refused(world: World, query: str, message: str) -> None:
     answer = world.http.get(f"/v1/usage?{query}")
     assert (answer.status_code, answer.json()["detail"]) == (422, message)
-    assert world.fake.usage_asked is None
+    assert world.fake.usage_request is None
 
 
 def test_a_key_sees_its_tenants_usage_and_its_jobs_are_counted_under_it(
@@ -79,7 +79,7 @@ def test_a_key_sees_its_tenants_usage_and_its_jobs_are_counted_under_it(
     headers = {"Authorization": f"Bearer {key}"}
     assert world.http.get("/v1/usage").status_code == 401
     assert world.http.get("/v1/usage", headers=headers).status_code == 200
-    asked = world.fake.usage_asked
+    asked = world.fake.usage_request
     assert asked is not None
     assert asked.tenant == "red"
     assert world.http.post("/v1/jobs", json={"prompt": "a"}, headers=headers).status_code == 200

@@ -20,7 +20,7 @@ from workers.ipc.messages import (
     JobFailed,
     JobFinished,
     JobParked,
-    NextWanted,
+    NextRequested,
     PostprocessBegun,
     RunJob,
     Setup,
@@ -98,7 +98,7 @@ class Child:
             running.add(fence)
             while fence in running:
                 answer = self.channel.receive()
-                if isinstance(answer, NextWanted | PostprocessBegun):
+                if isinstance(answer, NextRequested | PostprocessBegun):
                     overlapped += isinstance(answer, PostprocessBegun)
                     if answer.fence == fence:
                         break
@@ -107,7 +107,7 @@ class Child:
                 running.discard(answer.fence)
         while running:
             answer = self.channel.receive()
-            if isinstance(answer, NextWanted | PostprocessBegun):
+            if isinstance(answer, NextRequested | PostprocessBegun):
                 overlapped += isinstance(answer, PostprocessBegun)
                 continue
             assert isinstance(answer, JobFinished), answer
@@ -117,7 +117,7 @@ class Child:
     def ending(self, fence: int) -> Ending:
         """The end of the job of this fence, which must be the next answer but for those that room is made for another."""
         answer = self.channel.receive()
-        while isinstance(answer, NextWanted | PostprocessBegun) and answer.fence == fence:
+        while isinstance(answer, NextRequested | PostprocessBegun) and answer.fence == fence:
             answer = self.channel.receive()
         assert isinstance(answer, Ending), answer
         assert answer.fence == fence

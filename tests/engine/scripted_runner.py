@@ -14,7 +14,7 @@ from workers.engine.base import Outcome, Stage
 from workers.engine.peaks import Peaks, Shape
 from workers.engine.progress import Monitor
 from workers.engine.runner import Runner
-from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, NextWanted, PostprocessBegun, RunJob
+from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, NextRequested, PostprocessBegun, RunJob
 from workers.ipc.shared import SLOTS, SharedCounters
 
 MADE = (Artefact(name="video.mp4", media_type="video/mp4", size=1, sha256="0" * 64),)
@@ -176,7 +176,7 @@ class Bench:
         assert not second.is_alive()
 
     def wants_next(self, fence: int) -> bool:
-        return NextWanted(fence=fence) in self.said
+        return NextRequested(fence=fence) in self.said
 
     def wait_for(self, message: Struct) -> None:
         with self._news:

@@ -17,7 +17,7 @@ from tests.engine.conftest import spec_for
 from tests.engine.raw_frames import tapped
 from workers.engine.registry import Registry
 from workers.engine.runner import Runner
-from workers.ipc.messages import JobFinished, NextWanted, RunJob, Setup
+from workers.ipc.messages import JobFinished, NextRequested, RunJob, Setup
 from workers.ipc.shared import SLOTS, SharedCounters
 from workers.models.catalogue import default_model, model_for
 
@@ -78,7 +78,7 @@ class Engine:
             places = []
             for spec in specs:
                 places.append(self._give(spec))
-                asked += self._wait(NextWanted, self._count)
+                asked += self._wait(NextRequested, self._count)
             for number in range(self._count - len(specs), self._count):
                 self._wait(JobFinished, number + 1)
         return [np.concatenate(frames[place / "video.mp4"]) for place in places], asked

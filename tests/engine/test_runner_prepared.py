@@ -18,7 +18,7 @@ from tests.engine.scripted_runner import (
 from workers.engine import turns
 from workers.engine.errors import EngineError
 from workers.engine.progress import Monitor
-from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, NextWanted
+from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, NextRequested
 
 
 def seen(bench: Bench, line: str) -> Callable[[Monitor], None]:
@@ -190,7 +190,7 @@ def test_a_job_is_prepared_beside_last_steps_and_a_tail(bench: Bench) -> None:
     three(bench, lambda monitor: None)
     for fence in (1, 2, 3):
         assert isinstance(bench.end(fence), JobFinished)
-    assert bench.said.count(NextWanted(fence=2)) == 1, "it asks once"
+    assert bench.said.count(NextRequested(fence=2)) == 1, "it asks once"
     log = bench.engine.log
     assert log.index("prepared second") < log.index("end tail")
     assert log.index("end tail") < log.index("tail first") < log.index("tail second")
@@ -213,7 +213,7 @@ def test_without_room_for_three_the_next_is_asked_for_when_the_tail_has_ended(be
     def last_step(monitor: Monitor) -> None:
         assert not bench.wants_next(2)
         go.set()
-        bench.wait_for(NextWanted(fence=2))
+        bench.wait_for(NextRequested(fence=2))
 
     bench.engine.fronts["second"] = last_step
     bench.run(1, "first")

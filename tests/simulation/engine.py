@@ -15,7 +15,7 @@ from workers.ipc.messages import (
     JobFailed,
     JobFinished,
     JobParked,
-    NextWanted,
+    NextRequested,
     PostprocessBegun,
     Ready,
     RunJob,
@@ -362,7 +362,7 @@ class Engine:
             if len(self.works) > 1:
                 tail = any(one.postprocessing for one in self.works)
                 self.world.count(f"overlap: asks {'beside a tail' if tail else 'before the one before is answered'}")
-            self._tell(NextWanted(fence=drawn.fence))
+            self._tell(NextRequested(fence=drawn.fence))
 
     def _parks(self, work: Work) -> bool:
         """Whether it has taken a step, has further ones to take, and is to be handed back."""

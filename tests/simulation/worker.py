@@ -23,7 +23,7 @@ from workers.agent import invariants
 from workers.agent.clock import AwakeClock
 from workers.agent.core import AgentCore
 from workers.agent.identity import Identity
-from workers.ipc.messages import NextWanted, PostprocessBegun, RunJob, Setup
+from workers.ipc.messages import NextRequested, PostprocessBegun, RunJob, Setup
 from workers.ipc.shared import SLOTS
 from workers.supervisor.agent_policy import AgentPolicy
 
@@ -207,7 +207,7 @@ class WorkerProcess:
                     self._apply(core.engine_closed(now))
                 case _:
                     effects = core.from_engine(word, now)
-                    if isinstance(word, NextWanted | PostprocessBegun):
+                    if isinstance(word, NextRequested | PostprocessBegun):
                         self._room_is_told(core, word, effects)
                     self._apply(effects)
         if self.core is core:
@@ -218,7 +218,7 @@ class WorkerProcess:
         if engine is not None and core.engine_slot.attempts:
             self._apply(core.progressed([shown for shown in engine.shown if shown is not None], now))
 
-    def _room_is_told(self, core: AgentCore, word: NextWanted | PostprocessBegun, effects: list[fx.Effect]) -> None:
+    def _room_is_told(self, core: AgentCore, word: NextRequested | PostprocessBegun, effects: list[fx.Effect]) -> None:
         """The engine takes the next job: who may be given one says so, however lately it has said something else."""
         assert self.engine is not None
         # Who asked before has had its answer, or has lost its turn to this one.

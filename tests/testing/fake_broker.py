@@ -83,7 +83,7 @@ class FakeBroker:
         self.on_demand: tuple[m.OnDemandModel, ...] = ()
         self.usage_rows: list[m.UsageRow] = []
         self.load_samples: list[m.LoadSample] = []
-        self.usage_asked: m.GetUsage | None = None
+        self.usage_request: m.GetUsage | None = None
         self.started = self.watched = self.closed = False
         #: Jobs whose steps are wanted.
         self.followed: set[str] = set()
@@ -284,7 +284,7 @@ class FakeBroker:
 
     async def usage(self, **fields: Any) -> tuple[list[m.UsageRow], bool]:
         self._answer("usage")
-        self.usage_asked = m.GetUsage(req=0, **fields)
+        self.usage_request = m.GetUsage(req=0, **fields)
         return self.usage_rows, False
 
     async def estimate(self, estimate: m.Estimate) -> m.Forecast:

@@ -29,7 +29,7 @@ from workers.agent.reporter import Reporter
 from workers.agent.spooled_results import SpooledResult
 from workers.agent.truncate import MAX_REASON, MAX_TEXT, clip
 from workers.agent.unacked_results import UnackedResults
-from workers.ipc.messages import FromEngine, JobParked, NextWanted, PostprocessBegun
+from workers.ipc.messages import FromEngine, JobParked, NextRequested, PostprocessBegun
 from workers.ipc.shared import Progress
 from workers.supervisor.agent_policy import AgentPolicy
 from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_NAME_TAKEN, EXIT_RESTART, EXIT_UNWANTED
@@ -141,7 +141,7 @@ class AgentCore:
         """A message of the engine."""
         if self.leaving is None:
             self.engine_slot.receive(message, now)
-            if isinstance(message, NextWanted | PostprocessBegun | JobParked) and self.capacity.free:
+            if isinstance(message, NextRequested | PostprocessBegun | JobParked) and self.capacity.free:
                 # The room is there now, and no result reports it.
                 self.registration.beat_now(now)
         return self._flush_effects(now)

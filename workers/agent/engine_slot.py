@@ -34,7 +34,7 @@ from workers.ipc.messages import (
     JobFinished,
     JobParked,
     LoadFailed,
-    NextWanted,
+    NextRequested,
     PostprocessBegun,
     Ready,
     Setup,
@@ -107,7 +107,7 @@ class EngineSlot:
                 self.engine.ready(message, now)
             case LoadFailed() if self.engine.life.state == "loading":
                 self.engine.load_failed(message, now)
-            case NextWanted() if (drawn := self.attempts.pass_turn(message.fence)) is not None:
+            case NextRequested() if (drawn := self.attempts.pass_turn(message.fence)) is not None:
                 self._next_requested(drawn)
             case PostprocessBegun() if (drawn := self.attempts.pass_turn(message.fence)) is not None:
                 self._postprocess_begun(drawn, message)

@@ -52,7 +52,7 @@ class HttpDepot:
         path = tokens.PREFIX + file.key
         signed = self._sign(size=file.size, sha256=file.sha256)
         # A refusal may come while the bytes are being sent and break the connection off, its reason unread: so it is asked before.
-        if again and self._ask("HEAD", path, signed) == 200:
+        if again and self._request("HEAD", path, signed) == 200:
             return
         with self._connection() as connection, open_regular(file.path) as opened:
             self._send(connection, "PUT", path, signed, size=file.size)
@@ -64,7 +64,7 @@ class HttpDepot:
     def discard(self, job_id: str, fence: int) -> None:
         """Remove what was put of an attempt that does not count. Raises `NotNow`."""
         path = f"{tokens.PREFIX}artefacts/{job_id}/{fence}"
-        status = self._ask("DELETE", path, self._sign())
+        status = self._request("DELETE", path, self._sign())
         if status not in (204, 409):
             raise NotNow(f"the edge answers {status} to the removal of {job_id}/{fence}")
 
@@ -147,7 +147,7 @@ class HttpDepot:
             connection.putheader("Content-Length", str(size))
         connection.endheaders()
 
-    def _ask(self, method: str, path: str, signed: Signed) -> int:
+    def _request(self, method: str, path: str, signed: Signed) -> int:
         """The status of a request without a body. Raises `NotNow`."""
         with self._connection() as connection:
             self._send(connection, method, path, signed)

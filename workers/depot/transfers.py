@@ -116,8 +116,8 @@ class _Lane:
         logged = one.fault
         with self._changed:
             outcome = self._backlog.put_off(one, fault, time.monotonic())
-            wanted = outcome is None and one in self._backlog
-        if wanted and fault != logged:
+            reusable = outcome is None and one in self._backlog
+        if reusable and fault != logged:
             logger.warning("depot", extra={"action": Action.DEPOT, "detail": f"{fault}; it is tried again"})
             if _awaited(one.order):
                 self._report(Delay(fence=one.order.fence, fault=fault))

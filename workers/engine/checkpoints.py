@@ -135,7 +135,7 @@ class Checkpoints:
             with self._lock:
                 due, self._next = self._due_with(state, binding), []
             for one, its in due:
-                file = self._write_or_tell(one, its)
+                file = self._try_write(one, its)
                 if file is None:
                     return False
                 self._note(one.output, one.step)
@@ -226,24 +226,24 @@ class Checkpoints:
                     if not todo and not named:
                         self._writing = None
                         return
-                written = [(state, self._write_or_tell(state, binding)) for state, binding in todo]
+                written = [(state, self._try_write(state, binding)) for state, binding in todo]
             for state, file in named:
-                self._flush_or_tell(state, file)
+                self._try_flush(state, file)
             for state, new in written:
-                if new is not None and self._flush_or_tell(state, new):
+                if new is not None and self._try_flush(state, new):
                     self._note(state.output, max(state.step, self._newest.get(state.output, 0)))
 
-    def _write_or_tell(self, state: State, binding: Binding) -> BinaryIO | None:
+    def _try_write(self, state: State, binding: Binding) -> BinaryIO | None:
         """Write the file of this state, under its name; None: it cannot be written."""
         try:
             file = self._write(state, binding)
         except Exception as error:  # the thread's outermost loop: no checkpoint is a reason to fail a job
-            self._tell(error)
+            self._report_failure(error)
             return None
         self.failed = False
         return file
 
-    def _flush_or_tell(self, state: State, file: BinaryIO) -> bool:
+    def _try_flush(self, state: State, file: BinaryIO) -> bool:
         """Flush this file, and remove those before it but the newest, and those that were refused. Whether the disk has it."""
         try:
             with file:
@@ -259,11 +259,11 @@ class Checkpoints:
             for _, old in whole[_KEPT:]:
                 old.unlink(missing_ok=True)
         except Exception as error:  # as above
-            self._tell(error)
+            self._report_failure(error)
             return False
         return True
 
-    def _tell(self, error: Exception) -> None:
+    def _report_failure(self, error: Exception) -> None:
         self.failed = True
         logger.warning("a checkpoint cannot be written", extra={"action": Action.CHECKPOINT, "detail": str(error)})
 
@@ -333,9 +333,9 @@ def unsealed(content: bytearray, binding: Binding) -> State:
     place = _digest_place(content) if len(content) > _HEADER_LENGTH.size else None
     if place is None:
         raise ValueError("it is damaged, or of another version: it bears no digest")
-    told = bytes(content[place])
+    digest = bytes(content[place])
     content[place] = _NO_DIGEST.encode()
-    if hashlib.blake2b(content, digest_size=32).hexdigest().encode() != told:
+    if hashlib.blake2b(content, digest_size=32).hexdigest().encode() != digest:
         raise ValueError("it is damaged: its digest is another")
     (length,) = _HEADER_LENGTH.unpack_from(content)
     texts = json.loads(content[_HEADER_LENGTH.size : _HEADER_LENGTH.size + length])["__metadata__"]

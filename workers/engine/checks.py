@@ -19,13 +19,13 @@ def without_effect(pipe: Any, card: ModelCard, spec: JobSpec) -> Iterator[str]:
     usual = card.defaults
     if "prompt" not in takes and "prompt_embeds" not in takes:
         yield "prompt: this pipeline draws without one"
-    asked = {
+    requested = {
         "negative_prompt": spec.negative_prompt if spec.negative_prompt != usual.negative_prompt else None,
         **{name: getattr(spec, name) for name in AS_NAMED},
     }
     if spec.num_inference_steps != usual.num_inference_steps:
         yield from _steps_not_taken(pipe, takes, spec.num_inference_steps)
-    for field, value in asked.items():
+    for field, value in requested.items():
         if value and field not in takes:
             yield f"{field}: this pipeline takes none; it was not used"
     if spec.guidance_scale is not None and not card.takes_guidance and spec.guidance_scale != usual.guidance_scale:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-_ASKED = "_execution_device"
+_DEVICE_ATTRIBUTE = "_execution_device"
 _KEPT = "_kept_execution_device"
 
 
 def keep_execution_device(pipe: Any) -> None:
     """From now on, until `forget_execution_device`, the pipeline's calls run on the device that they would run on now."""
     forget_execution_device(pipe)
-    device = getattr(pipe, _ASKED)
+    device = getattr(pipe, _DEVICE_ATTRIBUTE)
     kind: Any = type(pipe)
     pipe.__class__ = _keeping(kind)
     vars(pipe)[_KEPT] = device
@@ -33,9 +33,11 @@ def _keeping(kind: Any) -> Any:
     if hasattr(kind, _KEPT):
         return kind
 
-    def asked(pipe: Any) -> Any:
+    def device_of(pipe: Any) -> Any:
         kept = vars(pipe).get(_KEPT)
-        return getattr(super(keeping, pipe), _ASKED) if kept is None else kept
+        return getattr(super(keeping, pipe), _DEVICE_ATTRIBUTE) if kept is None else kept
 
-    keeping: Any = type(kind.__name__, (kind,), {_ASKED: property(asked), _KEPT: None, "__module__": kind.__module__})
+    keeping: Any = type(
+        kind.__name__, (kind,), {_DEVICE_ATTRIBUTE: property(device_of), _KEPT: None, "__module__": kind.__module__}
+    )
     return keeping

@@ -84,7 +84,7 @@ class FakeEngine:
     def generate(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
         script = _Script(spec)
         if self._loaded != card.name:
-            script.tell(monitor.enter, "load")
+            script.report(monitor.enter, "load")
             self.load(card)
         if script.behaviour == "load_fail":
             raise LoadError(f"model {card.name!r}: told not to load")
@@ -104,10 +104,10 @@ class _Script:
     """Script in a job's `extra`. Raises `InvalidInput` naming the key that makes no sense."""
 
     def __init__(self, spec: JobSpec) -> None:
-        asked = str(spec.extra.get("fake") or "")
-        if asked and asked not in BEHAVIOURS:
-            raise InvalidInput(f"extra.fake: {asked!r} is not one of {', '.join(BEHAVIOURS)}")
-        self.behaviour = "" if asked and self._used_up(spec) else asked
+        requested = str(spec.extra.get("fake") or "")
+        if requested and requested not in BEHAVIOURS:
+            raise InvalidInput(f"extra.fake: {requested!r} is not one of {', '.join(BEHAVIOURS)}")
+        self.behaviour = "" if requested and self._used_up(spec) else requested
         self.deaf = self.behaviour == "ignore_cancel"
         slow = self.behaviour in ("slow", "ignore_cancel")
         self.step_s = _number(spec, "fake_step_s", _SLOW_STEP_S if slow else 0.0)
@@ -133,7 +133,7 @@ class _Script:
             file.write(b".")
         return attempts >= int(_number(spec, "fake_times", 1))
 
-    def tell(self, call: Callable[..., None], *args: object) -> None:
+    def report(self, call: Callable[..., None], *args: object) -> None:
         """Call the monitor; a deaf engine ignores the cancel in its answer."""
         try:
             call(*args)
@@ -169,13 +169,13 @@ def _number(spec: JobSpec, key: str, default: float) -> float:
 
 
 def _steps(spec: JobSpec, script: _Script, monitor: Monitor, out_dir: Path, index: int) -> None:
-    script.tell(monitor.enter, "encode")
-    script.tell(monitor.enter, "denoise", spec.num_inference_steps)
+    script.report(monitor.enter, "encode")
+    script.report(monitor.enter, "denoise", spec.num_inference_steps)
     for done in range(spec.num_inference_steps + 1):
         if done:
             time.sleep(script.step_s)
             _preview(spec, out_dir, index, done)
-            script.tell(monitor.step, done, spec.num_inference_steps)
+            script.report(monitor.step, done, spec.num_inference_steps)
         if not script.postprocessing and done == min(script.at, spec.num_inference_steps):
             script.misbehave()
 
@@ -190,14 +190,14 @@ def _preview(spec: JobSpec, out_dir: Path, index: int, done: int) -> None:
 
 
 def _decode(card: ModelCard, spec: JobSpec, out_dir: Path, index: int, script: _Script, monitor: Monitor) -> Artefact:
-    script.tell(monitor.enter, "decode", spec.num_frames)
+    script.report(monitor.enter, "decode", spec.num_frames)
     embedded = file_recipe(card, spec, index, monitor)
     if spec.output == "image":
         pixels = _frame(spec, index, 0.5)
         time.sleep(script.frame_s)
         if script.postprocessing:
             script.misbehave()
-        script.tell(monitor.enter, "save")
+        script.report(monitor.enter, "save")
         return save_png(out_dir, artefact_name("image", "png", index), pixels, embedded)
     with Mp4Writer(out_dir, artefact_name("video", "mp4", index), spec.fps, embedded=embedded) as writer:
         for number in range(spec.num_frames):
@@ -205,8 +205,8 @@ def _decode(card: ModelCard, spec: JobSpec, out_dir: Path, index: int, script: _
             time.sleep(script.frame_s)
             if script.postprocessing and number == min(script.at, spec.num_frames - 1):
                 script.misbehave()
-            script.tell(monitor.step, number + 1, spec.num_frames)
-        script.tell(monitor.enter, "save")
+            script.report(monitor.step, number + 1, spec.num_frames)
+        script.report(monitor.enter, "save")
         return writer.finish()
 
 

@@ -111,12 +111,12 @@ class Group:
 
     def reasons(self, own: bytes) -> list[bytes]:
         """Exchange reasons of a failure, by rank, cut to a few kilobytes. Raises `GroupLost`."""
-        said = torch.zeros(_REASON, dtype=torch.uint8)
+        own_bytes = torch.zeros(_REASON, dtype=torch.uint8)
         if own:
-            said[: len(own[:_REASON])] = torch.frombuffer(bytearray(own[:_REASON]), dtype=torch.uint8)
-        heard = [torch.zeros(_REASON, dtype=torch.uint8) for _ in range(self.rank.of)]
-        self._wait(_dist.all_gather(heard, said, self._control, async_op=True))
-        return [one.numpy().tobytes().rstrip(b"\0") for one in heard]
+            own_bytes[: len(own[:_REASON])] = torch.frombuffer(bytearray(own[:_REASON]), dtype=torch.uint8)
+        gathered = [torch.zeros(_REASON, dtype=torch.uint8) for _ in range(self.rank.of)]
+        self._wait(_dist.all_gather(gathered, own_bytes, self._control, async_op=True))
+        return [one.numpy().tobytes().rstrip(b"\0") for one in gathered]
 
     def _wait(self, work: Any, patience: timedelta | None = None) -> None:
         try:

@@ -126,10 +126,10 @@ class GroupRanks:
         # Layouts may differ in the last bits.
         binding["ranks"] = self._layout
         found = own.find(output, binding)[0] if own is not None else None
-        said = self.votes.share(sealed(found, {}) if found is not None else b"")
+        shared = self.votes.share(sealed(found, {}) if found is not None else b"")
         if not self.group.rank.follows:
             return own
-        return _Given(unsealed(bytearray(said), {})) if said else None
+        return _Given(unsealed(bytearray(shared), {})) if shared else None
 
     def leave_call(self, error: BaseException) -> None:
         """As `Ranks.leave_call`."""
@@ -229,7 +229,7 @@ def follow(
                 raise
             logger.error("job failed: %s", verdict.message, extra={"action": Action.JOB_FAILED, "fence": order.fence})
             forget_frames(error)
-        monitor.memory.tell()
+        monitor.memory.report()
 
 
 def _draw_along(engine: Engine, card: ModelCard, spec: JobSpec, monitor: Monitor, profile: Profile) -> None:

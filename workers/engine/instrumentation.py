@@ -59,7 +59,7 @@ def call(
     if "callback_on_step_end" in taken:
         arguments = {**arguments, "callback_on_step_end": steps.on_step_end}
         if resumption is not None and "callback_on_step_end_tensor_inputs" in taken:
-            arguments["callback_on_step_end_tensor_inputs"] = resumption.tensors_wanted
+            arguments["callback_on_step_end_tensor_inputs"] = resumption.step_end_tensors
     monitor.enter("encode")
     around = resumption.around() if resumption is not None else nullcontext()
     with (

@@ -26,7 +26,7 @@ from workers.models.sources import parse_hub_id, shown
 from workers.models.weight_files import NoWeights
 
 #: What libraries say -> what is so; "{}" are the pattern's groups. The first that is found counts.
-_SAYS = tuple(
+_EXPLANATIONS = tuple(
     (re.compile(pattern, re.DOTALL), text)
     for pattern, text in (
         (r"Error no file named (\S+) found in directory (\S+?)\.?$", "{1}/{0} is not there"),
@@ -82,7 +82,10 @@ def load_error(
         text = f"it {error}"
     else:
         text = " ".join((missing_package(error) or str(error)).split()) or type(error).__name__
-        text = next((say.format(*found.groups()) for at, say in _SAYS if (found := at.search(text))), text)
+        text = next(
+            (explanation.format(*found.groups()) for at, explanation in _EXPLANATIONS if (found := at.search(text))),
+            text,
+        )
     if is_out_of_memory(error):
         less = 'write speed.quantize for its largest components, or placement = "leaf"'
         return OutOfMemory(f"{_place(card, setup, key, value)}: memory ran out while it was loaded ({text}); {less}")
@@ -170,15 +173,15 @@ def _read(
 def _raise_for(found: list[_Found], error: Exception | None) -> None:
     for one in found:
         if one.mismatched:
-            said = f"has {_some(one.mismatched)} in another shape than its config says"
+            fault = f"has {_some(one.mismatched)} in another shape than its config says"
         elif one.missing:
-            said = f"lacks {len(one.missing)} of {one.total} weights, {_some(one.missing)}"
+            fault = f"lacks {len(one.missing)} of {one.total} weights, {_some(one.missing)}"
         elif one.beyond:
-            said = f"has fewer blocks by its config than its weights, which have {_some(one.beyond)}"
+            fault = f"has fewer blocks by its config than its weights, which have {_some(one.beyond)}"
         else:
             continue
         raise LackingWeights(
-            f"its {one.kind} {said}: config and weights are of different models, or not whole"
+            f"its {one.kind} {fault}: config and weights are of different models, or not whole"
         ) from error
 
 

@@ -49,7 +49,7 @@ def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype, straight_to: st
         raise LoadError(f"{where_of(card, setup)} path: {why_not_here(card.source)}")
     if why := missing_quantiser(directory) or damage(directory, setup.parts):
         raise load_error(card, setup, LoadError(why))
-    _say_what_is_changed(card, directory, dtype)
+    _log_changed_weights(card, directory, dtype)
     dtypes = _dtypes(card, dtype, setup.speed)
     parts = _replacements(card, setup, directory, dtypes)
     try:
@@ -148,7 +148,7 @@ def _dtypes(card: ModelCard, dtype: torch.dtype, speed: Speed) -> torch.dtype | 
     return of if len(set(of.values())) > 1 else dtype
 
 
-def _say_what_is_changed(card: ModelCard, directory: Path, dtype: Any) -> None:
+def _log_changed_weights(card: ModelCard, directory: Path, dtype: Any) -> None:
     """Log weights that are not used, or not as they are stored."""
     mark = {"action": Action.LOAD_MODEL, "model": card.name}
     if loras := loose_loras(directory):

@@ -124,8 +124,8 @@ class Adapters:
             if there is not None:
                 self._drop(use.name)
             self._loaded[use.name] = self._load(use.name, stamps)
-        wanted = {use.name for use in uses}
-        for name in [name for name in self._loaded if name not in wanted]:
+        names = {use.name for use in uses}
+        for name in [name for name in self._loaded if name not in names]:
             if sum(adapter.bytes for adapter in self._loaded.values()) <= self._limit:
                 break
             self._drop(name)

@@ -195,7 +195,7 @@ def revision_of(card: ModelCard, setup: ModelSetup, device: str, dtype: str) -> 
     """Names a model as it is made ready here: another file, another setting or another kind of device gives another name."""
     directory = find(card.source)
     files = sorted(directory.rglob("*")) if directory is not None else []
-    said: list[Any] = [
+    identity: list[Any] = [
         card.name,
         card.pipeline,
         device,
@@ -205,5 +205,5 @@ def revision_of(card: ModelCard, setup: ModelSetup, device: str, dtype: str) -> 
     for file in (*files, *(Path(part) for part in setup.parts.values())):
         with suppress(OSError):
             if file.is_file():
-                said.append([str(file), file.stat().st_size, file.stat().st_mtime_ns])
-    return f"{card.name} {hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]}"
+                identity.append([str(file), file.stat().st_size, file.stat().st_mtime_ns])
+    return f"{card.name} {hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}"

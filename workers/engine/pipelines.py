@@ -67,7 +67,7 @@ class Loaded:
         pipe: Any,
         source: str,
         used: dict[str, str],
-        wanted: PlacementSetting,
+        configured: PlacementSetting,
         revision: str,
         adapters: Adapters,
         placements: Sequence[Placement] = ORDER,
@@ -77,7 +77,7 @@ class Loaded:
         self.source = source
         #: What each of its jobs is drawn with, as in `Result.used`.
         self.used = used
-        self.wanted = wanted
+        self.configured = configured
         #: Names it in what is learned of it.
         self.revision = revision
         self.components = placing.components(pipe)
@@ -90,7 +90,7 @@ class Loaded:
 
     def allowed(self, profile: Profile) -> tuple[Placement, ...]:
         """The placements it may have in a job of this profile; the table's word stands above the profile."""
-        slow = profile == "offload" and self.wanted == AUTO
+        slow = profile == "offload" and self.configured == AUTO
         aside = tuple(one for one in self._possible if not slow or ORDER.index(one) >= ORDER.index("model"))
         # A group's keep the denoiser whole: of these the one that takes most was what ran out.
         return aside or self._possible[1:] or self._possible
@@ -293,15 +293,15 @@ class Pipelines:
         limit = self._limit()
         allowed = loaded.allowed(profile)
         try:
-            best = choose(loaded.components, need, limit, loaded.wanted, allowed)
+            best = choose(loaded.components, need, limit, loaded.configured, allowed)
         except DoesNotFit:
             certain = self._peaks.need(loaded.revision, shape, certain=True)
-            choose(loaded.components, certain, limit, loaded.wanted, allowed)
+            choose(loaded.components, certain, limit, loaded.configured, allowed)
             # An estimate refuses nobody: it is tried where it takes least.
             best = next(
                 one
                 for one in reversed(allowed)
-                if loaded.wanted in (AUTO, one) and fits(one, loaded.components, certain, limit)
+                if loaded.configured in (AUTO, one) and fits(one, loaded.components, certain, limit)
             )
         now = loaded.settled.now
         return best, now is not None and now in allowed and fits(now, loaded.components, need, limit)
@@ -328,7 +328,7 @@ class Pipelines:
                 break
             # The estimate was wrong: what a placement really takes shows here at the latest, before the job begins.
             slower = [one for one in loaded.allowed(profile) if ORDER.index(one) > ORDER.index(target)]
-            if not slower or loaded.wanted != AUTO:
+            if not slower or loaded.configured != AUTO:
                 raise OutOfMemory(
                     f"model {card.name!r} does not fit in memory with placement {target}: its weights took more than was reckoned; "
                     + _cure(
@@ -392,7 +392,7 @@ def _cure(card: ModelCard, setup: ModelSetup, loaded: Loaded, need: Need, limit:
         and part.name not in setup.speed.quantize
         and getattr(getattr(loaded.pipe, part.name), "hf_quantizer", None) is None
     ]
-    found = cures(loaded.components, need, limit, loaded.wanted, loaded.allowed(profile), full)
+    found = cures(loaded.components, need, limit, loaded.configured, loaded.allowed(profile), full)
     if not found:
         return "no placement makes it fit: take smaller weights (parts) or a device with more memory"
     return f"what would do, in [models.{card.name}]: {'; or '.join(found)}"

@@ -62,7 +62,7 @@ class Previews:
         self._spec = spec
         self._out_dir = out_dir
         self._monitor = monitor
-        self._wanted = spec.previews if spec.previews and can_preview(pipe) else 0
+        self._count = spec.previews if spec.previews and can_preview(pipe) else 0
         self._file = file or VideoFile()
         keeping = monitor.keeping
         #: Where the drafts go, and after which step of an output one is drawn; 0: never.
@@ -74,7 +74,7 @@ class Previews:
     @contextmanager
     def of_output(self, index: int) -> Iterator[None]:
         """While output `index` is drawn inside: looks at each step of the scheduler, and ends it where its draft is all that is wanted."""
-        with suppress(DraftKept), self._watched(index) if self._wanted or self._draft_at else nullcontext():
+        with suppress(DraftKept), self._watched(index) if self._count or self._draft_at else nullcontext():
             yield
 
     @contextmanager
@@ -90,7 +90,7 @@ class Previews:
             moved = original(model_output, timestep, sample, *args, **kwargs)
             done += 1
             total = len(scheduler.timesteps)
-            number, passed = preview_at(done, total, self._wanted), self._monitor.passing_over
+            number, passed = preview_at(done, total, self._count), self._monitor.passing_over
             if number and not passed:
                 path = self._out_dir / preview_name(index * self._numbers + number)
                 self._write(path, aim(scheduler, model_output, sample, moved))
@@ -98,7 +98,7 @@ class Previews:
                 # An earlier attempt may have drawn it, and come no further.
                 if not passed:
                     self._write_draft(index, aim(scheduler, model_output, sample, moved))
-                shown = sum(preview_at(step, total, self._wanted) > 0 for step in range(1, done + 1))
+                shown = sum(preview_at(step, total, self._count) > 0 for step in range(1, done + 1))
                 self._show_draft(index, index * self._numbers + shown + 1)
             return moved
 
@@ -143,7 +143,7 @@ class Previews:
             with self._monitor.times.aside("save"):
                 _save(path, pixels)
         except (EngineError, RuntimeError, ValueError, OSError) as error:
-            self._wanted = 0
+            self._count = 0
             logger.warning(
                 "no more previews of this job", extra={"action": Action.PREVIEW_FAILED, "reason": str(error)[:500]}
             )
@@ -159,11 +159,11 @@ def _save(path: Path, pixels: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def preview_at(done: int, total: int, wanted: int) -> int:
+def preview_at(done: int, total: int, count: int) -> int:
     """Number (from 1) of the preview that is due after `done` of `total` steps; 0 when none is. The last step needs none."""
     if not 0 < done < total:
         return 0
-    due = [max(1, total * number // (wanted + 1)) for number in range(1, wanted + 1)]
+    due = [max(1, total * number // (count + 1)) for number in range(1, count + 1)]
     return due.index(done) + 1 if done in due else 0
 
 

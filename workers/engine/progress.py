@@ -225,19 +225,19 @@ class MemoryReport:
         self._counters = slot
         self._meter = meter
         self._clock = clock
-        self._told_at = clock()
+        self._reported_at = clock()
         self._peak_mb = 0.0
         meter.reset_peak()
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Report how much memory is in use now."""
-        self._told_at = self._clock()
+        self._reported_at = self._clock()
         self._counters.set_memory(*self._meter.used_and_total_mb())
 
-    def tell_if_due(self) -> None:
+    def report_if_due(self) -> None:
         """The same, unless that was a moment ago."""
-        if self._clock() - self._told_at >= _MEMORY_PERIOD_S:
-            self.tell()
+        if self._clock() - self._reported_at >= _MEMORY_PERIOD_S:
+            self.report()
 
     def note_peak(self) -> None:
         """To be called before the meter's peak is reset while this attempt goes on."""
@@ -341,7 +341,7 @@ class Monitor:
     def step(self, done: int, total: int) -> None:
         """`done` of the `total` steps of this phase and output are done. Raises `Cancelled`."""
         self._show(done, total)
-        self.memory.tell_if_due()
+        self.memory.report_if_due()
         if self._place.index == self._outputs - 1 and not self.passing_over:
             self.ends.stepped(total - done)
         self.check()
@@ -352,9 +352,9 @@ class Monitor:
             return
         # A model is made ready once for all outputs.
         whole = total * (self._outputs if self.times.phase not in ("load", "warm_up") else 1)
-        wanted = (rank, min(self._place.index * total + done, whole), whole)
+        place = (rank, min(self._place.index * total + done, whole), whole)
         shown_rank, shown_step, shown_total = self._place.shown
-        if rank < shown_rank or (rank == shown_rank and (wanted[1] < shown_step or whole < shown_total)):
+        if rank < shown_rank or (rank == shown_rank and (place[1] < shown_step or whole < shown_total)):
             return
-        self._place.shown = wanted
-        self._counters.report(self.times.phase, wanted[1], wanted[2])
+        self._place.shown = place
+        self._counters.report(self.times.phase, place[1], place[2])

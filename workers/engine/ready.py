@@ -24,7 +24,7 @@ from workers.engine.step_cache import prepare_cache
 from workers.engine.tiles import cover_whole, tile_vae
 from workers.models.model import ModelSetup
 from workers.models.quantise import unfit_device
-from workers.models.setup import in_words
+from workers.models.setup import as_texts
 from workers.models.speed import backend_of
 
 
@@ -46,28 +46,28 @@ class Readying:
         """Name of it in an error."""
         return where_of(self.card, self.setup)
 
-    def say(self, *keys: str) -> None:
+    def record(self, *keys: str) -> None:
         """Record these keys of the model's table for results, as far as it has them."""
-        words = in_words(self.setup)
-        self.used |= {key: words[key] for key in keys if key in words}
+        texts = as_texts(self.setup)
+        self.used |= {key: texts[key] for key in keys if key in texts}
 
 
 def _load(model: Readying) -> None:
     straight_to = model.device.kind if model.straight else ""
     model.pipe = load(model.card, model.setup, model.device.dtype, straight_to)
-    model.say("parts", "vae_dtype")
+    model.record("parts", "vae_dtype")
 
 
 def _quantise(model: Readying) -> None:
-    wanted = model.setup.speed.quantize
-    for name, method in wanted.items():
+    methods = model.setup.speed.quantize
+    for name, method in methods.items():
         if why := unfit_device(method, model.device.kind, capability(model.device)):
             raise LoadError(f"{model.where} speed.quantize.{name}: {why}")
         try:
             quantise(getattr(model.pipe, name), method, model.device.torch_device, model.device.dtype)
         except LoadError as error:
             raise refusal(model.card, model.setup, f"speed.quantize.{name}", method, f"{error}; leave it out") from None
-    model.say("quantize")
+    model.record("quantize")
 
 
 def _decode_in_tiles_where_it_must(model: Readying) -> None:
@@ -84,21 +84,21 @@ def _choose_attention(model: Readying) -> None:
     if name := model.setup.speed.attention:
         downloads = model.setup.speed.download_kernels
         choose_attention(model.where, model.pipe, name, model.device, downloads=downloads)
-    model.say("attention")
+    model.record("attention")
 
 
 def _prepare_cache(model: Readying) -> None:
     prepare_cache(model.setup.speed)
 
 
-def _say_how_clips_are_encoded(model: Readying) -> None:
-    model.say("video_file")
+def _record_video_encoding(model: Readying) -> None:
+    model.record("video_file")
 
 
 def _compile(model: Readying) -> None:
     if backend := backend_of(model.setup.speed):
         compile_blocks(model.where, model.pipe, model.device, backend, model.setup.compiled)
-    model.say("compile")
+    model.record("compile")
 
 
 def _remember_prompts(model: Readying) -> None:
@@ -114,7 +114,7 @@ STAGES: tuple[Callable[[Readying], None], ...] = (
     _make_lora_slots,
     _choose_attention,
     _prepare_cache,
-    _say_how_clips_are_encoded,
+    _record_video_encoding,
     _compile,
 )
 

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from broker.runtime.content_credentials import DRAWN, DRAWN_INTO, Signer
 from broker.wire.jobspec import JobSpec, ModelCard
-from broker.wire.recipe import encode_recipe, in_words, recipe_of
+from broker.wire.recipe import as_text, encode_recipe, recipe_of
 from workers.engine.progress import Monitor
 from workers.models.versions import installed
 
@@ -29,4 +29,4 @@ def file_recipe(card: ModelCard, spec: JobSpec, index: int, monitor: Monitor) ->
     if not spec.recipe:
         return FileRecipe(signer=monitor.signer, source_type=source_type) if monitor.signer else None
     recipe = recipe_of(spec, card, index, used=monitor.used, versions=installed())
-    return FileRecipe(encode_recipe(recipe), in_words(recipe), monitor.signer, source_type)
+    return FileRecipe(encode_recipe(recipe), as_text(recipe), monitor.signer, source_type)

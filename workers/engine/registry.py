@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 ENGINES = ("video", "image", "fake")
 
 
-def import_engines(wanted: Iterable[str]) -> None:
+def import_engines(names: Iterable[str]) -> None:
     """Import what engines of these kinds need, each "engine:pipeline class" as in a card. Of a kind or class that there is not, nothing."""
-    for engine, _, pipeline in (one.partition(":") for one in wanted):
+    for engine, _, pipeline in (one.partition(":") for one in names):
         if engine not in ("video", "image"):
             continue
         import_module(f"workers.engine.{engine}")

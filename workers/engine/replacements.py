@@ -130,12 +130,12 @@ def _of_diffusers(kind: Any, state: dict[str, torch.Tensor], config: Path, dtype
 
 def _in_our_names(kind: Any, state: dict[str, torch.Tensor], config: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The weights under diffusers' names; as they are where it knows no others."""
-    for name, told in _SINGLE_FILES.items():
+    for name, of_class in _SINGLE_FILES.items():
         if issubclass(kind, getattr(diffusers, name)):
             # Of a UNet it takes what begins with this alone.
             prefix = PREFIXES[0] if name == "UNet2DConditionModel" else ""
             checkpoint = {prefix + key: tensor for key, tensor in state.items()}
-            converted: dict[str, torch.Tensor] = told["checkpoint_mapping_fn"](checkpoint=checkpoint, config=config)
+            converted: dict[str, torch.Tensor] = of_class["checkpoint_mapping_fn"](checkpoint=checkpoint, config=config)
             return converted
     return state
 

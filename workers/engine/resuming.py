@@ -155,7 +155,7 @@ class Resumption:
             monitor.use("resumed", f"no: {refused}")
 
     @property
-    def tensors_wanted(self) -> list[str]:
+    def step_end_tensors(self) -> list[str]:
         """For the pipeline's `callback_on_step_end_tensor_inputs`."""
         return [name for name in getattr(self._pipe, "_callback_tensor_inputs", ()) if name.endswith(_LATENTS)]
 

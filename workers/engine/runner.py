@@ -130,7 +130,7 @@ class Runner:
             shape=shape_of(spec), alone=job.alone, resident=engine.resident(card, job.profile, shape_of(spec))
         )
         order = EngineJob(job=job, spec=spec, card=card, engine=engine, monitor=monitor, candidate=candidate)
-        monitor.ends.on_nearly = partial(self._turns.ask_for_next, order)
+        monitor.ends.on_nearly = partial(self._turns.request_next, order)
         monitor.ends.on_denoised = partial(self._turns.open, order)
         try:
             return self._ended(order, lambda: self._run(order, prepared=prepared is not None))
@@ -304,7 +304,7 @@ class Runner:
         if isinstance(ending, JobFailed) and ending.kind == FailureKind.OUT_OF_MEMORY:
             with self._turns.lock:
                 self._ran_out = engine
-        monitor.memory.tell()
+        monitor.memory.report()
         return ending
 
     def _loaded(self) -> tuple[str, tuple[str, ...]]:
@@ -330,8 +330,8 @@ def _failed(job: RunJob, engine: Engine | None, error: Exception, phase: str) ->
     verdict = classify(error, phase)
     log = {"action": Action.JOB_FAILED, "job_id": job.job_id, "fence": job.fence, "kind": verdict.kind, "phase": phase}
     # A refused input is the client's affair, and a model that cannot be loaded is described in our words: neither needs a traceback.
-    told = verdict.kind.rules.fault == "input" or isinstance(error, LoadError)
-    logger.error("job failed: %s", verdict.message, exc_info=not told, extra=log)
+    explained = verdict.kind.rules.fault == "input" or isinstance(error, LoadError)
+    logger.error("job failed: %s", verdict.message, exc_info=not explained, extra=log)
     forget_frames(error)
     loaded, loras = (engine.loaded(), engine.loaded_loras()) if engine else ("", ())
     return JobFailed(

@@ -120,12 +120,16 @@ def _flow_options(config: dict[str, Any], sampler: Sampler, takes: Any) -> dict[
 
 
 def _own_shift(spec: JobSpec) -> float | None:
-    wanted = spec.extra.get(FLOW_SHIFT)
-    if wanted is None:
+    requested_shift = spec.extra.get(FLOW_SHIFT)
+    if requested_shift is None:
         return None
-    if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not 0 < wanted <= 100:
-        raise InvalidInput(f"{FLOW_SHIFT}: {wanted!r} must be a number above 0, at most 100")
-    return float(wanted)
+    if (
+        isinstance(requested_shift, bool)
+        or not isinstance(requested_shift, int | float)
+        or not 0 < requested_shift <= 100
+    ):
+        raise InvalidInput(f"{FLOW_SHIFT}: {requested_shift!r} must be a number above 0, at most 100")
+    return float(requested_shift)
 
 
 def _shifted(own: Any, shift: float | None) -> Any:

@@ -24,7 +24,7 @@ _RATES = (
 )
 
 
-def sound_for(pipe: Any, output: Any, wanted: MediaKind, monitor: Monitor) -> Sound | None:
+def sound_for(pipe: Any, output: Any, media: MediaKind, monitor: Monitor) -> Sound | None:
     """The sound for a file of the kind that is wanted; None when the pipeline made none, or the file can hold none, which is a warning.
 
     Raises `EngineError` for sound that is no sound.
@@ -32,7 +32,7 @@ def sound_for(pipe: Any, output: Any, wanted: MediaKind, monitor: Monitor) -> So
     made = next((found for field in _FIELDS if (found := getattr(output, field, None)) is not None), None)
     if made is None:
         return None
-    if wanted == "image":
+    if media == "image":
         monitor.warn("sound: the model made some, and a picture holds none; it was left out")
         return None
     rate = _rate(pipe)

@@ -18,7 +18,7 @@ from workers.engine.base import Engine
 from workers.engine.memory import MemoryMeter
 from workers.engine.overlap import Candidate, OverlapPlanner, Where, shape_of
 from workers.engine.progress import Monitor
-from workers.ipc.messages import NextWanted, PostprocessBegun, RunJob
+from workers.ipc.messages import NextRequested, PostprocessBegun, RunJob
 
 #: How often a thread that waits looks whether its job is cancelled: the cancel word is another process's, and wakes no thread.
 _LOOK_S = 0.02
@@ -54,7 +54,7 @@ class Turns:
         #: The one that has the turn, if it takes its last steps.
         self._nearly_denoised: EngineJob | None = None
         #: Whether that one has asked for the next job.
-        self._asked = False
+        self._next_requested = False
         #: What the process could hold, as read when a job that waits last looked: reading takes up to a millisecond, and the moment in
         #: which one job follows another is not the time for it.
         self._limit_mb = 0.0
@@ -146,25 +146,25 @@ class Turns:
     def _pass_on(self) -> None:
         self.planner.end()
         self._denoising = self._nearly_denoised = None
-        self._asked = False
+        self._next_requested = False
 
-    def ask_for_next(self, order: EngineJob) -> None:
+    def request_next(self, order: EngineJob) -> None:
         """The job takes its last steps: ask for the next one, now or when there is room for it."""
         if not order.engine.prepares(order.card, order.spec, order.spec):
             return
         with self.lock:
             if self._denoising is order:
                 self._nearly_denoised = order
-                self._ask_if_room()
+                self._request_if_room()
 
-    def _ask_if_room(self) -> None:
+    def _request_if_room(self) -> None:
         order = self._nearly_denoised
-        if order is None or self._asked:
+        if order is None or self._next_requested:
             return
         self._read_limit()
         if self.planner.may_prepare(order.candidate, self._limit_mb):
-            self._asked = True
-            self._send(NextWanted(fence=order.job.fence))
+            self._next_requested = True
+            self._send(NextRequested(fence=order.job.fence))
 
     def excuse(self, order: EngineJob) -> bool | None:
         """The job ran out of memory before its postprocessing. Whether another was beside it; None: one is now, and was not then."""
@@ -219,7 +219,7 @@ class Turns:
             if self._postprocessing is order:
                 self._postprocessing = None
                 self.planner.end_postprocess()
-                self._ask_if_room()
+                self._request_if_room()
                 self.lock.notify_all()
 
     def wait_for_postprocess(self, order: EngineJob) -> None:

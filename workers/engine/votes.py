@@ -1,9 +1,9 @@
 """Votes of the ranks of a group while they draw a job: to go on, or to leave it together.
 
-Between two passes of a denoiser each rank computes alone, and may find a reason to leave: the agent's word, which rank 0 alone hears, or an
-exception. Within one all must stay, as the others would wait for whoever leaves: on a GPU for good. So before each pass all vote, and the
-strongest word counts for all. A rank that leaves between two passes votes so; the others hear it at their next vote. An exception within a
-pass ends the process, and its agent makes the group anew.
+Between two passes of a denoiser each rank computes alone, and may find a reason to leave: a cancel from the agent, which rank 0 alone
+receives, or an exception. Within one all must stay, as the others would wait for a rank that leaves: on a GPU for good. So before each pass
+all vote, and the strongest vote counts for all. A rank that leaves between two passes votes so; the others get it with their next vote. An
+exception within a pass ends the process, and its agent makes the group anew.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _FIRST_S, _LEAST_S, _PASSES = 1800.0, 60.0, 2
 _PASS, _SHARE, _END = range(3)
 
 
-class Word(IntEnum):
-    """Words of a vote, from the weakest."""
+class Vote(IntEnum):
+    """Values of a vote, from the weakest."""
 
     GO_ON = 0
     #: Leave the pipeline's call: the draft of this output is drawn, the next one follows.
@@ -63,18 +63,18 @@ class Votes:
         self.left = False
         self._count = 0
         self._longest_s = 0.0
-        #: What made this rank leave the last call: raised by a vote, so the others know.
-        self._told: BaseException | None = None
+        #: Exception by which this rank left the last call: raised by a vote, so that it needs no vote of its own.
+        self._left_by: BaseException | None = None
 
     @contextmanager
     def together(self, number: int = 0) -> Iterator[int]:
-        """Inside is a pass that all ranks compute, after a vote: the highest `number` that any of them says. Raises as `share`."""
+        """Inside is a pass that all ranks compute, after a vote: the highest `number` of any rank. Raises as `share`."""
         try:
             self._monitor.check()
         except Cancelled as error:
             self.leave(error)
             raise
-        highest = self._vote(Word.GO_ON, _PASS, number)
+        highest = self._vote(Vote.GO_ON, _PASS, number)
         self.inside = True
         began = time.monotonic()
         yield highest
@@ -82,44 +82,44 @@ class Votes:
         self.inside = False
 
     def share(self, data: bytes | bytearray = b"") -> bytes:
-        """Return what rank 0 says. Raises `Cancelled`, `DraftKept`, `UnknownState` or `EngineError` when the ranks leave."""
-        self._vote(Word.GO_ON, _SHARE)
+        """Return the bytes of rank 0. Raises `Cancelled`, `DraftKept`, `UnknownState` or `EngineError` when the ranks leave."""
+        self._vote(Vote.GO_ON, _SHARE)
         return self._group.broadcast(data)
 
     def end(self) -> None:
         """Vote that all passes are done. Raises as `share`."""
-        self._vote(Word.GO_ON, _END)
+        self._vote(Vote.GO_ON, _END)
 
     def leave_call(self, error: BaseException) -> None:
-        """Tell the others, which do the same, that this rank leaves a call of its pipeline by this exception."""
-        if error is not self._told:
-            self._vote(Word.NEXT_OUTPUT if isinstance(error, DraftKept) else Word.CALL_AGAIN, _PASS)
+        """Vote that this rank leaves a call of its pipeline by this exception; the others do the same."""
+        if error is not self._left_by:
+            self._vote(Vote.NEXT_OUTPUT if isinstance(error, DraftKept) else Vote.CALL_AGAIN, _PASS)
 
     def leave(self, error: BaseException) -> None:
-        """Tell the others, which do the same, that this rank leaves the job by this exception."""
+        """Vote that this rank leaves the job by this exception; the others do the same."""
         if self.left:
             return
         if isinstance(error, Cancelled | Parked):
-            self._vote(Word.LEAVE, _PASS)
+            self._vote(Vote.LEAVE, _PASS)
             return
         verdict = classify(error, self._monitor.phase)
-        self._vote(Word.FAILED, _PASS, reason=msgspec.msgpack.encode(_cut(verdict)))
+        self._vote(Vote.FAILED, _PASS, reason=msgspec.msgpack.encode(_cut(verdict)))
 
-    def _vote(self, own: Word, place: int, number: int = 0, reason: bytes = b"") -> int:
+    def _vote(self, own: Vote, place: int, number: int = 0, reason: bytes = b"") -> int:
         self._count += 1
         mark = self._count * 4 + place
-        said, highest, last, first = self._group.highest([own, number, mark, -mark], self._patience())
-        strongest = Word(said)
-        if strongest is Word.GO_ON:
+        level, highest, last, first = self._group.highest([own, number, mark, -mark], self._patience())
+        strongest = Vote(level)
+        if strongest is Vote.GO_ON:
             if last != -first:
                 raise GroupLost(f"{self._group.rank}: the ranks came to different places of a job")
             return highest
-        self.left = strongest >= Word.LEAVE
-        reasons = self._group.reasons(reason) if strongest is Word.FAILED else []
-        if own in (strongest, Word.LEAVE, Word.FAILED):
+        self.left = strongest >= Vote.LEAVE
+        reasons = self._group.reasons(reason) if strongest is Vote.FAILED else []
+        if own in (strongest, Vote.LEAVE, Vote.FAILED):
             return highest  # its own exception says more
-        self._told = _heard(strongest, reasons, self._group.rank.of)
-        raise self._told
+        self._left_by = _exception_of(strongest, reasons, self._group.rank.of)
+        raise self._left_by
 
     def _patience(self) -> timedelta | None:
         if self._group.rank.follows:
@@ -133,13 +133,13 @@ def lost(group: Group, error: BaseException) -> GroupLost:
     return kind(f"{group.rank}, within a pass that the ranks compute together: {type(error).__name__}: {error}")
 
 
-def _heard(word: Word, reasons: list[bytes], ranks: int) -> BaseException:
-    match word:
-        case Word.NEXT_OUTPUT:
+def _exception_of(vote: Vote, reasons: list[bytes], ranks: int) -> BaseException:
+    match vote:
+        case Vote.NEXT_OUTPUT:
             return DraftKept()
-        case Word.CALL_AGAIN:
+        case Vote.CALL_AGAIN:
             return UnknownState("another rank could not put the state back")
-        case Word.LEAVE:
+        case Vote.LEAVE:
             return Cancelled()
     number, reason = next((number, reason) for number, reason in enumerate(reasons) if reason)
     verdict = msgspec.msgpack.decode(reason, type=Verdict)

@@ -195,14 +195,14 @@ def _raise_if_lost(error: Any) -> None:
         raise GpuLostError(str(error)) from None
 
 
-def in_time(ask: Callable[[], _Answer], seconds: float) -> _Answer:
+def in_time(call: Callable[[], _Answer], seconds: float) -> _Answer:
     """Call `ask` on a thread of its own and return its result. Raises `GpuLibraryError` when it does, or has not answered in this time."""
     answers: list[_Answer] = []
     errors: list[GpuLibraryError] = []
 
     def run() -> None:
         try:
-            answers.append(ask())
+            answers.append(call())
         except GpuLibraryError as error:
             errors.append(error)
 

@@ -42,7 +42,7 @@ class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
 
 
 class RunJob(Struct, frozen=True, kw_only=True, tag="run"):
-    """Draw this. Answered by one of `JobEnding` with the same fence, and perhaps by `NextWanted` and `PostprocessBegun` before."""
+    """Draw this. Answered by one of `JobEnding` with the same fence, and perhaps by `NextRequested` and `PostprocessBegun` before."""
 
     job_id: str
     fence: int
@@ -77,7 +77,7 @@ class LoadFailed(Struct, frozen=True, kw_only=True, tag="load_failed"):
     message: Annotated[str, Meta(max_length=8192)]
 
 
-class NextWanted(Struct, frozen=True, kw_only=True, tag="next"):
+class NextRequested(Struct, frozen=True, kw_only=True, tag="next"):
     """This job is about to be denoised: the next one may be given now, to be prepared beside its last steps."""
 
     fence: int
@@ -135,4 +135,4 @@ ToEngine = Setup | RunJob
 
 JobEnding = JobFinished | JobFailed | JobCancelled | JobParked
 
-FromEngine = Ready | LoadFailed | NextWanted | PostprocessBegun | JobFinished | JobFailed | JobCancelled | JobParked
+FromEngine = Ready | LoadFailed | NextRequested | PostprocessBegun | JobFinished | JobFailed | JobCancelled | JobParked

@@ -41,7 +41,7 @@ from workers.models.model_facts import (
 from workers.models.pipeline_classes import PipelineClass, pipeline_class
 from workers.models.resumable import RESUMABLE
 from workers.models.samplers import SampledModel, SamplerError, read_presets, read_sampler, usual_sampler
-from workers.models.setup import in_words, setup_for
+from workers.models.setup import as_texts, setup_for
 from workers.models.single_file import check_single_file, configs_of
 from workers.models.sources import (
     SETTINGS_FILE,
@@ -157,7 +157,7 @@ def _model(
         raise CatalogueError(where, "video_file.codec", text)
     warm_up = sizes(where, setup.speed, card)
     setup = msgspec.structs.replace(setup, video_file=file, warm_up=warm_up)
-    return Model(card=msgspec.structs.replace(card, setup=in_words(setup)), setup=setup)
+    return Model(card=msgspec.structs.replace(card, setup=as_texts(setup)), setup=setup)
 
 
 def _usual_name(source: str) -> str:

@@ -166,13 +166,13 @@ def plan(source: str, files: Iterable[str] = (), variant: str = "") -> Fetch:
     model = parse_hub_id(source)
     if model is None:
         raise PullError(f"{source!r} is no hub id: OWNER/NAME, or OWNER/NAME@REVISION")
-    wanted = tuple(files)
-    with _InWords(model):
+    selected = tuple(files)
+    with _Explained(model):
         info = huggingface_hub.HfApi().model_info(model.repo, revision=model.ref, files_metadata=True)
         sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
         commit = str(info.sha)
-        if wanted:
-            names = chosen_files(sizes, wanted)
+        if selected:
+            names = chosen_files(sizes, selected)
         elif INDEX in sizes:
             path = huggingface_hub.hf_hub_download(model.repo, INDEX, revision=commit)
             names = pipeline_files(sizes, _index(path), variant)
@@ -195,7 +195,7 @@ def pull(fetch: Fetch, progress: Progress = lambda done, total: None) -> Path:
     cache = cache_of(fetch.model)
     begun = sum(path.stat().st_size for path in (cache / "blobs").glob(f"*{_PART}"))
     _check_disk(cache, fetch.missing - begun)
-    with _InWords(fetch.model), _Transfer(fetch, cache, progress) as transfer:
+    with _Explained(fetch.model), _Transfer(fetch, cache, progress) as transfer:
         transfer.run()
     # Last: by this file `sources.find` knows the model.
     reference = cache / "refs" / fetch.model.ref
@@ -382,7 +382,7 @@ def _index(path: str) -> Mapping[str, Any]:
     return index
 
 
-class _InWords:
+class _Explained:
     """Turn what the hub's client raises into one sentence, and say what to do."""
 
     def __init__(self, model: HubId) -> None:

@@ -99,9 +99,9 @@ def input_use(
     takes = [role for role in parameters(taken.name, taken.parameters) if role != "image"]
     needs = [role for pattern, role in _NEEDS if role in takes and re.match(pattern, taken.name)]
     if "last_image" in takes:
-        sees, pair = transformer.get("image_dim") is not None, transformer.get("pos_embed_seq_len") is not None
-        if sees and pair:  # the image encoder's features that it was trained on are those of two frames
+        takes_image, pair = transformer.get("image_dim") is not None, transformer.get("pos_embed_seq_len") is not None
+        if takes_image and pair:  # the image encoder's features that it was trained on are those of two frames
             needs.append("last_image")
-        elif sees or index.get("expand_timesteps") is True:
+        elif takes_image or index.get("expand_timesteps") is True:
             takes.remove("last_image")
     return tuple(takes), tuple(needs)

@@ -90,11 +90,11 @@ def check_loras(
     replaced: Container[str] = (),
 ) -> Loras:
     """All LoRAs of a model, each of which looks like one of it; `replaced`: components out of other files. Raises `CatalogueError`."""
-    wanted = [*_in_directory(where, lora_dir)] if lora_dir else []
+    tables = [*_in_directory(where, lora_dir)] if lora_dir else []
     # An empty entry leaves out a LoRA that the model's own file or the directory has.
-    both: dict[str, LoraEntry] = {**dict(wanted), **entries}
+    both: dict[str, LoraEntry] = {**dict(tables), **entries}
     given = {name: entry for name, entry in both.items() if entry}
-    keys = {name: "lora_dir" for name, _ in wanted} | {name: dotted("loras", name) for name in entries}
+    keys = {name: "lora_dir" for name, _ in tables} | {name: dotted("loras", name) for name in entries}
     without = [] if taken.takes_loras else [taken.name]
     without += [one.name for one in denoisers(index) if not one.takes_adapters]
     if given and without:

@@ -101,7 +101,7 @@ def parallel_for(
 def layout_for(parallel: Parallel, ranks: int, *, guided: bool) -> Layout:
     """Choose the layout of a job, with or without guidance, on so many GPUs. Raises `Indivisible`."""
     reasons: list[str] = []
-    for layout in _wanted(parallel.setting, ranks, guided=guided):
+    for layout in _layouts_of(parallel.setting, ranks, guided=guided):
         why = _why_not(parallel, layout)
         if not why:
             return layout
@@ -119,20 +119,20 @@ def on_group(card: ModelCard, parallel: Parallel, ranks: int) -> ModelCard:
     """The card of a model on a worker of so many GPUs: its `setup` says how they share jobs, or why they cannot."""
     if ranks == 1 or card.engine == "fake":
         return card
-    words = [_in_words(parallel, ranks, guided=False)]
-    if card.takes_guidance and (guided := _in_words(parallel, ranks, guided=True)) != words[0]:
-        words = [guided, f"without guidance: {words[0]}"]
-    return replace(card, setup={**card.setup, "parallel": "; ".join(words)})
+    layouts = [_as_text(parallel, ranks, guided=False)]
+    if card.takes_guidance and (guided := _as_text(parallel, ranks, guided=True)) != layouts[0]:
+        layouts = [guided, f"without guidance: {layouts[0]}"]
+    return replace(card, setup={**card.setup, "parallel": "; ".join(layouts)})
 
 
-def _in_words(parallel: Parallel, ranks: int, *, guided: bool) -> str:
+def _as_text(parallel: Parallel, ranks: int, *, guided: bool) -> str:
     try:
         return str(layout_for(parallel, ranks, guided=guided))
     except Indivisible as error:
         return str(error)
 
 
-def _wanted(setting: ParallelSetting, ranks: int, *, guided: bool) -> tuple[Layout, ...]:
+def _layouts_of(setting: ParallelSetting, ranks: int, *, guided: bool) -> tuple[Layout, ...]:
     """Layouts that would do, the best first."""
     sequence, halves = Layout(sequence=ranks), Layout(guidance=2, sequence=ranks // 2)
     even = guided and ranks % 2 == 0

@@ -73,7 +73,7 @@ def check_parts(where: str, parts: Mapping[str, str], index: Mapping[str, Any], 
 def components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Component -> (library, class), of those that a model's index names and has."""
     pairs = ((name, value) for name, value in index.items() if isinstance(value, list) and len(value) == 2)
-    return {name: (value[0], value[1]) for name, value in pairs if all(isinstance(word, str) for word in value)}
+    return {name: (value[0], value[1]) for name, value in pairs if all(isinstance(part, str) for part in value)}
 
 
 def with_weights(index: Mapping[str, Any], directory: Path) -> set[str]:
@@ -146,10 +146,10 @@ def _of_another_kind(name: str, file: Path, read: WeightFile) -> str:
     other = next(filter(other_component, names), "")
     if inner and other:
         return f"{file} is a whole checkpoint ({inner} beside {other}), and one component is needed; it belongs in path"
-    wanted = _KINDS.get(re.sub(r"_\d+$", "", name), "")
+    expected = _KINDS.get(re.sub(r"_\d+$", "", name), "")
     found = _kind([without_prefix(one) for one in names])
-    if wanted and found and wanted != found:
-        return f"{file} is {found} by its names ({names[0]}), and {wanted} is needed"
+    if expected and found and expected != found:
+        return f"{file} is {found} by its names ({names[0]}), and {expected} is needed"
     return ""
 
 

@@ -78,7 +78,7 @@ class PipelineClass(Struct, frozen=True):
     #: Whether `strength` x steps, rounded down, are the steps that are drawn.
     steps_by_strength: bool
     #: Whether its loop says which of its calls of the denoiser belong together, which a step cache must know.
-    tells_caches: bool = False
+    marks_cache_context: bool = False
     #: Whether all of it may be read from one file.
     from_single_file: bool = False
     #: Whether it loads LoRAs.
@@ -131,7 +131,7 @@ def pipeline_class(name: str) -> PipelineClass | None:
         components=frozenset(made_of),
         needed=frozenset(part for part, parameter in made_of.items() if parameter.required) - _optional(family),
         steps_by_strength=any(_STRENGTH_OF_STEPS in text for _, text in (*family, *_drawing(family))),
-        tells_caches=any("cache_context(" in text for _, text in family),
+        marks_cache_context=any("cache_context(" in text for _, text in family),
         from_single_file=any(
             isinstance(base, ast.Name) and base.id == "FromSingleFileMixin" for node, _ in family for base in node.bases
         ),
@@ -156,12 +156,12 @@ def all_classes() -> tuple[PipelineClass, ...]:
 @functools.cache
 def _given_out() -> frozenset[str]:
     """Names that the library can be asked for: all words in the table of its lazy imports."""
-    words: set[str] = set()
+    names: set[str] = set()
     for place in library_places():
         for node in ast.walk(ast.parse(Path(place, "__init__.py").read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                words.add(node.value)
-    return frozenset(words)
+                names.add(node.value)
+    return frozenset(names)
 
 
 def _optional(family: list[tuple[ast.ClassDef, str]]) -> set[str]:

@@ -72,7 +72,7 @@ def role_of(name: str) -> Role:
     if name.startswith(("text_encoder", "prior_text_encoder", "conditioner")):
         return "encoder"
     decodes = ("vae", "vqvae", "movq", "vqgan", "vocoder", "image_decoder")
-    return "decoder" if any(word in name for word in decodes) else "denoiser"
+    return "decoder" if any(part in name for part in decodes) else "denoiser"
 
 
 def peak(placement: Placement, components: Iterable[Component], need: Need) -> int:

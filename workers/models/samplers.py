@@ -387,7 +387,11 @@ def usual_sampler(source: str, model: SampledModel) -> Sampler:
     pipeline = model.pipeline
     name = source.rstrip("/").rpartition("/")[2] if source.startswith(("/", ".")) else source
     found = next(
-        (preset for kind, words, preset in _DISTILLED if re.match(kind, pipeline) and re.search(words, name.lower())),
+        (
+            preset
+            for kind, pattern, preset in _DISTILLED
+            if re.match(kind, pipeline) and re.search(pattern, name.lower())
+        ),
         "",
     )
     if not found or unfit(PRESETS[found].sampler, pipeline, model.scheduler, model.index)[1]:

@@ -16,7 +16,7 @@ from workers.models.quantise import check_quantize
 from workers.models.sources import CatalogueError, shown
 from workers.models.speed import Speed, backend_of, check_speed
 from workers.models.table import ModelTable
-from workers.models.video_file import VideoFile, in_a_word
+from workers.models.video_file import VideoFile, summary
 from workers.models.weights import pickled, variants
 
 
@@ -56,10 +56,10 @@ def setup_for(
     )
 
 
-def in_words(setup: ModelSetup) -> dict[str, str]:
+def as_texts(setup: ModelSetup) -> dict[str, str]:
     """Describe what is not as usual, key of the table -> words, without paths: for clients (`ModelCard.setup`) and in `Result.used`."""
     speed = setup.speed
-    words = {
+    texts = {
         "parts": ", ".join(f"{name} {Path(file).name}" for name, file in sorted(setup.parts.items())),
         "variant": setup.variant,
         "quantize": ", ".join(f"{name} {method}" for name, method in sorted(speed.quantize.items())),
@@ -70,9 +70,9 @@ def in_words(setup: ModelSetup) -> dict[str, str]:
         "vae_dtype": speed.vae_dtype if speed.vae_dtype != "auto" else "",
         "placement": setup.placement if setup.placement != AUTO else "",
         "parallel": setup.parallel.setting if setup.parallel.setting != "auto" else "",
-        "video_file": in_a_word(setup.video_file) if setup.video_file != VideoFile() else "",
+        "video_file": summary(setup.video_file) if setup.video_file != VideoFile() else "",
     }
-    return {key: text for key, text in words.items() if text}
+    return {key: text for key, text in texts.items() if text}
 
 
 def _check_weights(where: str, settings: ModelTable, directory: Path, parts: Container[str]) -> None:

@@ -34,7 +34,7 @@ def unfit_cache(kind: CacheKind, ratios: Sequence[float], taken: PipelineClass, 
     if kind == "dbcache":
         return _no_dbcache(taken)
     found = denoisers(index)
-    fits = taken.tells_caches and found and all(denoiser.caches for denoiser in found)
+    fits = taken.marks_cache_context and found and all(denoiser.caches for denoiser in found)
     if not fits or taken.name.startswith(_NO_FIRST_BLOCK):
         return f"{taken.name} cannot leave out blocks between steps"
     if kind == "taylorseer" and not all(denoiser.projects_out for denoiser in found):

@@ -84,7 +84,7 @@ def convert(where: str, prefix: str, table: Mapping[str, Any], kind: type[T]) ->
         for word in keys:
             value = value[word]
             path = f"{path}[{word}]" if isinstance(word, int) else _below(path, word)
-        raise CatalogueError(where, path, f"{shown(value)} {_in_words(error, value)}") from None
+        raise CatalogueError(where, path, f"{shown(value)} {_explained(error, value)}") from None
 
 
 #: Default -> the limits that it must be within.
@@ -136,13 +136,13 @@ def anchored(where: str, own: Mapping[str, Any], directory: Path) -> dict[str, A
         try:
             placed["loras"] = {name: anchored_lora(lora, directory) for name, lora in own["loras"].items()}
         except ValueError as error:
-            outside = next(key for key, lora in own["loras"].items() if str(error) in (lora, *_words(lora)))
+            outside = next(key for key, lora in own["loras"].items() if str(error) in (lora, *_strings(lora)))
             text = f"{str(error)!r} is outside of the model's directory; it belongs in the service's table"
             raise CatalogueError(where, _below("loras", outside), text) from None
     return placed
 
 
-def _words(entry: Any) -> Iterator[Any]:
+def _strings(entry: Any) -> Iterator[Any]:
     return iter(entry.values() if isinstance(entry, dict) else ())
 
 
@@ -246,7 +246,7 @@ _KINDS = {
 _BOUNDS = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
 
 
-def _in_words(error: msgspec.ValidationError, value: Any) -> str:
+def _explained(error: msgspec.ValidationError, value: Any) -> str:
     """msgspec's rule: "Expected `str | null`, got `int`" -> "must be a string"."""
     rule = str(error).partition(" - at `$")[0]
     if bound := re.fullmatch(r"Expected `(\w+)` (of length )?(>=|>|<=|<) (\S+)", rule):
@@ -257,13 +257,13 @@ def _in_words(error: msgspec.ValidationError, value: Any) -> str:
     kinds = re.match(r"Expected `([^`]+)`", rule)
     if kinds is None:
         return f"cannot be taken: {rule[:1].lower()}{rule[1:]}"
-    wanted = [_KINDS.get(name.strip(), name.strip()) for name in kinds[1].split("|") if name.strip() != "null"]
-    return f"must be {' or '.join(wanted)}{_quoted(value, wanted)}"
+    expected = [_KINDS.get(name.strip(), name.strip()) for name in kinds[1].split("|") if name.strip() != "null"]
+    return f"must be {' or '.join(expected)}{_quoted(value, expected)}"
 
 
-def _quoted(value: Any, wanted: list[str]) -> str:
+def _quoted(value: Any, expected: list[str]) -> str:
     """The cure of a number or truth value that is written as a text."""
-    if not isinstance(value, str) or _KINDS["str"] in wanted:
+    if not isinstance(value, str) or _KINDS["str"] in expected:
         return ""
     plain = value.strip().lower() in ("true", "false") or re.fullmatch(r"[-+]?[\d.]+", value.strip())
     return "; leave the quotes out" if plain else ""

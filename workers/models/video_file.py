@@ -81,7 +81,7 @@ def check_video_file(where: str, file: VideoFile, makes: str, encoders: Collecti
     return file
 
 
-def in_a_word(file: VideoFile) -> str:
+def summary(file: VideoFile) -> str:
     """Description in a result's record."""
     crf = CODECS[file.codec].usual if file.crf is None else file.crf
     return f"{file.codec} crf {crf} {file.pixel_format}"

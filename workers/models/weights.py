@@ -51,7 +51,7 @@ def damage(directory: Path, replaced: Container[str] = ()) -> str:
     Weights of components that are `replaced` do not count.
     """
     for part, value in _index(directory).items():
-        named = isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value)
+        named = isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)
         if named and not (directory / part).is_dir():
             return f"its {part}, which model_index.json names, is not in the directory"
     for file in sorted(directory.glob("*/*")):

@@ -233,8 +233,8 @@ def _store_facts(environ: Mapping[str, str]) -> dict[str, Any]:
         return {"store_fault": f"no answer within {_STORE_S:g} s"}
     if done.returncode in (0, 3):
         return {"store_lists": not done.returncode}
-    words = (done.stdout.strip() or done.stderr.strip()).splitlines() or ["it could not be asked"]
-    return {"store_fault": words[-1], "store_is_wrong": done.returncode != 1}
+    lines = (done.stdout.strip() or done.stderr.strip()).splitlines() or ["it could not be asked"]
+    return {"store_fault": lines[-1], "store_is_wrong": done.returncode != 1}
 
 
 def _depot(config: Mapping[str, Any], environ: Mapping[str, str]) -> str:

@@ -49,19 +49,19 @@ def ps(
     as_json: Json = False,
 ) -> None:
     """List the jobs that wait or run; with --all the finished ones, too."""
-    wanted = state or (None if everything else ",".join(ACTIVE_STATES))
+    states = state or (None if everything else ",".join(ACTIVE_STATES))
     found: list[Job] = []
     searched_to = 0.0
-    with opened(url, key_file) as client, looking() as say:
+    with opened(url, key_file) as client, looking() as update:
 
         def on_search(at: float) -> None:
             nonlocal searched_to
             searched_to = at
-            say(f"searched back to {day_and_time(at)}; Ctrl-C shows what was found")
+            update(f"searched back to {day_and_time(at)}; Ctrl-C shows what was found")
 
         try:
             for job in client.jobs(
-                state=wanted, model=model, worker=worker, prompt=prompt, limit=limit, on_search=on_search
+                state=states, model=model, worker=worker, prompt=prompt, limit=limit, on_search=on_search
             ):
                 found.append(job)
         except KeyboardInterrupt:

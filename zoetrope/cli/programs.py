@@ -46,7 +46,7 @@ def register(app: typer.Typer) -> None:
 def _command(line: Sequence[str]) -> Callable[..., None]:
     def complete(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
         given = next((words for words in ctx.params.values() if isinstance(words, list | tuple)), ())
-        return [word for word in words_of(line, given) if word[0].startswith(incomplete)]
+        return [one for one in completions(line, given) if one[0].startswith(incomplete)]
 
     words = typer.Argument(None, autocompletion=complete)
 
@@ -56,7 +56,7 @@ def _command(line: Sequence[str]) -> Callable[..., None]:
     return run
 
 
-def words_of(line: Sequence[str], given: Sequence[str] = ()) -> list[tuple[str, str]]:
+def completions(line: Sequence[str], given: Sequence[str] = ()) -> list[tuple[str, str]]:
     """The options and commands that a program takes behind the words given, each with what it is for, as its own help has them."""
     commands, options = _read_help(line)
     if given and given[0] in dict(commands):

@@ -168,15 +168,15 @@ def looking() -> Iterator[Callable[[str], None]]:
     with contextlib.ExitStack() as shown:
         status: Status | None = None
 
-        def say(words: str) -> None:
+        def show(text: str) -> None:
             nonlocal status
             if not sys.stderr.isatty():
                 return
             if status is None:
-                status = shown.enter_context(err().status(words))
-            status.update(words)
+                status = shown.enter_context(err().status(text))
+            status.update(text)
 
-        yield say
+        yield show
 
 
 def megabytes(number: float) -> str:

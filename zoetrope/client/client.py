@@ -123,8 +123,8 @@ class Client:
         """Jobs, the newest first, page by page. `state`: one or several, with commas; `prompt`: a text in theirs; `since` and `until`:
         Unix seconds of their submission; `limit`: at most so many in all. `on_search` is called with a Unix time, of the jobs that a
         long search has come to."""
-        words = {"state": state, "model": model, "worker": worker, "prompt": prompt, "order": order}
-        flow = self._flows.jobs(limit=limit, on_search=on_search, since=since, until=until, **words)
+        filters = {"state": state, "model": model, "worker": worker, "prompt": prompt, "order": order}
+        flow = self._flows.jobs(limit=limit, on_search=on_search, since=since, until=until, **filters)
         return self._connection.iterate(flow)
 
     def events(self, job: Job | str, *, after: int = 0, timeout_s: float | None = None) -> Iterator[JobEvent]:
@@ -285,8 +285,8 @@ class AsyncClient:
         on_search: OnSearch | None = None,
     ) -> AsyncIterator[Job]:
         """As `Client.jobs`, for `async for`."""
-        words = {"state": state, "model": model, "worker": worker, "prompt": prompt, "order": order}
-        flow = self._flows.jobs(limit=limit, on_search=on_search, since=since, until=until, **words)
+        filters = {"state": state, "model": model, "worker": worker, "prompt": prompt, "order": order}
+        flow = self._flows.jobs(limit=limit, on_search=on_search, since=since, until=until, **filters)
         return self._connection.iterate(flow)
 
     def events(self, job: Job | str, *, after: int = 0, timeout_s: float | None = None) -> AsyncIterator[JobEvent]:

@@ -94,14 +94,14 @@ def file_part(name: str, value: FileSource) -> FilePart:
 
 def submission(prompt: str, fields: Mapping[str, Any], key: str | None = None) -> Request:
     """The request for a job. `key`: its idempotency key; without one, and without an `id` of the job, one is drawn at random."""
-    wanted = {"prompt": prompt, **{name: value for name, value in fields.items() if value is not None}}
+    fields_given = {"prompt": prompt, **{name: value for name, value in fields.items() if value is not None}}
     headers = {}
-    if "id" not in wanted:
+    if "id" not in fields_given:
         headers["Idempotency-Key"] = key or uuid.uuid4().hex
     elif key is not None:
         raise ZoetropeError("a job's own id and an idempotency key exclude each other")
     parts: list[FilePart] = []
-    for name, value in list(wanted.items()):
+    for name, value in list(fields_given.items()):
         members = value if isinstance(value, list | tuple) else [value]
         files = [is_file(member) for member in members]
         if not any(files):
@@ -109,9 +109,13 @@ def submission(prompt: str, fields: Mapping[str, Any], key: str | None = None) -
         if not all(files):
             raise ZoetropeError(f"{name}: is a mixture of files and text; upload the files first and name their ids")
         parts += [file_part(name, member) for member in members]
-        del wanted[name]
+        del fields_given[name]
     return Request(
-        method="POST", path="/v1/jobs", headers=headers, fields=_form(wanted) if parts else wanted, files=tuple(parts)
+        method="POST",
+        path="/v1/jobs",
+        headers=headers,
+        fields=_form(fields_given) if parts else fields_given,
+        files=tuple(parts),
     )
 
 
@@ -144,7 +148,7 @@ def estimating(fields: Mapping[str, Any]) -> Request:
 
 def draining(worker: str, *, hand_back: bool, even_last: bool) -> Request:
     """The request that lets a worker leave."""
-    query = {name: "true" for name, asked in (("hand_back", hand_back), ("even_last", even_last)) if asked}
+    query = {name: "true" for name, is_set in (("hand_back", hand_back), ("even_last", even_last)) if is_set}
     return Request(method="POST", path=f"/v1/workers/{segment(worker)}/drain", query=query)
 
 

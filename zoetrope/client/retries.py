@@ -25,7 +25,7 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
     first_s: float = 0.5
     longest_s: float = 8.0
     #: The longest `Retry-After` that is waited for; beyond it the error comes at once.
-    longest_asked_s: float = 120.0
+    max_retry_after_s: float = 120.0
     #: How long an event stream is tried again without an answer before following a job gives up.
     outage_s: float = 120.0
 
@@ -42,10 +42,10 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
         # A refusal for want of room was decided before anything was done.
         if not again or failures > self.most or not (repeatable or status in (429, 503)):
             return None
-        asked = retry_after_s(headers, now)
-        if asked is None:
+        requested_s = retry_after_s(headers, now)
+        if requested_s is None:
             return self.pause(failures, draw)
-        return None if asked > self.longest_asked_s else max(asked, 0.0)
+        return None if requested_s > self.max_retry_after_s else max(requested_s, 0.0)
 
     def after_break(self, failures: int, draw: float, *, repeatable: bool, sent: bool) -> float | None:
         """Seconds until the request is sent again after its connection broke; `sent`: the service may have had it. None: never."""

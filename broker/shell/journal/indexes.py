@@ -29,7 +29,7 @@ LOOK_ROWS = 500
 #: How long a start looks: some two hundred thousand rows, the newest; the others in idle moments, as a start over a million took seconds.
 START_S = 0.5
 #: Idle looks between two walks: an hour and more.
-_REST_LOOKS = 4 * 3600
+_REST_CHECKS = 4 * 3600
 
 
 class _Index(Struct, frozen=True):
@@ -108,7 +108,7 @@ class IndexCheck:
         end = time.monotonic() + budget_s
         while time.monotonic() < end:
             if next(self._walk, None) is None:
-                self._rest = _REST_LOOKS
+                self._rest = _REST_CHECKS
                 return
 
     def look(self) -> None:
@@ -118,7 +118,7 @@ class IndexCheck:
             if not self._rest:
                 self._walk = self._steps()
         elif next(self._walk, None) is None:
-            self._rest = _REST_LOOKS
+            self._rest = _REST_CHECKS
 
     def _steps(self) -> Iterator[bool]:
         """The walk, a look a step."""

@@ -115,16 +115,16 @@ def _numbers(
     Jobs that failed or were cancelled are found by indexes, in which the rows of one state lie in order, those of tenants other than the
     default one too, and live ones by their numbers: those are walked, merged. Otherwise the table is.
     """
-    wanted = sorted(set(query.states))
+    states = sorted(set(query.states))
     walks = [_Walk(JOBS, "job.n", "TRUE", [])]
     living: list[m.JobStateName] = []
-    if live is not None and wanted and "succeeded" not in wanted:
-        living = [state for state in wanted if state not in FINAL_NAMES]
-        walks = [walk for state in wanted if state in FINAL_NAMES for walk in _walks_of_state(state)]
+    if live is not None and states and "succeeded" not in states:
+        living = [state for state in states if state not in FINAL_NAMES]
+        walks = [walk for state in states if state in FINAL_NAMES for walk in _walks_of_state(state)]
     elif query.tenant not in ("", "default"):
         walks = [_Walk(JOBS, "job.n", "tenant = ? AND tenant <> 'default'", [query.tenant])]
     order = "DESC" if query.newest_first else "ASC"
-    hit, hit_parameters = _condition(query, wanted)
+    hit, hit_parameters = _condition(query, states)
     streams: list[Iterator[tuple[int, int]]] = [
         connection.execute(
             f"SELECT {key}, {hit} FROM {tables} WHERE {where} AND {key} > ? AND {key} < ? ORDER BY {key} {order} LIMIT ?",

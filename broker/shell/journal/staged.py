@@ -57,8 +57,8 @@ class Staged:
         """The newest of the new jobs that bears this name, of this tenant ("": of any)."""
         found = None
         for job in self.new.values():
-            wanted = job.submission
-            if (wanted.origin, wanted.alias) == (origin, alias) and tenant in ("", wanted.tenant):
+            submission = job.submission
+            if (submission.origin, submission.alias) == (origin, alias) and tenant in ("", submission.tenant):
                 found = job
         return found
 

@@ -137,9 +137,9 @@ def step_json(view: JobView, progress: int, preview: int = 0) -> schema.JobStep:
 
 def warnings_of(job: Job) -> tuple[str, ...]:
     """Return the job's warnings, one sentence each: of its request, then of the engine."""
-    asked = job.spec.warnings if job.spec else ()
+    of_request = job.spec.warnings if job.spec else ()
     drawn = job.view.result.warnings if job.view.result else ()
-    return (*asked, *drawn)
+    return (*of_request, *drawn)
 
 
 def encoded(member: bytes) -> Any:
@@ -238,7 +238,7 @@ def _delivery_json(job: Job, delivery: DeliveryView) -> schema.HookDelivery:
     )
 
 
-def _known(value: float) -> float | None:
+def _or_none(value: float) -> float | None:
     return value if value >= 0 else None
 
 
@@ -289,18 +289,18 @@ def worker_json(worker: WorkerView) -> schema_service.Worker:
         heartbeat_age_s=round(worker.heartbeat_age_s, 3),
         memory_used_mb=worker.memory_used_mb,
         memory_total_mb=worker.memory_total_mb,
-        utilisation=_known(worker.utilisation),
-        temperature_c=_known(worker.temperature_c),
+        utilisation=_or_none(worker.utilisation),
+        temperature_c=_or_none(worker.temperature_c),
         succeeded=worker.succeeded,
         failed=worker.failed,
         cancelled=worker.cancelled,
         tripped_s=round(worker.tripped_s, 3),
         benched_s=round(worker.tripped_s, 3),
         failed_in_a_row=worker.failed_in_a_row,
-        power_w=_known(worker.health.power_w),
-        power_limit_w=_known(worker.health.power_limit_w),
-        clock_mhz=_known(worker.health.clock_mhz),
-        clock_max_mhz=_known(worker.health.clock_max_mhz),
+        power_w=_or_none(worker.health.power_w),
+        power_limit_w=_or_none(worker.health.power_limit_w),
+        clock_mhz=_or_none(worker.health.clock_mhz),
+        clock_max_mhz=_or_none(worker.health.clock_max_mhz),
         throttled=list(worker.health.throttled),
         ecc_uncorrected=worker.health.ecc_uncorrected if worker.health.ecc_uncorrected >= 0 else None,
         xids={str(xid): count for xid, count in worker.health.xids.items()},

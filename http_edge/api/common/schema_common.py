@@ -23,7 +23,7 @@ def like(pattern: str) -> Meta:
 WholeText = Annotated[str, like(r"^\s*([+-]?[0-9]{1,20}(\.0*)?)?\s*$")]
 NumberText = Annotated[str, like(r"^\s*([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)?\s*$")]
 #: Besides true and false.
-FlagWord = Literal["", "true", "false", "True", "False", "1", "0", "yes", "no", "on", "off", 0, 1]
+FlagText = Literal["", "true", "false", "True", "False", "1", "0", "yes", "no", "on", "off", 0, 1]
 
 
 Prompt = FIELDS["prompt"].type
@@ -91,7 +91,7 @@ def _taken_as(field: Field, *, height_first: bool) -> Any:
         case "loras":
             kind = list[LoraRequest | str] | LoraRequest | str
         case "flag":
-            kind = bool | FlagWord
+            kind = bool | FlagText
         case "arguments":
             kind = dict[str, Scalar] | str
         case "media":

@@ -91,7 +91,7 @@ class JobLora(Struct, kw_only=True):
 #: Fields of a job's spec that its answer has in another form, or not at all; all others it has as they are.
 _NOT_AS_THEY_ARE = frozenset(
     (
-        "asked_prompt", "echo", "image", "inputs", "loras", "parent_span", "previews", "prompt", "recipe", "request_digest", "save_to",
+        "original_prompt", "echo", "image", "inputs", "loras", "parent_span", "previews", "prompt", "recipe", "request_digest", "save_to",
         "traceparent", "warnings",
     )
 )  # fmt: skip

@@ -279,11 +279,11 @@ class LightX2VCloudApi:
         """The task in the query, and the name of its output, which the query may give. Raises `EdgeError`."""
         job = await self._find(request.query_params.get("task_id"))
         name = output_name(job)
-        asked = request.query_params.get("name") or name
+        given_name = request.query_params.get("name") or name
         if job.view.state != "succeeded":
             raise EdgeError("not_ready", f"Task {job.view.submission.alias} not succeed", param="task_id")
-        if asked != name:
-            message = f"Output {asked[:64]} not found in task {job.view.submission.alias}; there is {name}"
+        if given_name != name:
+            message = f"Output {given_name[:64]} not found in task {job.view.submission.alias}; there is {name}"
             raise EdgeError("not_found", message, param="name")
         return job, name
 

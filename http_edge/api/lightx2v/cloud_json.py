@@ -13,7 +13,7 @@ from http_edge.jobs.job import Job
 from http_edge.media.exports import SUFFIXES
 
 #: Its word for each state.
-_WORD: dict[JobStateName, lx.CloudStatus] = {
+_STATUS: dict[JobStateName, lx.CloudStatus] = {
     "queued": "PENDING",
     "delayed": "PENDING",
     "parked": "PENDING",
@@ -25,8 +25,8 @@ _WORD: dict[JobStateName, lx.CloudStatus] = {
 }
 #: The states that each of its words stands for. A task here is never merely CREATED: it is queued when it is accepted.
 STATUSES: dict[str, tuple[JobStateName, ...]] = {
-    word: tuple(state for state in _WORD if _WORD[state] == word)
-    for word in ("CREATED", *dict.fromkeys(_WORD.values()))
+    status: tuple(state for state in _STATUS if _STATUS[state] == status)
+    for status in ("CREATED", *dict.fromkeys(_STATUS.values()))
 }
 
 _STAGE = "single_stage"
@@ -87,7 +87,7 @@ def cloud_task(job: Job) -> lx.CloudTask:
     outputs = {output_name(job): f"{view.submission.alias}{SUFFIXES[output]}"}
     failed = {"fail_msg": failure_text(view)} if view.state == "failed" else {}
     times = {"create_t": view.submitted_at, "update_t": view.finished_at or view.started_at or view.submitted_at}
-    status = _WORD[view.state]
+    status = _STATUS[view.state]
     subtask: dict[str, Any] = {
         "task_id": view.submission.alias,
         "worker_name": "pipeline",

@@ -6,16 +6,16 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from http_edge.api.common.schema_common import ErrorMember, FaultItem, FlagWord, Hooked, WholeText, request_type
+from http_edge.api.common.schema_common import ErrorMember, FaultItem, FlagText, Hooked, WholeText, request_type
 from http_edge.api.lightx2v.task_fields import GEN1_POLICY, MAX_TASK_ID_CHARS, POLICY
 from http_edge.base.limits import MAX_PATH_CHARS
 
 TaskId = Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID_CHARS)]
 SavePath = Annotated[str, Meta(max_length=MAX_PATH_CHARS, description="Where to save the result.")] | None
-Flag = bool | FlagWord | None
+Flag = bool | FlagText | None
 Fragments = Annotated[int, Meta(ge=1, le=1_000_000)] | WholeText | None
 TaskState = Literal["pending", "processing", "completed", "failed", "cancelled"]
-TaskWord = Literal["t2v", "i2v", "t2i", "i2i"]
+TaskName = Literal["t2v", "i2v", "t2i", "i2i"]
 
 
 class _Gen1Fields(Hooked, kw_only=True):
@@ -119,7 +119,7 @@ class FileStatus(Struct, kw_only=True):
 class _TaskFields(Hooked, kw_only=True):
     """A task of the second or third generation."""
 
-    task: TaskWord | None = None
+    task: TaskName | None = None
     task_id: (
         Annotated[str, Meta(max_length=MAX_TASK_ID_CHARS, pattern=r"^[^/]*$", description="One is made when absent.")]
         | None
@@ -232,7 +232,7 @@ class CloudImage(Struct, kw_only=True):
 class _CloudFields(Hooked, kw_only=True):
     """A task of the cloud API."""
 
-    task: TaskWord
+    task: TaskName
     stage: str | None = None
     input_image: CloudImage | str | None = None
 

@@ -71,11 +71,11 @@ class TaskSubmitter:
         try:
             job, _ = await self._calls.submit(order)
         except EdgeError as error:
-            raise await self._in_their_words(error, task.task_id) from None
+            raise await self._as_lightx2v_error(error, task.task_id) from None
         self.tasks.remember(job)
         return AcceptedTask(job, task)
 
-    async def _in_their_words(self, error: EdgeError, task_id: str) -> EdgeError:
+    async def _as_lightx2v_error(self, error: EdgeError, task_id: str) -> EdgeError:
         if error.kind == "alias_taken":
             return EdgeError("alias_taken", f"Task ID {task_id} already exists", param="task_id")
         if error.kind == "queue_full":

@@ -186,9 +186,9 @@ class SavePaths(NamedTuple):
 
 def save_paths(job: Job) -> SavePaths:
     """Return the client's path for a copy as it wrote it; without one the names by which the result can be downloaded."""
-    asked = job.spec.echo.get("save_to") if job.spec else None
-    if isinstance(asked, str) and asked:
-        return SavePaths(asked, asked)
+    path = job.spec.echo.get("save_to") if job.spec else None
+    if isinstance(path, str) and path:
+        return SavePaths(path, path)
     # The third generation's default was the id, the second's the id with a suffix.
     return SavePaths(job.view.submission.alias, f"{job.view.submission.alias}{_suffix(job)}")
 
@@ -290,14 +290,14 @@ class Tasks:
     async def stop_all(self, states: tuple[JobStateName, ...], wait_s: float) -> StopOutcome:
         """Stop every task in these states, and wait until they have stopped. Raises `EdgeError`."""
         stopping: list[str] = []
-        asked = 0
+        count = 0
         async for page in self._pages(states):
             for start in range(0, len(page), _AT_ONCE):
                 group = page[start : start + _AT_ONCE]
                 outcomes = await asyncio.gather(*(self._calls.cancel(job.id) for job in group))
-                asked += sum(outcome != "already_final" for outcome, _ in outcomes)
+                count += sum(outcome != "already_final" for outcome, _ in outcomes)
                 stopping += [job.id for outcome, job in outcomes if outcome == "requested"]
-        return await self._wait_stopped(asked, stopping, wait_s)
+        return await self._wait_stopped(count, stopping, wait_s)
 
     async def stop(self, job: Job, wait_s: float) -> StopOutcome:
         """Stop one task, and wait until it has stopped. Raises `EdgeError`."""
@@ -313,7 +313,7 @@ class Tasks:
             yield jobs
             after = jobs[-1].id
 
-    async def _wait_stopped(self, asked: int, stopping: list[str], wait_s: float) -> StopOutcome:
-        if not asked:
+    async def _wait_stopped(self, count: int, stopping: list[str], wait_s: float) -> StopOutcome:
+        if not count:
             return "nothing"
         return "stopped" if await self._calls.follower.wait_final(stopping, wait_s) else "late"

@@ -25,7 +25,9 @@ _ANY_PROMPT = "-"
 
 #: Fields that are one number or word in a query, and say something of the time.
 _KINDS = ("text", "choice", "integer", "number", "size", "aspect")
-_ASKED = tuple(field for field in FIELDS.values() if field.kind in _KINDS and field.name not in ("prompt", "save_to"))
+_QUERY_FIELDS = tuple(
+    field for field in FIELDS.values() if field.kind in _KINDS and field.name not in ("prompt", "save_to")
+)
 
 
 def _param(field: Field) -> Param:
@@ -46,7 +48,7 @@ class EstimateApi:
         "estimateJob",
         TAG,
         params=(
-            *(_param(field) for field in _ASKED),
+            *(_param(field) for field in _QUERY_FIELDS),
             Param(name="prompt", type=str, about="Needed no more than it matters: not at all."),
             Param(name="priority", type=Annotated[int, Meta(ge=0, le=9)], about="9 first; default 5."),
         ),
@@ -60,8 +62,10 @@ class EstimateApi:
         """
         values: dict[str, Any] = {"prompt": _ANY_PROMPT, **request.query_params}
         reading = read_generation(values, POLICY, own=("priority",), place="query")
-        asked = Reader(values, place="query").integer("priority", 0, 9)
-        model, found, now = await self._calls.estimate(reading.generation, DEFAULT_PRIORITY if asked is None else asked)
+        priority = Reader(values, place="query").integer("priority", 0, 9)
+        model, found, now = await self._calls.estimate(
+            reading.generation, DEFAULT_PRIORITY if priority is None else priority
+        )
         return json_response(_estimate_json(model, found, now))
 
 

@@ -87,8 +87,8 @@ class JobPicturesApi:
         """
         job = await self._calls.jobs.get(request.path_params["id"])
         artefacts = self._calls.settings.artefacts_path
-        wanted = Reader(request.query_params, place="query").integer("number", 1, _MAX_PREVIEW)
-        number = wanted or newest_preview(artefacts, job.view)
+        number = Reader(request.query_params, place="query").integer("number", 1, _MAX_PREVIEW)
+        number = number or newest_preview(artefacts, job.view)
         data = await anyio.to_thread.run_sync(read_preview, artefacts, job.view, number) if number else None
         if data is None:
             which = f"has no preview {number}" if number else "has no preview"

@@ -108,10 +108,10 @@ def _day(name: str, text: str) -> int:
 
 
 def _groups(text: str) -> tuple[UsageGroup, ...]:
-    wanted = {word.strip() for word in text.split(",")} - {""}
-    if unknown := sorted(wanted - set(USAGE_GROUPS)):
+    requested = {name.strip() for name in text.split(",")} - {""}
+    if unknown := sorted(requested - set(USAGE_GROUPS)):
         raise invalid("by", unknown[0], f"is none of {', '.join(get_args(UsageGroup))}", place="query")
-    return tuple(name for name in USAGE_GROUPS if name in wanted)
+    return tuple(name for name in USAGE_GROUPS if name in requested)
 
 
 def _numbers(row: UsageRow, by: tuple[UsageGroup, ...]) -> UsageNumbers:

@@ -53,7 +53,7 @@ _SILENT = (
 )
 
 #: Values that ask for nothing in particular.
-IDLE_WORDS = (None, "", False, 0, "false", "False", "0", "auto", "none", "None", "null")
+UNSET_VALUES = (None, "", False, 0, "false", "False", "0", "auto", "none", "None", "null")
 
 #: Where an image may be, the first that is there counting.
 VIDEO_IMAGES = ("input_reference", "image_reference", "reference_url", "input_references", "image", "image_url")
@@ -66,7 +66,7 @@ POLICY = Policy(
     refuses_unsupported=False,
     without=frozenset(("output", "save_to", "image")),
     silent=frozenset(_SILENT),
-    idle=IDLE_WORDS,
+    idle=UNSET_VALUES,
 )
 
 

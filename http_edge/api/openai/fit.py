@@ -56,9 +56,9 @@ def fit(parsed: GenerationRequest, card: ModelCard, output: MediaKind) -> tuple[
     if generation.size is not None:
         size = generation.size if is_allowed(*generation.size, card.limits) else nearest_size(generation.size, card)
         if size != generation.size:
-            asked_for = "{}x{}".format(*generation.size)
+            requested = "{}x{}".format(*generation.size)
             warnings.append(
-                f"{generation.label('size')}: model {shown(card.name)} cannot draw {asked_for}; {size[0]}x{size[1]} was used"
+                f"{generation.label('size')}: model {shown(card.name)} cannot draw {requested}; {size[0]}x{size[1]} was used"
             )
         generation = msgspec.structs.replace(generation, size=size)
     if generation.seconds is not None and generation.num_frames is None and output == "video":

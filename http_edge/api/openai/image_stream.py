@@ -41,13 +41,13 @@ _LOOK_S = 0.25
 class DrawingStream(StreamingResponse):
     """The events of one image job. `word` is `image_generation` or `image_edit`."""
 
-    def __init__(self, calls: JobService, pictures: Pictures, job: Job, how: Presentation, word: str) -> None:
+    def __init__(self, calls: JobService, pictures: Pictures, job: Job, how: Presentation, prefix: str) -> None:
         super().__init__(self._events(), media_type="text/event-stream", headers=STREAM_HEADERS)
         self._calls = calls
         self._pictures = pictures
         self._job = job
         self._how = how
-        self._word = word
+        self._prefix = prefix
         self._shown: set[int] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,7 +117,7 @@ class DrawingStream(StreamingResponse):
     def _body(self, event: str, picture: str, output: int) -> ImageEvent:
         look = appearance(self._job, self._how)
         return ImageEvent(
-            type=f"{self._word}.{event}",
+            type=f"{self._prefix}.{event}",
             id=self._job.id,
             b64_json=picture,
             created_at=int(time.time()),

@@ -168,9 +168,9 @@ class ImagesApi:
         )
         return await submit(self._calls, media_request), how
 
-    async def _answer(self, request: Request, job: Job, how: Presentation, word: str) -> Response:
+    async def _answer(self, request: Request, job: Job, how: Presentation, prefix: str) -> Response:
         if how.stream:
-            return DrawingStream(self._calls, self._pictures, job, how, word)
+            return DrawingStream(self._calls, self._pictures, job, how, prefix)
         prefer = read_prefer(request)
         if prefer.respond_async:
             job = await awaited(self._calls, prefer, job)

@@ -142,11 +142,11 @@ class ModelsApi:
 def task_types(card: ModelCard) -> list[str]:
     """SGLang's words for what a model does: from text and image (T, I) to video and image (V, I), the usual first."""
     last = {"video": "V", "image": "I"}
-    words = [] if card.needs_image else [f"T2{last[card.output]}"]
+    kinds = [] if card.needs_image else [f"T2{last[card.output]}"]
     if card.takes_image:
-        words.append(f"I2{last[card.output]}")
+        kinds.append(f"I2{last[card.output]}")
     if card.takes_image and not card.needs_image:
-        words.append(f"TI2{last[card.output]}")
+        kinds.append(f"TI2{last[card.output]}")
     if card.output == "video" and card.also_image and not card.needs_image:
-        words.append("T2I")
-    return words
+        kinds.append("T2I")
+    return kinds

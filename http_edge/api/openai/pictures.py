@@ -18,7 +18,7 @@ from broker.wire.jobspec import Artefact
 from http_edge.api.common.job_files import warnings_header
 from http_edge.api.common.job_json import warnings_of
 from http_edge.api.openai import schema_openai as schema
-from http_edge.api.openai.fields import IDLE_WORDS
+from http_edge.api.openai.fields import UNSET_VALUES
 from http_edge.api.openai.views import measured, measured_headers, model_of
 from http_edge.body.fields import Reader
 from http_edge.body.json_body import json_response
@@ -55,7 +55,7 @@ class Presentation(Struct, frozen=True, kw_only=True):
     #: Pictures to show of the drawing, per output.
     previews: int = 0
     #: OpenAI's words, repeated in answers.
-    asked_quality: str = "standard"
+    requested_quality: str = "standard"
     background: str = "opaque"
 
 
@@ -74,7 +74,7 @@ def read_presentation(values: Mapping[str, Any]) -> tuple[Presentation, list[str
     quality = reader.integer("output_compression", 0, 100)
     previews = reader.integer("partial_images", 0, 3) or 0
     warnings = []
-    if reader.raw("background") not in (*IDLE_WORDS, "opaque"):
+    if reader.raw("background") not in (*UNSET_VALUES, "opaque"):
         warnings.append("background: pictures are opaque here, ignored")
     if quality is not None and to == "png":
         quality = None
@@ -90,7 +90,7 @@ def read_presentation(values: Mapping[str, Any]) -> tuple[Presentation, list[str
         quality=quality,
         stream=stream,
         previews=previews if stream else 0,
-        asked_quality=reader.text("quality", max_chars=16) or "standard",
+        requested_quality=reader.text("quality", max_chars=16) or "standard",
     ), warnings
 
 
@@ -172,7 +172,7 @@ def appearance(job: Job, how: Presentation) -> schema.Appearance:
     return schema.Appearance(
         background=how.background,
         output_format=how.format,
-        quality=how.asked_quality,
+        quality=how.requested_quality,
         size=f"{width}x{height}",
     )
 

@@ -10,7 +10,7 @@ from broker.wire.inputs import StartFrames
 from broker.wire.jobspec import MAX_INT, CacheMode, Defaults, Limits, MediaKind
 from broker.wire.loras import LoraCard
 from broker.wire.sampling import Sampler
-from http_edge.api.common.schema_common import FlagWord, Hooked, Priority, Prompt, WholeText, request_type
+from http_edge.api.common.schema_common import FlagText, Hooked, Priority, Prompt, WholeText, request_type
 from http_edge.api.openai.fields import POLICY
 
 ImageText = Annotated[
@@ -178,7 +178,7 @@ class _ImageFields(_DrawnFields, kw_only=True):
         Annotated[str, Meta(pattern=r"^(png|jpe?g|webp|PNG|JPE?G|WEBP)?$", description="png, jpeg or webp")] | None
     ) = None
     output_compression: Annotated[int, Meta(ge=0, le=100)] | WholeText | None = None
-    stream: Annotated[bool | FlagWord | None, Meta(description="Answer with an event stream.")] = None
+    stream: Annotated[bool | FlagText | None, Meta(description="Answer with an event stream.")] = None
     partial_images: Annotated[int, Meta(ge=0, le=3)] | Literal["0", "1", "2", "3"] | None = None
     quality: Annotated[str, Meta(max_length=16)] | None = None
     background: Any = None

@@ -154,9 +154,9 @@ def _show_settings(video: schema.Video, spec: JobSpec, made: Artefact | None) ->
 
 def _seconds(job: Job) -> str:
     """Return the seconds asked for, unless the model could not; the clip's own length where none were."""
-    asked = _echo(job, "seconds")
-    if asked or job.spec is None:
-        return asked or "0"
+    requested = _echo(job, "seconds")
+    if requested or job.spec is None:
+        return requested or "0"
     return f"{job.spec.num_frames / job.spec.fps:.6g}"
 
 
