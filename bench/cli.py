@@ -61,7 +61,7 @@ def publish(result: report.Report, json_file: str | None, plot_file: str | None)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0 measured, 1 could not be measured, 2 asked for nonsense, 130 stopped by Ctrl-C."""
+    """Exit status: 0 measured, 1 could not be measured, 2 an option is wrong, 130 stopped by Ctrl-C."""
     arguments = build_parser().parse_args(argv)
     try:
         if arguments.command == run_all.NAME:

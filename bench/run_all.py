@@ -36,7 +36,7 @@ def add_command(commands: Any) -> None:
 
 
 def chosen(only: str) -> list[Command]:
-    """The parts that were asked for, in their order. Raises `BadPlan`."""
+    """The parts that were requested, in their order. Raises `BadPlan`."""
     names = {name.strip() for name in only.split(",") if name.strip()}
     unknown = names - {part.name for part in COMMANDS}
     if unknown:

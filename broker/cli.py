@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(settings: BrokerSettings) -> None:
-    """Serve until asked to stop. Raises `SettingsError` or `ShellError`."""
+    """Serve until a signal stops it. Raises `SettingsError` or `ShellError`."""
     started = time.monotonic()
     home = settings.home_path
     try:

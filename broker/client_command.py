@@ -27,7 +27,7 @@ def run(
     environ: Mapping[str, str],
     command: Callable[[BrokerClient], Awaitable[int]],
 ) -> int:
-    """The exit code of `ask`; 1 where the broker refuses or does not answer, 2 where an option is wrong, with a line of the reason."""
+    """The exit code of `command`; 1 where the broker refuses or does not answer, 2 where an option is wrong, with a line of the reason."""
     flags = [f"--{option}={value}" for option in ("home", "front") if (value := getattr(options, option))]
 
     async def session(endpoint: str) -> int:

@@ -25,7 +25,7 @@ _DAYS = 30
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Print what the command line asks for; returns the exit code."""
+    """Print what the command line requests; returns the exit code."""
     options = _parser().parse_args(argv)
     try:
         fields = _question(options)

@@ -33,7 +33,7 @@ def service_url(settings: EdgeSettings) -> str:
 async def announce(catalogue: Catalogue, settings: EdgeSettings, *, is_open: bool = False) -> None:
     """Log a line whenever the wait changes, and the last when a worker is ready.
 
-    `is_open`: others than this machine reach the port, and no key is asked for.
+    `is_open`: others than this machine reach the port, and no key is required.
     """
     clock = asyncio.get_running_loop().time
     logged, logged_at = "", 0.0

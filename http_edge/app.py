@@ -82,7 +82,7 @@ _EXPOSED_HEADERS = (
     WARNINGS_HEADER,
 )
 
-#: How long to wait before asking an absent broker for its events again.
+#: How long to wait before subscribing again to the events of an absent broker.
 _WATCH_RETRY_S = 1.0
 
 

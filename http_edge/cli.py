@@ -49,7 +49,7 @@ Exit codes: 0 stopped; 2 an option is wrong, or the address cannot be listened o
 
 
 class EdgeServer(uvicorn.Server):
-    """uvicorn's server, which ends event streams before it waits for open connections, and exits 0 when asked to stop."""
+    """uvicorn's server, which ends event streams before it waits for open connections, and exits 0 on a signal to stop."""
 
     def __init__(self, config: uvicorn.Config, edge: Edge) -> None:
         super().__init__(config)
@@ -108,7 +108,7 @@ def _check_fetch_allow(settings: EdgeSettings) -> None:
 
 
 def _is_open(settings: EdgeSettings, sockets: Sequence[socket.socket]) -> bool:
-    """Whether others than this machine reach the port, and no key is asked for."""
+    """Whether others than this machine reach the port, and no key is required."""
     return settings.keys_path is None and any(map(listening.is_open, sockets))
 
 

@@ -68,7 +68,7 @@ def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socke
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address == "::" else 1)
         one.bind((address, port))
-        # Two processes may bind one port; that it is taken is said here.
+        # Two processes may bind one port; that it is taken is reported here.
         one.listen()
     except OSError:
         one.close()

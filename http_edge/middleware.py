@@ -1,4 +1,4 @@
-"""Middleware of every request, in one plain ASGI layer: its id, its size, its path's last slash, whom it is for and from, its trace, its
+"""Middleware of every request, in one plain ASGI layer: its id, its size, its path's last slash, its tenant and client, its trace, its
 route, its errors, its line in the metrics.
 
 One layer and not one for each: a status read is answered from memory, and layers that each read all headers and wrap `send` would be
@@ -39,7 +39,7 @@ _STOPPING_RETRY_S = 2.0
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
-#: Methods that get a line of their own in the metrics; clients may send any word.
+#: Methods that get a line of their own in the metrics; clients may send any name.
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 #: Requests of these have no body unless their headers announce one.
 _BODILESS = frozenset(("GET", "HEAD", "OPTIONS"))
@@ -236,7 +236,7 @@ class Middleware:
 
 
 def _client_of(scope: Scope, exchange: Exchange) -> str:
-    """Return the client among whom turns are shared: the name of a key, else a network."""
+    """Return the client by which turns are shared: the name of a key, else a network."""
     if exchange.request is not None and exchange.request.caller.key_name:
         return f"key {exchange.request.caller.key_name}"
     client = scope.get("client")

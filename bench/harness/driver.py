@@ -113,7 +113,7 @@ class Driver:
         self.pump(lambda: all(worker.welcome for worker in self._workers))
 
     def watch(self) -> None:
-        """Ask for the events of all jobs."""
+        """Request the events of all jobs."""
         self._send([m.Watch(req=0)])
         self.pump(lambda: self._watching)
 

@@ -1,4 +1,4 @@
-"""A cheap HTTP client for floods, so that one core can ask for more than another can serve.
+"""A cheap HTTP client for floods, so that one core can request more than another can serve.
 
 Plain sockets in one epoll, ready-made requests, answers that are only measured.
 """

@@ -89,7 +89,7 @@ def probing(order: ProbeOrder) -> Iterator[Probes]:
 
 
 def main() -> None:
-    """Do what is asked for on stdin, and answer on stdout."""
+    """Do what is requested on stdin, and answer on stdout."""
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=ProbeOrder)
     crowd = WorkerCrowd(order.endpoint, order.count, order.hold_s, order.seed, lambda: None, name="probe")
     with contextlib.closing(crowd):

@@ -1,4 +1,4 @@
-"""The broker's own core with promised and plain jobs of several tenants on a made-up clock: `corepool` with clients that ask for times.
+"""The broker's own core with promised and plain jobs of several tenants on a made-up clock: `corepool` with clients that request times.
 
 Its workers denoise: they report their steps with each heartbeat, and hand a job back with a checkpoint at a `Park`.
 """
@@ -52,7 +52,7 @@ class Order(Struct, frozen=True):
     size_s: float
     length_s: float
     tenant: str = "default"
-    #: Within how many seconds it is asked for; 0: whenever.
+    #: Within how many seconds it is requested; 0: whenever.
     within_s: float = 0.0
     steps: int = STEPS
 
@@ -60,7 +60,7 @@ class Order(Struct, frozen=True):
 class Outcome(Struct):
     """What became of it."""
 
-    #: It was taken, with its promise if it asked for one; else what was offered instead, seconds.
+    #: It was taken, with its promise if it requested one; else what was offered instead, seconds.
     taken: bool = False
     offered_s: float = 0.0
     #: Its first start, and its end.

@@ -8,4 +8,4 @@ class BenchError(Exception):
 
 
 class BadPlan(BenchError):
-    """The measurement asked for makes no sense: one sentence naming the option, the value and the rule."""
+    """The measurement requested makes no sense: one sentence naming the option, the value and the rule."""

@@ -1,6 +1,6 @@
 """Gate of changes: counts against `baseline.json`, each with the growth that is allowed.
 
-A count that grew by more than its tolerance is a regression; one that shrank by more asks for a new baseline, so that what was won is
+A count that grew by more than its tolerance is a regression; one that shrank by more needs a new baseline, so that what was won is
 kept. Counts of calls depend on Python's own version, so they are compared under the one that the baseline was taken with.
 """
 

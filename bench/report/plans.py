@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Struct]) -> None:
 
 
 def build(kind: type[P], arguments: argparse.Namespace) -> P:
-    """The plan that was asked for. Raises `BadPlan`."""
+    """The plan that was requested. Raises `BadPlan`."""
     return check(kind(**{name: getattr(arguments, name) for name, *_ in _fields(kind)}))
 
 

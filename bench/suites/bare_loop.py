@@ -25,7 +25,7 @@ _from_pretrained: Any = DiffusionPipeline.from_pretrained
 
 
 def main() -> int:
-    """Draw everything that was asked for."""
+    """Draw everything that was requested."""
     order = msgspec.json.decode(sys.stdin.buffer.read())
     begun = time.monotonic()
     if order["threads"]:

@@ -169,7 +169,7 @@ class Bench:
         return Outcome(name=aim.name, label=aim.label, latencies=latencies, late=late, step_s=where.step_s)
 
     async def loading(self) -> Outcome:
-        """Each sample asks for a model that is not in memory yet."""
+        """Each sample requests a model that is not in memory yet."""
         spec = spec_of(self._card)
         durations = await self._durations(spec_of(self._card, model="cold"))
         where = timeline(durations, "load", spec.num_inference_steps)
@@ -245,7 +245,7 @@ def _with(service: Service, plan: CancelPlan) -> list[Outcome]:
 
 
 def _many_models(home: Path, count: int) -> None:
-    """The demo model under many names: each is loaded by the first job that asks for it."""
+    """The demo model under many names: each is loaded by the first job that requests it."""
     names = ["cold", *(f"cold-{number}" for number in range(count))] if count else []
     tables = [f'[models.{name}]\npath = "{demo_model()}"\n' for name in names]
     (home / "zoetrope.toml").write_text("".join(tables), encoding="utf-8")

@@ -1,7 +1,7 @@
 """A day of a large pool in minutes: the real core and journal, a million jobs, machines that die, a broker that is killed.
 
 Pictures, clips and films come in the shares of `MIX`, more of them at noon than at midnight, so that at noon more comes than the pool can
-do; how long a job takes is stretched to the load that is asked for. At the end the journal itself is asked what became of every job.
+do; how long a job takes is stretched to the load that is requested. At the end the journal itself is asked what became of every job.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ BAR = 1.0
 #: The service's own encoder settings (workers/engine/artefacts.py).
 CRF, PRESET = "21", "veryfast"
 _CHILD_S = 3_600.0
-#: From the engine's asking for a job to its being given one, but for the flush of the disk.
+#: From the engine's request for a job to the grant, but for the flush of the disk.
 _MESSAGES_S = 0.007
 
 

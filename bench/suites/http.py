@@ -34,7 +34,7 @@ _UP_S = 20.0
 
 
 class HttpPlan(Struct, frozen=True, kw_only=True):
-    """What to ask for, and how long."""
+    """What to request, and how long."""
 
     connections: Annotated[int, Meta(description="connections that read the status", ge=1, le=1_000)] = 16
     streams: Annotated[int, Meta(description="open event streams", ge=1, le=5_000)] = 200

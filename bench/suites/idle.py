@@ -24,7 +24,7 @@ class Order(Struct, frozen=True, kw_only=True):
     device: str = "cpu"
     threads: int = 0
     jobs: int = 8
-    #: Seconds from the engine's asking for a job to its being given one.
+    #: Seconds from the engine's request for a job to the grant.
     after_s: float = 0.0
 
 

@@ -1,6 +1,6 @@
 """Cost of lists over a long history to the broker's loop: the longest answer, and the answers a list takes.
 
-The real core and the real journal, no sockets. Each list is asked for as an edge does, again from where the broker stopped looking; while
+The real core and the real journal, no sockets. Each list is requested as an edge does, again from where the broker stopped looking; while
 one answer is made the loop does nothing else, so that one's time counts.
 """
 
@@ -84,7 +84,7 @@ class Cost(Struct, frozen=True):
 
 
 def run(plan: ListsPlan) -> Report:
-    """Fill a journal and ask for every list."""
+    """Fill a journal and request every list."""
     with tempfile.TemporaryDirectory(dir=plan.directory or None) as directory:
         path = Path(directory) / "jobs.sqlite"
         progress(f"writing {plan.jobs:,} jobs")

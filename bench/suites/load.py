@@ -23,7 +23,7 @@ __all__ = ["LoadPlan", "Outcome", "Runner", "Shape", "draw", "report_of", "run"]
 
 #: Seconds for one answer; the server sends a keep-alive on an event stream more often than that.
 _ANSWER_S = 60.0
-#: A client later than this, at the worst percent of its requests, was too slow for the rate it was asked for.
+#: A client later than this, at the worst percent of its requests, was too slow for the requested rate.
 _LATE_S = 0.1
 
 

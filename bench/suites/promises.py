@@ -4,7 +4,7 @@ Short and long jobs of several tenants arrive one by one (Poisson). Some ask to 
 offered where that cannot be promised. By noise and load, for one queue first come first served, for this broker with every job run to its
 end, and with preemption: how many promises were kept, how many of those broken were announced in time, how long short and long jobs took
 relative to their time alone. What short jobs gain, long ones pay: the trade is measured over several draws, beside the best that any
-order could do for the short ones. Another experiment: tenants with as much work each, all of it there from the start, of which one asks for
+order could do for the short ones. Another experiment: tenants with as much work each, all of it there from the start, of which one requests
 a promise for every job and one has long jobs, which make room for the others'.
 """
 
@@ -49,7 +49,7 @@ PICTURE = (2.0, 5.0)
 LONG = (60.0, 240.0)
 #: What is shorter than that is a short job, to orders that tell them apart.
 APART_S = (SHORT[1] + LONG[0]) / 2
-#: A job is asked for within so many times its length, drawn evenly, and so many seconds more.
+#: A job is requested within so many times its length, drawn evenly, and so many seconds more.
 WITHIN = (1.5, 8.0)
 WITHIN_S = 5.0
 #: Finished jobs that the core has learned from when the clock starts.
@@ -105,7 +105,7 @@ class Result(Struct, frozen=True):
     fifo: Figures
     to_end: Figures
     ours: Figures
-    #: What ours gave, and the share of what was asked for that was given as asked.
+    #: What ours gave, and the share of what was requested that was given as asked.
     promised: int
     as_asked: float
     #: Promises broken without a word before the job was done, with and without preemption.
@@ -264,7 +264,7 @@ def _mean(values: Sequence[float]) -> float:
 def share_error(plan: PromisesPlan) -> float:
     """By how much a tenant's share of the work done while all of them had some was off its fair share at most, as a share of that.
 
-    The first tenant asks for a promise for every job, the last one sends long jobs, which make room for those of the others.
+    The first tenant requests a promise for every job, the last one sends long jobs, which make room for those of the others.
     """
     rng = random.Random(plan.seed)
     orders = []

@@ -31,7 +31,7 @@ LONG = (30.0, 60.0)
 #: The same where so many of the jobs are long, not so much of the work.
 PICTURE = (1.0, 2.0)
 CLIP = (20.0, 60.0)
-#: A job is asked for within so many times its length, drawn evenly, and so many seconds more.
+#: A job is requested within so many times its length, drawn evenly, and so many seconds more.
 WITHIN = (2.0, 8.0)
 WITHIN_S = 5.0
 #: Steps of the jobs that are drawn alone first, each on both workers at once; the first of all warms the engines up, and is not counted.
@@ -55,7 +55,7 @@ class LivePlan(Struct, frozen=True, kw_only=True):
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """A job as its client orders it: when, of how many steps, by whom; within how many seconds it is asked for, 0: whenever."""
+    """A job as its client orders it: when, of how many steps, by whom; within how many seconds it is requested, 0: whenever."""
 
     at_s: float
     steps: int
@@ -90,7 +90,7 @@ def _lengths(plan: LivePlan) -> tuple[tuple[float, float], tuple[float, float]]:
 
 
 def draw_orders(plan: LivePlan, pace: Pace) -> list[Order]:
-    """Jobs that keep both workers busy for the share of the time that is asked for."""
+    """Jobs that keep both workers busy for the share of the time that is requested."""
     rng = random.Random(plan.seed)
     shorts, longs = _lengths(plan)
     short_s, long_s = sum(shorts) / 2, sum(longs) / 2

@@ -131,7 +131,7 @@ def run(plan: PagePlan) -> Report:
 
 
 def _measure(http: httpx.Client, history: int) -> dict[str, float]:
-    """Milliseconds of the answers to what the gallery asks for, each the median of three."""
+    """Milliseconds of the answers to what the gallery requests, each the median of three."""
     now = time.time()
     queries = {
         "the newest": {},

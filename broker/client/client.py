@@ -96,7 +96,7 @@ class BrokerClient:
         return accepted_view(submit, accepted), accepted.duplicate
 
     async def cancel(self, job_id: str, tenant: str = "") -> tuple[m.CancelOutcome, m.JobView | None]:
-        """Ask for the end of a job of this tenant ("": of any): (the outcome, the job unless it was not found)."""
+        """Request the end of a job of this tenant ("": of any): (the outcome, the job unless it was not found)."""
         request = await self._request(lambda req: m.CancelJob(req=req, job_id=job_id, tenant=tenant))
         reply = expect(m.CancelReply, request)
         return reply.outcome, None if reply.outcome == "not_found" else codec.job_view(reply.body)
@@ -121,7 +121,7 @@ class BrokerClient:
     async def list(self, **fields: Any) -> tuple[list[m.JobView], bool]:
         """A page of jobs and whether more follow; `fields` are those of `ListJobs`, less `req`.
 
-        Where few of many match, the broker is asked again and again, and serves others in between.
+        Where few of many match, the request is repeated, and the broker serves others in between.
         """
         found = await self.search(None, **fields)
         return found.jobs, found.more
@@ -167,7 +167,7 @@ class BrokerClient:
         """Subscribe to all events, for as long as this client lives, over restarts of the broker. Returns when the stream has begun.
 
         `steps`: what moves within running jobs is sent of all of them, or else of those that are followed. After any interruption
-        `on_gap` is called: events were lost, or may have been. If this raises, the stream is still wanted, and `on_gap` is called when it
+        `on_gap` is called: events were lost, or may have been. If this raises, the stream stays open, and `on_gap` is called when it
         has begun.
         """
         self._events.subscribed, self._events.steps = True, steps

@@ -25,7 +25,7 @@ class EventStream:
         self._on_gap = on_gap
         self._on_gone = on_gone
         self.subscribed = False
-        #: Whether the steps of all jobs are wanted, or of those in `followed` alone.
+        #: Whether the steps of all jobs are streamed, or of those in `followed` alone.
         self.steps = True
         self.followed = FollowedJobs()
         #: When the subscription is to be confirmed next, on the loop's clock.

@@ -108,7 +108,7 @@ class Exchange:
         req = self._last_req
         message = build(req)
         frame = codec.encode(message)
-        # The broker drops what does not fit the protocol, and its caller would wait in vain: say so at once.
+        # The broker drops what does not fit the protocol, and its caller would wait in vain: raise at once.
         codec.from_edge(frame)
         now = get_running_loop().time()
         pending = Pending(frame, get_running_loop().create_future(), now, timeout_s)

@@ -10,7 +10,7 @@ from broker.wire.edge_messages import MAX_FOLLOW
 
 
 class FollowedJobs:
-    """Jobs to follow, and the messages of at most `MAX_FOLLOW` jobs that say so, each until it is `note_sent`."""
+    """Jobs to follow, and the `Follow` messages of at most `MAX_FOLLOW` jobs each, until they are `note_sent`."""
 
     def __init__(self) -> None:
         self._followed: dict[str, None] = {}

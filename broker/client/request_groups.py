@@ -29,7 +29,7 @@ class WorkerRequests:
         self._request = request
 
     async def pool(self) -> m.PoolView:
-        """Workers and totals; the totals are those of the moment at which the first workers were asked for."""
+        """Workers and totals; the totals are those of the moment at which the first workers were requested."""
         first = page = await self._pool_page("")
         workers = [*page.workers]
         while page.more and page.workers:

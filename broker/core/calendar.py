@@ -22,7 +22,7 @@ class Calendar(Struct, frozen=True):
 
     #: Wall clock minus timeline, seconds.
     ahead_s: float = 0.0
-    #: From when on, on the timeline, the wall clock is believed.
+    #: Time on the timeline from which the wall clock is trusted.
     settled_at: float = 0.0
     #: The oldest first.
     steps: tuple[Step, ...] = ()

@@ -43,7 +43,7 @@ class Deadlines:
         return self._heap[0][0] if self._heap else None
 
     def due(self, now: float) -> Iterator[Key]:
-        """Take out every key whose time has come, earliest first, each when it is asked for.
+        """Take out every key whose time has come, earliest first, each when it is requested.
 
         A key that was cleared or moved since this began is passed over; one that was set since then waits for the next call.
         """

@@ -1,4 +1,4 @@
-"""Webhook deliveries as the core sees them: which move of a job causes one, and what becomes of it.
+"""Webhook deliveries in the core: which move of a job causes one, and what becomes of it.
 
 A delivery is one event of one job for the job's webhook. It is created in the commit of the move that causes it, claimed by an
 edge for `LEASE_S`, and settled by what that edge reports. Deliveries are kept on disk: a receiver that is down for days costs disk. A

@@ -77,7 +77,7 @@ def left(state: State, job: Job, now: float) -> tuple[float, float]:
     left_s = views.remaining_s(job, predicted, now)
     done = job.step - job.goes_on_from
     if job.state is JobState.RUNNING and job.phase == "denoise" and done > 0:
-        # The pace of its own steps says more than the prediction the more of them there were.
+        # The pace of its own steps outweighs the prediction the more of them there were.
         paced = max(0.0, now - job.started_at) / done * max(0, job.total - job.step)
         left_s = (done * paced + PREDICTION_STEPS * left_s) / (done + PREDICTION_STEPS)
     if job.state is not JobState.RUNNING or job.phase == "load":
@@ -122,7 +122,7 @@ def work(state: State, submission: m.Submission, units: float) -> Work:
 
 
 def limits(state: State, submission: m.Submission) -> dict[str, int]:
-    """Limits of running jobs by tenant; the newest job says its tenant's."""
+    """Limits of running jobs by tenant: that of the tenant's newest job."""
     known = {tenant: state.tenants.share(tenant).max_running for tenant in state.tenants.names()}
     known[submission.tenant] = submission.max_running
     return {tenant: limit for tenant, limit in known.items() if limit}

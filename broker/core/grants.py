@@ -35,7 +35,7 @@ def grant(state: State, job: Job, worker: Worker, now: float) -> None:
 
 
 def give(state: State, job: Job, worker: Worker) -> None:
-    """Begin the attempt that is about to be granted: its fence, and who holds it."""
+    """Begin the attempt that is about to be granted: its fence and its holder."""
     job.renew_fence("granted", state.next_fence())
     job.change_holder("granted")
     job.worker = worker.name
@@ -43,8 +43,9 @@ def give(state: State, job: Job, worker: Worker) -> None:
 
 
 def send_grant(state: State, job: Job, worker: Worker, now: float, *, known: bool | None = None) -> None:
-    """Send the current grant, again too: agents know a repeated fence. `known`: whether its predicted time says something, where the caller
-    has that."""
+    """Send the current grant, again too: agents recognise a repeated fence. `known`: whether its predicted time is reliable, where the
+    caller has that.
+    """
     job.granted_at = now
     job.goes_on_from = job.kept
     submission = job.submission

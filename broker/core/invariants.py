@@ -55,7 +55,7 @@ def _jobs(state: State) -> list[str]:
 
 
 def _stops(state: State) -> list[str]:
-    """Rules of the stop machine: a job that was asked to stop ends by that reason alone, and at once unless a worker has it."""
+    """Rules of the stop machine: a job to be stopped ends by that reason alone, and at once unless a worker has it."""
     broken = []
     for job in state.jobs.values():
         if job.state is JobState.SUCCEEDED and job.stop:
@@ -70,7 +70,9 @@ def _stops(state: State) -> list[str]:
 
 
 def _parks(state: State) -> list[str]:
-    """Rules of the park machine: what is paused is in no queue; what makes room has a worker; what is parked knows since when, and why."""
+    """Rules of the park machine: what is paused is in no queue; what makes room has a worker; what is parked has the time and the reason of
+    it.
+    """
     broken = []
     for job in state.jobs.values():
         if job.park == "pause" and job.state in (JobState.QUEUED, JobState.DELAYED):

@@ -1,7 +1,7 @@
 """A job: five machines, each a table here; any other change of theirs is a bug and raises `IllegalMove`.
 
 **state** (`TABLE`, by cause; only `Job.move` changes it). `queued` waits for a worker, `delayed` waits for a time (back-off), `parked`
-waits for its client (it was paused, or is a draft), `assigned` has been granted to a worker that has not said that it has it, `running` is
+waits for its client (it was paused, or is a draft), `assigned` has been granted to a worker that has not reported it yet, `running` is
 in an engine. `succeeded`, `failed` and `cancelled` are final: nothing leads out of them.
 
 **stop** (`STOPS`, by reason; only `Job.request_stop` changes it). Why a live job is being stopped. Durable and one-way: once set, the job
@@ -21,7 +21,7 @@ that the same failure, resent because its acknowledgement was lost, counts once.
 fence unchanged: should that worker return before another is granted the job, it is adopted, or its finished result taken.
 
 **holder** (`HOLDERS`, by event; only `Job.change_holder` changes it). Whether a worker has the current attempt, as far as is known: not
-journaled, as workers say it. A job that was held when the broker stopped is an orphan until its worker comes back.
+journaled, as workers report it. A job that was held when the broker stopped is an orphan until its worker comes back.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ class Cause(StrEnum):
     EXPIRED = "expired"
     #: Too many attempts ended the engine, or too many workers were lost under it.
     QUARANTINED = "quarantined"
-    #: Its worker is asked to stop, for the reason in `stop`.
+    #: Its worker is sent a cancel, for the reason in `stop`.
     STOP_REQUESTED = "stop_requested"
-    #: It was stopped as its client asked.
+    #: It was stopped by its client's request.
     CANCELLED = "cancelled"
-    #: Its worker is asked to hand it back, for the reason in `park`.
+    #: Its worker is sent a request to hand it back, for the reason in `park`.
     PARK_REQUESTED = "park_requested"
-    #: It is out of its engine, or kept out of one, as its client asked.
+    #: It is out of its engine, or kept out of one, by its client's request.
     PAUSED = "paused"
     #: Its draft is there.
     DRAFTED = "drafted"
@@ -87,7 +87,7 @@ class Cause(StrEnum):
     PREEMPTED = "preempted"
     #: Its client lets it go on.
     RESUMED = "resumed"
-    #: Its client wants what it has seen a draft of.
+    #: Its client has committed its draft.
     COMMITTED = "committed"
     #: The time promised for it cannot be kept, and another one has taken its place.
     PROMISE_BROKEN = "promise_broken"
@@ -159,7 +159,7 @@ TABLE: dict[JobState, dict[Cause, JobState]] = {
     _S.CANCELLED: {},
 }
 
-#: "": it is not being stopped; its client asked for it; its deadline passed.
+#: "": it is not being stopped; its client requested it; its deadline passed.
 Stop = Literal["", "cancel", "expired"]
 
 #: reason in force -> reasons that may take its place.
@@ -222,7 +222,7 @@ class SetAside(Struct, frozen=True, kw_only=True):
     at: float
     #: The job's revision from then on.
     revision: int
-    #: "cancel" when that was asked for meanwhile: it ends so when it is released.
+    #: "cancel" when that was requested meanwhile: it ends so when it is released.
     stop: Stop = ""
     #: Its row could be read.
     readable: bool = True
@@ -250,7 +250,7 @@ class JobRecord(Struct, kw_only=True, array_like=True):
     failure: Failure | None = None
     result: Result | None = None
     history: list[HistoryEntry] = field(default_factory=list)
-    #: Denoising steps of the job that lie in a checkpoint, as its workers said last.
+    #: Denoising steps of the job that lie in a checkpoint, by its workers' latest report.
     kept: int = 0
     park: Park = ""
     #: Its client took its draft for good.
@@ -265,7 +265,7 @@ class JobRecord(Struct, kw_only=True, array_like=True):
     promise: Promise | None = None
     #: Name of the machine on which that checkpoint was written; "": it is not known.
     kept_host: str = ""
-    #: Denoising steps drawn, and of how many, as the last attempt that came to them said.
+    #: Denoising steps drawn, and of how many, as the last attempt that came to them reported.
     drawn: tuple[int, int] = (0, 0)
 
 
@@ -291,7 +291,7 @@ class Job(JobRecord, kw_only=True, array_like=False):
     #: Its webhook's deliveries by number, at most one an event. In rows of their own; only on a job in the core's memory.
     deliveries: dict[int, Delivery] = field(default_factory=dict)
 
-    # Not journaled: forgotten in a restart, rebuilt from what workers say.
+    # Not journaled: forgotten in a restart, rebuilt from workers' reports.
     holder: Holder = "nobody"
     #: `body` is empty because only the journal has it: see `spec_cache`.
     evicted: bool = False

@@ -1,6 +1,6 @@
 """Lookups: reads from disk that a message needs. The core reads nothing while it decides: the answer comes in with the message.
 
-Before the shell gives the core a message, it asks `Core.needs` what to read for it, reads that (staged rows of the pass included) and hands
+Before the shell gives the core a message, it calls `Core.needs` for what to read, reads that (staged rows of the pass included) and hands
 it in as `Found`. Nothing happens in between, so a handler decides in one go about memory and disk as they are at that moment, and answers
 keep the order of their requests. Jobs in memory are looked up here, never read from disk, but for a spec that `spec_cache` has dropped.
 """
@@ -101,7 +101,7 @@ class Found(Struct, frozen=True, kw_only=True):
     #: By `FindSpec`, and by `FindJob` for the job it found; why it cannot be read.
     spec: bytes = b""
     spec_error: str = ""
-    #: By `FindJobs`, `FindPage` (and the rest of its `JobPage`) and `FindSetAside`, in the order asked for.
+    #: By `FindJobs`, `FindPage` (and the rest of its `JobPage`) and `FindSetAside`, in the order requested.
     jobs: tuple[Job, ...] = ()
     more: bool = False
     behind: int = 0

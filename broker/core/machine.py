@@ -91,7 +91,7 @@ class Core:
     def reset(self, epoch: int, now: float) -> None:
         """Drop everything but the watchers: workers send `Hello` again, jobs are `restore`d. `epoch` as at the beginning.
 
-        The streams of events go on with a gap in their numbers, so that watchers ask again, and follow again what they followed.
+        The streams of events go on with a gap in their numbers, so that watchers read anew, and follow again what they followed.
         """
         old = self.state
         self.state = State(epoch, old.policy, old.depot_key_of)
@@ -252,7 +252,7 @@ class Core:
         pool = state.pool
         worker = pool.by_peer.get(peer)
         if worker is None or worker.lost:
-            # A lost worker has nothing left to renew: it must say what it holds first.
+            # A lost worker has nothing left to renew: it must report what it holds first.
             if not isinstance(message, m.Goodbye):
                 state.send(peer, m.Identify())
             return

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 class Orphans:
-    """Ids of these jobs, and by worker: ten thousand workers come back at once, and each asks for its own."""
+    """Ids of these jobs, and by worker: ten thousand workers come back at once, and each requests its own."""
 
     def __init__(self) -> None:
         self._workers: dict[str, str] = {}

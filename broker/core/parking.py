@@ -6,10 +6,10 @@ waits at the front of its tenant's queue, as the job did for which it made room.
 worker and repeated with every heartbeat; the job moves when it comes back, however that happens, or ends where it is past its last step.
 Deadlines count on, and a cancel ends what is parked at once.
 
-`Job.kept` is the word of the current attempt. One that hands its job back when its worker was taken for lost, or when the job was granted
-again, is not heard, and no work is lost by that: agents look for the newest checkpoint of a job themselves, on their disk and, from the
-second attempt on, in the depot, where it lies before the word is sent. What the next attempt began without was drawn while nothing was
-heard of its worker, and is being drawn again by then.
+`Job.kept` is the report of the current attempt. One that hands its job back when its worker was taken for lost, or when the job was granted
+again, is ignored, and no work is lost by that: agents look for the newest checkpoint of a job themselves, on their disk and, from the
+second attempt on, in the depot, where it lies before the report is sent. What the next attempt began without was drawn while its worker was
+silent, and is being drawn again by then.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _DONE: Answer = "done", ""
 _REQUESTED: Answer = "requested", ""
 
 
-# ---------------------------------------------------------------- a client asks
+# ---------------------------------------------------------------- requests of clients
 
 
 def control(state: State, job: Job, action: m.JobAction, now: float) -> Answer:
     """Return (outcome, reason of a refusal)."""
     if refusal := _refusal(job):
-        # What is asked for again after it was done is not wrong.
+        # What is requested again after it was done is not wrong.
         return _DONE if action == "commit" and job.committed else ("refused", refusal)
     return _ACTIONS[action](state, job, now)
 

@@ -108,7 +108,7 @@ class Pool:
         #: Workers with room, and names of those in service.
         self.free: FreeWorkers[Worker] = FreeWorkers()
         self._serving: set[str] = set()
-        #: All names in order; None: they have changed since that was asked for.
+        #: All names in order; None: they have changed since that was requested.
         self._names: list[str] | None = None
 
     def __iter__(self) -> Iterator[Worker]:
@@ -126,7 +126,7 @@ class Pool:
         """Number of workers that run jobs or soon will."""
         return len(self._serving)
 
-    # ------------------------------------------------------------ who is there
+    # ------------------------------------------------------------ registered workers
 
     def add(self, worker: Worker) -> None:
         """Register a worker of a new name."""
@@ -138,7 +138,7 @@ class Pool:
     def register_again(self, worker: Worker, boot: str, peer: bytes, info: WorkerInfo, now: float) -> None:
         """Take a known worker's new address, or new process: its record and held attempts stay.
 
-        A new process is given a new chance: no drain was asked of it, it failed at nothing, and its device counts as sound.
+        A new process begins afresh: no drain was requested of it, it failed at nothing, and its device counts as sound.
         """
         self.by_peer.pop(worker.peer, None)
         if boot != worker.boot:

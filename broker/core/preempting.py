@@ -18,7 +18,7 @@ from broker.wire.terms import JobState
 
 #: How often it is looked at least, seconds: forecasts change without a message.
 EVERY_S = 0.25
-#: The least time between two looks, and how much longer it is for each worker: all that run are gone through.
+#: The least time between two checks, and how much longer it is for each worker: all that run are gone through.
 LEAST_S = 0.02
 LEAST_EACH_S = 5e-5
 #: How many of the jobs that must start soonest are looked at.
@@ -118,7 +118,7 @@ def pressed(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job
 def going_on(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job, Worker]:
     """The choice; or in its place, of the jobs that made room and go on before the chosen one, the one with the least left."""
     job, worker, bounds = choice.job, choice.worker, state.policy.preempt_bounds
-    # A job that made room twice has left an entry behind that says more than is left of it now.
+    # A job that made room twice has left an entry behind with more than is left of it now.
     for left_s, other_id in islice(
         state.preempted.soonest(state.queue.__contains__, 0.0, bounds.factor * job.cost), LINE
     ):

@@ -31,7 +31,7 @@ LEAST_S = 1.0
 PRECISION = 0.01
 
 
-# ---------------------------------------------------------------- what can be said of a job to come
+# ---------------------------------------------------------------- forecasts of a job to come
 
 
 def forecast_of(state: State, submission: m.Submission, confidence: float, now: float, job_id: str = "") -> m.Forecast:
@@ -146,7 +146,7 @@ def _beside_others(
 
 
 def give(state: State, message: m.Submit, now: float) -> m.Promise | m.Rejected | None:
-    """The promise that a new job asks for, or the refusal with the earliest that could be given; None: it asks for none."""
+    """The promise that a new job requests, or the refusal with the earliest that could be given; None: it requests none."""
     wish = message.promise
     if wish is None:
         return None
@@ -257,7 +257,7 @@ def check(state: State, job: Job, now: float) -> None:
     if job.held:
         expected_s, again_at = expected.left(state, job, now)[0], promise.ready_by
         if now < promise.ready_by and not job.step:
-            # Nothing but time has said how far it is: it may be done before long.
+            # Its progress is known from its time alone: it may be done before long.
             expected_s = max(0.0, views.remaining_s(job, expected.takes_s(state, job), now))
     else:
         expected_s = expected.takes_s(state, job) + max(0.0, job.not_before - now)

@@ -1,9 +1,9 @@
 """Handlers of the agents' messages, one a message.
 
-An agent's word about what it holds is the truth about what it holds, and fence and name decide whether that matters. Equal to
+An agent's report is authoritative about what it holds; fence and name decide whether it counts. Equal to
 the job's fence, from the worker it was granted to: it is the job's attempt. Lower: an old one, sent `Cancel`. Higher, of an earlier
 epoch: the row of its grant was lost in the crash of the broker that gave it; it is adopted in the rejoin window, from any worker, as
-no record says whose it was. A worker's name belongs to its key (over tcp it begins with the key's name), so that a name is enough.
+no record has its worker. A worker's name belongs to its key (over tcp it begins with the key's name), so that a name is enough.
 
 A fence that was never given is no report but a forgery, or of another journal: see `check_fence`.
 """
@@ -81,7 +81,7 @@ def hello(state: State, peer: bytes, message: m.Hello, now: float) -> None:
     for job in [state.jobs[job_id] for job_id in state.orphans.of(message.name)]:
         if job.id not in held:
             state.give_back(job, Cause.RETURNED, now, "not held when the worker came back")
-    # Wake when this worker would be suspect; from then on the timer looks after itself.
+    # Wake when this worker would be suspect; from then on the timer renews itself.
     state.deadlines.set(("worker", worker.name), now + state.policy.suspect_after_s)
 
 
@@ -145,7 +145,7 @@ def _adopt(state: State, worker: Worker, job: Job, fence: int, age_s: float, now
     if job.state is ASSIGNED and job.holder == "worker":
         job.begin_attempt(begun_at)
         last_at = job.history[-1].at
-        # In the history nothing is earlier than what came before: it may be asked to stop before its start is reported.
+        # In the history nothing is earlier than what came before: its stop may be requested before its start is reported.
         state.move(job, STARTED, begun_at if begun_at > last_at else last_at)
         return
     state.unhold(job, now)
@@ -199,7 +199,7 @@ def _note_depot(state: State, worker: Worker, before: m.DepotWait | None, now: m
 def _reconcile_absent(state: State, worker: Worker, job: Job, seen: int, now: float) -> None:
     """Settle a job granted to this worker that it does not hold: seen and dropped, on its way, or lost on the way."""
     if job.fence <= seen:
-        # Most likely the word with which it handed the job back was lost.
+        # Most likely the message with which it handed the job back was lost.
         if parking.expected_back(job, worker):
             parking.handed_back(state, job, now, _leaves(job, worker))
         else:
@@ -377,7 +377,7 @@ def _acknowledge(state: State, worker: Worker, message: m.AgentResult, *, accept
 
 
 def goodbye(state: State, worker: Worker, message: m.Goodbye, now: float) -> None:
-    """Remove a worker that leaves; its jobs go back. Those of one that was asked to leave are not lost."""
+    """Remove a worker that leaves; its jobs go back. Those of one that was drained are not lost."""
     for job in [state.jobs[job_id] for job_id in worker.held]:
         text = f"worker {worker.name} left: {message.reason}"
         if not message.orderly:

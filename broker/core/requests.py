@@ -21,10 +21,10 @@ from broker.wire.terms import DELAYED, DISK_RETRY_S, MAX_RETRY_AFTER_S, PARKED, 
 #: Seconds to wait, in the answer of a broker that is stopping.
 STOPPING_RETRY_S = 5.0
 
-#: What a repeated submit has to say again, beside the spec; an edge may have learned other limits and another cost meanwhile.
+#: Fields that a repeated submit must repeat, beside the spec; limits and cost may have changed meanwhile.
 _same = attrgetter("model", "origin", "alias", "tenant", "webhook", "webhook_events", "draft_steps", "gpus")
 
-#: Bytes of specs in one page of jobs; a page with more is cut short and says that more follows.
+#: Bytes of specs in one page of jobs; a page with more is cut short and marked so.
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 
 
@@ -307,7 +307,7 @@ def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) 
 def undrain_worker(state: State, peer: bytes, message: m.UndrainWorker, now: float) -> None:
     """Give a drained worker work again; `Undrain` is sent with its heartbeats until it reports that it drains no more, or leaves.
 
-    A drain may be older than this broker: then the worker alone says that it drains.
+    A drain may be older than this broker: then only the worker's heartbeat has it.
     """
     worker = state.pool.workers.get(message.name)
     if worker is None or worker.lost:

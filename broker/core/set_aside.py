@@ -1,8 +1,8 @@
-"""Jobs that were set aside: requests of their owners and their operator about them.
+"""Jobs that were set aside: requests of their clients and their operator about them.
 
 The shell sets a job aside when the core raised over it: its row stays as it was last committed, with a mark, and the job is not taken into
-the core's memory, so no timer, worker or queue knows it. It is not over: its operator lets it go on, or ends it. Until then a cancel is
-only noted, so that nothing is done with the job that might raise again.
+the core's memory, so it has no timer, worker or place in the queue. It is not over: its operator lets it go on, or ends it. Until then a
+cancel is only noted, so that nothing is done with the job that might raise again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def resolve(state: State, peer: bytes, message: m.SettleSetAside, found: Found, 
         state.adopt_record(job)
         if job.fence > state.last_fence:
             job.renew_fence("voided", 0)
-        state.close_attempt(job)  # what a worker still says of an old one is nothing any more
+        state.close_attempt(job)  # reports of an old one do not count any more
         if mark.stop and not job.stop:
             job.request_stop(mark.stop)
         if message.action == "fail" and not job.stop:
@@ -65,7 +65,7 @@ def resolve(state: State, peer: bytes, message: m.SettleSetAside, found: Found, 
 
 
 def _resume(state: State, job: Job, now: float) -> None:
-    """Let the job go on from the state it was in; its worker was asked to stop."""
+    """Let the job go on from the state it was in; its worker was sent a cancel."""
     state.set_deadline(job)
     if job.held:
         state.give_back(job, Cause.RETURNED, now, "released by the operator")

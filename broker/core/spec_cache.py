@@ -1,6 +1,6 @@
 """Specs in memory: those of the first jobs that wait; the journal alone has all others.
 
-A spec may be 512 KiB and is needed three times only: when its job starts, when a client asks for the whole record, and when a submit is
+A spec may be 512 KiB and is needed three times only: when its job starts, when a client requests the whole record, and when a submit is
 repeated. So that of a job which is accepted while many wait is *evicted* once it is on disk: the shell reads it whenever it is needed.
 Jobs read back at a start are all evicted.
 """

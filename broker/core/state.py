@@ -70,7 +70,7 @@ class State:
         self.calendar = Calendar()
         #: Why the disk admits no new job; "": it does.
         self.refusing = ""
-        #: Name of a worker -> the key with which it signs what it asks of the depot.
+        #: Name of a worker -> the key with which it signs its requests to the depot.
         self.depot_key_of = depot_key_of
         #: The broker is about to end, and takes no new job.
         self.stopping = False
@@ -138,7 +138,7 @@ class State:
         `evicted`: the shell is to put the spec in.
 
         A `Run` announces no row: its fence is new whatever becomes of the rows of this pass, as the epoch is on disk. So the worker need
-        not wait for the commit, nor for that of the job itself: should it fail, nobody knows the job, its worker is told to stop, and what
+        not wait for the commit, nor for that of the job itself: should it fail, there is no job, its worker is sent a cancel, and what
         the attempt has made counts for no job that is accepted later, whose fence is higher from its first moment.
         """
         early = peer not in self.ordered_peers and run.job_id not in self.reopened
@@ -267,7 +267,7 @@ class State:
             self.deadlines.set(("promise", job.id), job.promise.ready_by)
 
     def enqueue(self, job: Job, *, front: bool = False, yields_until: float | None = None) -> None:
-        """Put a job that is `queued` into the queue, where `Queue.add` says."""
+        """Put a job that is `queued` into the queue, where `Queue.add` puts it."""
         units = job.submission.units
         job.cost = self.costs.predict(job.submission.model, job.left(units, job.kept) if job.kept else units)
         self.line_up(job, front=front, yields_until=yields_until)
@@ -308,7 +308,7 @@ class State:
             self.enqueue(job, front=True)
 
     def pause(self, job: Job, now: float) -> None:
-        """Let a waiting job wait for its client, who paused it."""
+        """Take a waiting job out of the queue until its client resumes it."""
         job.parked_at = now
         self.move(job, Cause.PAUSED, now)
 
@@ -358,7 +358,9 @@ class State:
             self.send(worker.peer, m.Cancel(job_id=job.id, fence=job.fence))
 
     def send_park(self, job: Job) -> None:
-        """Ask the holder to hand the job back, as `send_cancel`. One whose model does not resume would only lose what it has done."""
+        """Send the holder a request to hand the job back, as `send_cancel`. One whose model does not resume would only lose what it has
+        done.
+        """
         worker = self.holder(job)
         if worker is not None and not worker.lost and job.submission.model in worker.resumable:
             self.send(worker.peer, m.Park(job_id=job.id, fence=job.fence))

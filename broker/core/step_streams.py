@@ -1,7 +1,7 @@
 """Streams of steps: which watchers are sent those of which jobs, and which jobs made one that has not been sent.
 
-Every watcher is sent every change of a job's state. Steps are most of what happens in a large pool and of use only to who looks at that
-very job: a watcher names the jobs it wants them of (`m.Follow`), or wants all of them (`m.Watch.steps`). Only a live job is followed, so
+Every watcher is sent every change of a job's state. Steps are most of what happens in a large pool and of use only to a client of that very
+job: a watcher names the jobs whose steps it follows (`m.Follow`), or takes all of them (`m.Watch.steps`). Only a live job is followed, so
 that what is kept is bounded by the jobs in memory.
 """
 

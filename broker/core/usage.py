@@ -12,7 +12,7 @@ _KEPT = frozenset((Cause.FINISHED, Cause.PAUSED, Cause.DRAFTED, Cause.PREEMPTED)
 def gpu_seconds(job: Job) -> tuple[float, float]:
     """Return GPU-seconds of a job that is over: (in attempts whose work its result holds, in all others).
 
-    Seconds from a start to the end of that attempt, on as many GPUs as the job asked for. Waiting and being parked cost nothing.
+    Seconds from a start to the end of that attempt, on as many GPUs as the job requested. Waiting and being parked cost nothing.
     """
     kept = lost = 0.0
     began, attempt = -1.0, 0

@@ -131,7 +131,7 @@ def _history(history: list[m.HistoryEntry], ahead_s: float) -> tuple[m.HistoryEn
 
 
 def admission(state: State, job: Job, revision: int, known: tuple[float, float] | None, now: float) -> m.Admission:
-    """Fields of a new job's view that its edge cannot know, with what is `known` of its run time: by them it makes the view itself, of the
+    """Fields of a new job's view that its edge lacks, with what is `known` of its run time: by them it makes the view itself, of the
     job while it was queued, which is `revision`."""
     if job.id in state.queue.where:
         position, eta, ready = _waiting(state, job, known, now)
@@ -158,7 +158,7 @@ def admission(state: State, job: Job, revision: int, known: tuple[float, float] 
 def _outlook(state: State, job: Job, now: float) -> tuple[int, float, float]:
     """(jobs ahead or -1, predicted seconds until final or -1, and so with `promises.CONFIDENCE`).
 
-    By sums, as it is asked for with every change of every job: what is promised is worked out by `promised.forecast_of`.
+    By sums, as it is requested with every change of every job: what is promised is worked out by `promised.forecast_of`.
     """
     if job.state in FINAL:
         return -1, -1.0, -1.0

@@ -1,1 +1,1 @@
-"""Depots: where the files of jobs lie when machines share no disk, and who may put and get them."""
+"""Depots: where the files of jobs lie when machines share no disk, and the tokens by which they may be put and read."""

@@ -16,7 +16,7 @@ an exit code: 0 it answers and takes files, or there is none; 1 it does not answ
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Ask once; returns the exit code."""
+    """Check once; returns the exit code."""
     code, text = 0, "there is no results_store"
     try:
         settings = load(CommonSettings, "python -m broker.depot", "workers", argv, environ, _DESCRIPTION)

@@ -2,7 +2,7 @@
 `<prefix>/checkpoints/<job>/<fence>/<name>`.
 
 Keys need no conditions: a fence is granted once, so that two writers of one key write the same bytes. Each object bears the SHA-256 of its
-bytes, and who fetches it checks them. Credentials, region and endpoint are found as the store's own tools find them (`AWS_ACCESS_KEY_ID`,
+bytes, and its reader checks them. Credentials, region and endpoint are found as the store's own tools find them (`AWS_ACCESS_KEY_ID`,
 `AWS_REGION`, `AWS_ENDPOINT_URL`, the machine's role …), and stand in no setting. All calls block.
 """
 
@@ -45,14 +45,14 @@ _PAGE = 1000
 
 #: Names the service whose results lie below the prefix.
 OWNER_KEY = "zoetrope-service"
-#: What a worker puts to see whether it may.
+#: Object that a worker puts to check its permission.
 PROBE_KEY = "zoetrope-probe"
 
-#: What the library says of an answer, and what S3's protocol has in it.
+#: Texts of the library's errors about an answer, and what S3's protocol has in it.
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _CODE, _MESSAGE = re.compile(r"<Code>([^<]{1,80})</Code>"), re.compile(r"<Message>([^<]{1,200})</Message>")
 _EFFORT = re.compile(r" in [0-9.]+[mµn]?s(, after \d+ retries, max_retries: \d+, retry_timeout: \w+ *)?")
-#: Where a machine's role is asked for when there are no keys.
+#: Where a machine's role is requested when there are no keys.
 _ROLE_ADDRESSES = ("169.254.169.254", "169.254.170.2")
 
 
@@ -87,9 +87,9 @@ class ObjectStore:
 
     @classmethod
     def of(cls, url: str, *, at_start: bool = False, sends: bool = False) -> ObjectStore:
-        """The store of a URL of the right form, not asked anything yet. Raises `SettingsError`.
+        """The store of a URL of the right form; no request is sent yet. Raises `SettingsError`.
 
-        `at_start`: do not wait for it long. `sends`: large files are put there, over whatever line there is, and nobody waits.
+        `at_start`: do not wait for it long. `sends`: large files are put there, over a line of any speed, and no request waits for it.
         """
         stores = importlib.import_module(f"{_MODULE}.store")
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
@@ -206,7 +206,7 @@ class ObjectStore:
             return ""
 
     def signed_url(self, key: str, good_s: float) -> str:
-        """An address from which anybody may get this object for so long."""
+        """A presigned address of this object, valid for so long."""
         with self._named(f"sign {key}"):
             return str(self._obstore.sign(self._store, "GET", key, timedelta(seconds=good_s)))
 
@@ -235,12 +235,12 @@ class ObjectStore:
 def _kind_of(error: Exception) -> type[Exception]:
     text = str(error)
     status = _STATUS.search(text)
-    # A machine that has no role may as well answer 403 or 404 where it is asked for one.
+    # A machine that has no role may as well answer 403 or 404 to a request for one.
     if any(address in text for address in _ROLE_ADDRESSES):
         return StoreRefused
     if "<Code>NoSuchBucket<" in text or (status and status[1] in ("401", "403")):
         return StoreRefused
-    # A put knows of no object that could be missing, but of a bucket.
+    # A put can miss no object, but the bucket.
     if isinstance(error, FileNotFoundError):
         return StoreRefused if "performing PUT" in text else NotThere
     return StoreError
@@ -254,7 +254,7 @@ def _error_text(error: Exception) -> str:
     if status := _STATUS.search(text):
         code, message = _CODE.search(text), _MESSAGE.search(text)
         return " ".join([status[1], *(found[1] for found in (code, message) if found)])
-    # What took how long differs with every try; the rest is said once.
+    # Durations differ with every try; the rest is logged once.
     return _EFFORT.sub("", (text.splitlines() or [type(error).__name__])[0])[:300]
 
 

@@ -37,7 +37,7 @@ def service_id(home: Path) -> str:
 
 
 def check_edge(settings: CommonSettings) -> None:
-    """Ask whether the store is there and may be used, and claim the prefix for this home's service. Raises `SettingsError`."""
+    """Check that the store is there and may be used, and claim the prefix for this home's service. Raises `SettingsError`."""
 
     def claim(store: ObjectStore) -> None:
         own = service_id(settings.home_path)
@@ -54,12 +54,14 @@ def check_edge(settings: CommonSettings) -> None:
 
 
 def check_worker(settings: CommonSettings) -> None:
-    """Ask whether the store is there and files may be put. Raises `SettingsError`."""
+    """Check that the store is there and files may be put. Raises `SettingsError`."""
     _check(settings, ObjectStore.probe)
 
 
 def check_now(settings: CommonSettings) -> bool:
-    """Ask whether files may be put, and wait for nothing; whether they may be listed, too. Raises `SettingsError`, `StoreError`."""
+    """Check that files may be put, without waiting for the store; returns whether they may be listed, too. Raises `SettingsError`,
+    `StoreError`.
+    """
     store = store_of(settings, at_start=True)
     if store is None:
         return True

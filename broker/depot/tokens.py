@@ -3,8 +3,8 @@
 The secret is a file of the home, `<home>/depot_secret`, read by the broker and by edges. The broker gives each worker a key of its own with
 its `Welcome`: the secret's HMAC of the worker's name, so that one worker can sign nothing in another's name, and a name belongs to its
 machine's CURVE key. A worker signs each request with it: method, path, when it expires, and of a file that is put its size and SHA-256. An
-edge recomputes the key from the name in the request, and asks the broker whether the attempt is that worker's: a request is good for one
-attempt, and an attempt is granted once.
+edge recomputes the key from the name in the request, and checks with the broker that the attempt is that worker's: a request is good for
+one attempt, and an attempt is granted once.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def verify(known: Sequence[str], method: str, path: str, query: Mapping[str, str
 
 
 def _signature(key: str, method: str, path: str, signed: Signed) -> str:
-    # What is asked of a file is no more than what is answered.
+    # The request is no larger than the answer.
     verb = "GET" if method == "HEAD" else method
     text = "\n".join((verb, path, signed.worker, str(signed.expires), str(signed.size), signed.sha256))
     return hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()

@@ -2,7 +2,7 @@
 
 As a program it describes the clip on stdin (`http_edge.media.clip_probe`).
 
-Only two demuxers and a few decoders are used, whatever a file says it is: some of FFmpeg's formats are texts that name other files.
+Only two demuxers and a few decoders are used, whatever a file's header claims: some of FFmpeg's formats are texts that name other files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from av.video.reformatter import Colorspace
 from msgspec import Struct
 from PIL import Image
 
-#: Exit status of the program for a clip that is not read; stdout says why.
+#: Exit status of the program for a clip that is not read; stdout has the reason.
 REFUSED = 3
 
 #: Of one frame, as stored.

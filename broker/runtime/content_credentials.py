@@ -1,8 +1,8 @@
 """C2PA content credentials: a signed manifest in a result's file which states that a model made it, and with what.
 
-| assertion | what it says |
+| assertion | content |
 |---|---|
-| `c2pa.actions.v2` | one action, `c2pa.created`, by IPTC's word for media of a trained model |
+| `c2pa.actions.v2` | one action, `c2pa.created`, by IPTC's term for media of a trained model |
 | `zoetrope.unsigned` | SHA-256 and size of the file before it was signed: two files drawn alike differ in their signatures alone |
 | `zoetrope.recipe` | the recipe (`broker.wire.recipe`), where the file has one |
 | `c2pa.hash.*` | what the signature holds over the file's bytes; made by the library |
@@ -30,7 +30,7 @@ _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 #: IPTC's words for where a file came from: a model drew all of it, or a part of what was there before.
 DRAWN, DRAWN_INTO = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
 
-#: Those that say that a model had a part in it.
+#: Those of media that a model had a part in.
 GENERATED = frozenset([DRAWN, DRAWN_INTO])
 
 _UNSIGNED, _RECIPE = "zoetrope.unsigned", "zoetrope.recipe"
@@ -42,7 +42,7 @@ _SETTINGS = {
     "builder": {"thumbnail": {"enabled": False}},
 }
 
-#: Key's kind (a curve by its name) -> COSE's word for how it signs.
+#: Key's kind (a curve by its name) -> COSE's name of its signature.
 _ALGORITHMS = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512", "Ed25519": "ed25519", "RSA": "ps256"}
 
 #: A grey PNG of one point.
@@ -65,7 +65,7 @@ class NoCredentials(ValueError):
 class Credentials(Struct, frozen=True, kw_only=True):
     """Content credentials of a file, and whether they hold."""
 
-    #: "valid": whole, by a signer who is trusted; "untrusted": whole, by one who is not; "invalid": changed since, or signed wrongly.
+    #: "valid": whole, by a trusted signer; "untrusted": whole, by another; "invalid": changed since, or signed wrongly.
     state: State
     #: Codes of the C2PA specification for what does not hold, as `assertion.dataHash.mismatch`.
     failures: tuple[str, ...] = ()
@@ -73,9 +73,9 @@ class Credentials(Struct, frozen=True, kw_only=True):
     issuer: str = ""
     signer: str = ""
     generator: str = ""
-    #: IPTC's word for where the file came from.
+    #: IPTC's term for where the file came from.
     source_type: str = ""
-    #: Of the file as it was before it was signed; "": it is not said.
+    #: Of the file as it was before it was signed; "": unknown.
     unsigned_sha256: str = ""
     recipe: dict[str, Any] | None = None
 

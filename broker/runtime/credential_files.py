@@ -1,8 +1,8 @@
 """The certificate and the key that results are signed with: those that the operator names, or a pair made at the first start.
 
-A pair that is made here lies in `<home>/credentials`: a chain of two certificates (C2PA knows no signer that signed itself) and the key
-of the first. The key of the other is thrown away, so that nobody can make a second signer of it. No list of trust has it: readers say of
-what it signed that it is whole, and that they do not know the signer.
+A pair that is made here lies in `<home>/credentials`: a chain of two certificates (C2PA allows no self-signed signer) and the key of the
+first. The key of the other is thrown away, so that no second signer can be made of it. No trust list has it: readers report its files as
+whole, by an unknown signer.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def credential_files(settings: CommonSettings) -> CredentialFiles | None:
 
 
 def read_pem(path: str, option: str, *, secret: bool = False) -> bytes:
-    """The text of a PEM file; one with a secret is its owner's alone. Raises `SettingsError` naming the option."""
+    """The text of a PEM file; one with a secret must have mode 0600 and this user. Raises `SettingsError` naming the option."""
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())

@@ -1,9 +1,9 @@
-"""CURVE keys, as files, of the peers that may speak to the broker over tcp. `python -m broker keys` writes them.
+"""CURVE keys, as files, of the peers that may connect to the broker over tcp. `python -m broker keys` writes them.
 
 The broker's pair lies in `<curve_dir>/broker.key`, its list of peers is `<curve_dir>/allowed/NAME.pub`, one file a peer. A peer's own key
-is `<curve_dir>/worker.key` or `edge.key` on the peer's machine; it holds the broker's public key too, so that nobody can play the broker.
-A key has one role: a worker's cannot act as an edge, nor the other way round. Files with a secret must be their owner's alone; root's that
-nobody may write, as a mounted secret's are, may be read through this process's group.
+is `<curve_dir>/worker.key` or `edge.key` on the peer's machine; it holds the broker's public key too, so that no other process can pass for
+the broker. A key has one role: a worker's cannot act as an edge, nor the other way round. Files with a secret must be their owner's alone;
+root's that nobody may write, as a mounted secret's are, may be read through this process's group.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _Z85 = r"^[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}\Z"
 _MAX_FILE = 4096
 _MAX_LINKS = 16
 
-#: Errors that say nothing about the file: it may be read in a moment.
+#: Errors that are not the file's: it may be readable in a moment.
 PASSING = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT))
 
 _EVERYWHERE = ("tcp://0.0.0.0:", "tcp://[::]:")
@@ -60,7 +60,7 @@ class BrokerKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class PeerKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A peer's pair, its name and role as the broker knows them, and the broker's public key."""
+    """A peer's pair, its name and role in the broker's configuration, and the broker's public key."""
 
     name: Name
     role: Role

@@ -38,7 +38,7 @@ _OPTIONS = (
 )
 
 #: Range of the first pause between two tries to connect, and of the longest, in milliseconds: they double from the one to the other. The
-#: broker waits 3 s after a start for workers it knew (`rejoin_s`): all must be back by then, so the longest is a third of it.
+#: broker waits 3 s after a start for the workers of before (`rejoin_s`): all must be back by then, so the longest is a third of it.
 FIRST_PAUSE_MS, LONGEST_PAUSE_MS = (50, 150), (500, 1_000)
 
 

@@ -146,7 +146,7 @@ _INJECTED = re.compile(r"ZOETROPE_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(T
 
 
 def unknown(environ: Mapping[str, str], own: Iterable[str]) -> str:
-    """The error of the first variable that no process reads; "": there is none. `own`: options of the process that asks."""
+    """The error of the first variable that no process reads; "": there is none. `own`: options of this process."""
     known = {
         PREFIX + name.upper()
         for name in (*own, *_OTHERS, *RENAMED, *(name for names in OPTIONS.values() for name in names))

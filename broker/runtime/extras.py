@@ -1,4 +1,4 @@
-"""The extra `serve`: what a machine that runs the service needs beside what one that asks it needs. Standard library only."""
+"""The extra `serve`: what a machine that runs the service needs beside what its clients need. Standard library only."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 def open_regular(path: Path) -> BinaryIO:
     """A regular file, open for reading. Raises `OSError`, also for a symbolic link, a directory, a device, a socket or a FIFO."""
-    # A FIFO would keep the caller waiting for who writes into it.
+    # A FIFO would keep the caller waiting for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

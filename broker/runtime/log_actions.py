@@ -1,7 +1,7 @@
-"""Log actions: the subject of a log record, the word that stands first in its line.
+"""Log actions: the subject of a log record, the name that stands first in its line.
 
-One enum for every process: an operator can look a word up (the table in docs/operations.md is printed from it), and no two parts of the
-service use one word for different things unnoticed. Records of libraries have none: there the logger's name stands in its place.
+One enum for every process: an operator can look a name up (the table in docs/operations.md is printed from it), and no two parts of the
+service use one name for different things unnoticed. Records of libraries have none: there the logger's name stands in its place.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Action(StrEnum):
-    """A word of the log, with its meaning."""
+    """Subject of a log record, with its meaning."""
 
     about: str
 

@@ -45,7 +45,7 @@ def is_plain(opened: Image.Image) -> bool:
 
 
 def normalised(opened: Image.Image) -> tuple[Image.Image, list[str]]:
-    """The picture, decoded, and the changes that its owner may not expect. Raises Pillow's errors, `ValueError`."""
+    """The picture, decoded, and the changes that a client may not expect. Raises Pillow's errors, `ValueError`."""
     # First, as reading EXIF data also decodes, and there errors are passed over.
     opened.load()
     notes: list[str] = []

@@ -23,7 +23,7 @@ PNG_PARAMETERS, MP4_PARAMETERS = "parameters", "comment"
 
 #: Exif tags: ImageDescription, which has the recipe; of the pointer to the Exif block; and UserComment in it.
 EXIF_RECIPE, EXIF_BLOCK, EXIF_PARAMETERS = 0x010E, 0x8769, 0x9286
-#: An Exif text begins so where it is a recipe, and not what another program says of a picture.
+#: An Exif text begins so where it is a recipe, and not another program's description of a picture.
 _BEGINS = b'{"zoetrope":'
 
 #: A JPEG segment, its head included.
@@ -71,7 +71,7 @@ def _read(file: BinaryIO, size: int, most: int) -> bytes:
     """That many bytes. Raises `NoRecipe`, `EOFError`."""
     if size > most:
         raise NoRecipe(f"holds a recipe of {size} bytes, at most {most} are read")
-    # Of a part that says that it is smaller than its own head; a file would be read to its end.
+    # Of a part whose size is given as less than its own head; a file would be read to its end.
     if size < 0:
         raise EOFError
     data = file.read(size)

@@ -7,7 +7,7 @@ import resource
 
 
 def allow_many() -> None:
-    """Raise the limit of open files to what the system allows without asking.
+    """Raise the limit of open files to the system's hard limit.
 
     Every peer and client holds a descriptor, strangers too for as long as a handshake or a request's head may take; the usual limit,
     1024, is for programs that use `select`.

@@ -28,7 +28,7 @@ from broker.runtime.setting_rules import in_words
 
 ENV_PREFIX = environment.PREFIX
 
-#: Where an edge listens unless its settings say otherwise.
+#: Default address of an edge.
 EDGE_PORT = 8000
 
 #: Longest path of a unix socket, less the file name (sun_path is 108 bytes with its NUL).
@@ -167,7 +167,7 @@ def make_private_dir(path: Path, name: str = "run_dir") -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"{name}: {str(path)!r} cannot be made: {error.strerror}") from None
-    # Not the target of a link: the owner of the link can have it lead elsewhere tomorrow.
+    # Not the target of a link: the link's owner can change it at any time.
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode):
         raise SettingsError(f"{name}: {str(path)!r} is a link or a file; it must be a directory")
@@ -179,7 +179,7 @@ def make_private_dir(path: Path, name: str = "run_dir") -> None:
 
 
 def make_socket_dir(name: str, given: str, endpoint: str) -> None:
-    """Make and check the directory of an ipc endpoint, `given` as the option `name` or not at all: its owner can play the other side.
+    """Make and check the directory of an ipc endpoint, `given` as the option `name` or not at all: its owner can pass for the other side.
 
     Raises `SettingsError`.
     """

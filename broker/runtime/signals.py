@@ -33,13 +33,14 @@ def obey(argv: Sequence[str]) -> None:
 
 
 def check() -> None:
-    """Raise `SystemExit` if the process has been asked to stop. Call before serving: raised while garbage is collected, it is dropped."""
+    """Raise `SystemExit` if a signal to stop has come. Call before serving: raised while garbage is collected, it is dropped."""
     if _stop_requested:
         raise SystemExit(0)
 
 
 def hold() -> None:
-    """Note a signal only, from now on, for `received`: ask once the event loop handles them itself. Raises `SystemExit` if one came before.
+    """Note a signal only, from now on, for `received`, to be read once the event loop handles them itself. Raises `SystemExit` if one came
+    before.
 
     To be called before the loop is made. Raised while it starts or closes, `SystemExit` can leave it marked as running; then it cannot be
     closed, and the process ends with an error.
@@ -50,7 +51,7 @@ def hold() -> None:
 
 
 def received() -> bool:
-    """Whether the process was asked to stop before its loop handled signals."""
+    """Whether a signal to stop came before the loop handled signals."""
     return _stop_requested
 
 

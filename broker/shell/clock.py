@@ -1,11 +1,11 @@
 """The broker's clock: a timeline that only elapsed time moves on, and how far the wall clock is ahead of it.
 
 The timeline begins as Unix time in the first broker of a journal, and goes on in every later one: by the kernel's clock of elapsed time
-while the machine is the same boot (suspend counts; nobody can set it), by the wall clock over a reboot, and back never. The journal keeps
+while the machine is the same boot (suspend counts; it cannot be set), by the wall clock over a reboot, and back never. The journal keeps
 what that takes, a `Record`. Leases, deadlines and ages are differences on it, so setting the wall clock changes none of them.
 
 The wall clock is looked at every second. One that runs otherwise than elapsed time was set: what is shown follows at once; what deletes by
-age waits until it has stood for `SETTLE_S`, and learns of the step (`Calendar.steps`), as it may compare with times that others wrote.
+age waits until it has stood for `SETTLE_S`, and gets the step (`Calendar.steps`), as it may compare with times that others wrote.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Clock = Callable[[], float]
 #: A wall clock further off than this was set. Below it, showing other times than before would not help.
 FOLLOW_S = 1.0
 
-#: One set by more than this is said aloud, and not believed before it has stood for `SETTLE_S`.
+#: One set by more than this is logged, and not trusted before it has stood for `SETTLE_S`.
 STEP_S = 60.0
 
 SETTLE_S = 600.0
@@ -55,7 +55,7 @@ class Timeline:
         self._offset_s = now - running_s
         unseen_s = now - record.seen_at if record is not None and record.boot != boot else 0.0
         if unseen_s > STEP_S or (record is None and not new):
-            # The wall clock alone says how long that was, and right after a boot it may not be set yet.
+            # Only the wall clock measured that, and right after a boot it may not be set yet.
             self._settle_at(now + SETTLE_S)
         self.look()
 

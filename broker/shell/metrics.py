@@ -1,7 +1,7 @@
 """Numbers of the broker in Prometheus' text format, written to a file for a node exporter's textfile collector or a person.
 
 The hot path counts in plain dicts (to write a `Counter` costs two and a half times as much, a labelled prometheus counter ten times); the
-collector turns them into families when somebody looks.
+collector turns them into families when they are read.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Metrics:
         return generate_latest(registry)
 
     def write(self, path: Path, pool: PoolTotals, records: RecordCounts) -> None:
-        """Replace the file whole, so that a reader never sees half of it. Raises `OSError`."""
+        """Replace the file whole, so that a reader never gets half of it. Raises `OSError`."""
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_bytes(self.text(pool, records))
         os.replace(temporary, path)

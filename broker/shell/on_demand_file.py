@@ -1,6 +1,6 @@
 """The file of models without workers: `<home>/on_demand_models`.
 
-It is written when it changes, beside the journal and not in it: what a broker does not know after a crash it learns from the next worker.
+It is written when it changes, beside the journal and not in it: what is missing after a crash comes with the next worker's registration.
 """
 
 from __future__ import annotations

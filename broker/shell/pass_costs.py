@@ -1,6 +1,6 @@
 """Costs of requests that take the broker much longer than most messages, in messages of a pass.
 
-A pass ends when it has taken as much as it may, and what it answers leaves then: so an edge that asks for a list waits for no more than a
+A pass ends when it has taken as much as it may, and what it answers leaves then: so an edge that requests a list waits for no more than a
 pass, not for a hundred lists of others before it in the same one. Measured, some 10 us are one message.
 """
 

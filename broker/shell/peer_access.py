@@ -1,4 +1,4 @@
-"""Which peers may send: the owner of a key that was removed, and a peer that sends too many invalid messages, are disconnected."""
+"""Access of peers: one whose key was removed, and one that sends too many invalid messages, are disconnected."""
 
 from __future__ import annotations
 

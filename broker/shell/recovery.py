@@ -3,7 +3,7 @@
 An exception out of the core is a bug, or a row that no core can have written. What it left in memory cannot be trusted, and neither can
 what this pass has staged. So the broker does what a kill and a restart would do, which every peer is used to, without closing its sockets:
 what is not committed is forgotten, the epoch is raised, the job is marked on disk, and the core is filled anew from the journal. Workers
-are asked for their `Hello`; requests that were not answered are repeated by who sent them.
+are sent `Identify`; requests that were not answered are repeated by their senders.
 
 The job is found in the traceback: the innermost function that was at work on one. This costs nothing while nothing goes wrong, and cannot
 be forgotten in a function that is written later.

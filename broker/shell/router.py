@@ -1,7 +1,7 @@
-"""One pass of the broker: drain both sockets, ask the core, commit once, then send.
+"""One pass of the broker: drain both sockets, call the core, commit once, then send.
 
-Nothing is sent before what it says is on disk: the messages of a pass wait for the pass's one commit, which is also what makes
-many jobs share one fsync. Only what the core calls early goes before it: the grant of a job, which says nothing of its row. So no worker
+Nothing is sent before its facts are on disk: the messages of a pass wait for the pass's one commit, which is also what makes
+many jobs share one fsync. Only what the core calls early goes before it: the grant of a job, which does not depend on its row. So no worker
 waits for the disk, and a job starts while its acceptance is on its way there.
 
 The back is drained before the front, so that a flood of requests cannot make workers look silent, and no lease expires while messages

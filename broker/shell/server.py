@@ -1,7 +1,7 @@
 """The broker's event loop: turns of passes, timers, the stop.
 
 Plain sockets on their FD. `zmq.asyncio` would cost five times the CPU. The FD is edge-like: it signals that something *changed*, and any
-send or receive may swallow the signal, so every pass ends by asking the sockets, and runs again if they have more.
+send or receive may swallow the signal, so every pass ends by polling the sockets, and runs again if they have more.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Server:
-    """Runs passes until it is asked to stop."""
+    """Runs passes until a signal stops it."""
 
     def __init__(self, core: Core, wires: Sockets, router: Router, clock: Timeline, house: Housekeeping) -> None:
         self._core = core
@@ -120,7 +120,7 @@ class Server:
         self._turn()
 
     def _set_wake(self, now: float) -> None:
-        """Be woken at the core's next deadline, if that is before the next beat (which looks at it anyway)."""
+        """Be woken at the core's next deadline, if that is before the next beat (which checks it anyway)."""
         due = self._core.next_deadline()
         if due is None or due - now >= BEAT_S or due == self._wake_at:
             return

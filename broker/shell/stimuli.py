@@ -49,7 +49,7 @@ class Stimuli:
         self.ring: deque[tuple[float, bytes, m.Message | PeerGone | None]] = deque(maxlen=KEPT)
 
     def dump(self, reason: str, epoch: int, now: float) -> Path | None:
-        """Write `<home>/stimuli-<time>.msgpack`; None when that is not wanted or cannot be done."""
+        """Write `<home>/stimuli-<time>.msgpack`; None when that is switched off or cannot be done."""
         if self._home is None or self._files >= MAX_FILES:
             return None
         records = [
@@ -69,7 +69,7 @@ class Stimuli:
 
 
 def without_body(message: m.Message) -> m.Message:
-    """The message without its spec or result; what a `Hello` says a worker can do stays."""
+    """The message without its spec or result; the abilities in a `Hello` stay."""
     return msgspec.structs.replace(message, body=b"") if isinstance(message, m.Submit | m.Finished) else message
 
 

@@ -1,7 +1,7 @@
 """Stand-ins for tests and measurements: an archive in memory, a harness that drives the core by hand, an agent on a real socket.
 
 `MemoryArchive` passes the same tests as the journal (`tests/journal/test_archive_conformance.py`) and costs no file. `CoreHarness` feeds
-a core one message at a time on a clock that only the test moves, and checks the invariants after each. `FakeAgent` speaks the wire
+a core one message at a time on a clock that only the test moves, and checks the invariants after each. `FakeAgent` sends the wire
 protocol of a worker over ZeroMQ and computes nothing. No file of the service imports this package.
 """
 

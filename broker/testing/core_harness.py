@@ -127,7 +127,7 @@ class CoreHarness:
         return sent(self.feed(EDGE, message), kind)[0]
 
     def view(self, job_id: str) -> m.JobView:
-        """The job as an edge sees it."""
+        """The job's view, as edges get it."""
         view: m.JobView = codec.job_view(self.ask(m.GetJob(req=0, job_id=job_id), m.JobReply).body)
         return view
 
@@ -146,7 +146,7 @@ class CoreHarness:
         return self.feed(peer_of(name), m.Heartbeat(seen=seen, free=free, held=held, **fields))
 
     def start(self, name: str, job_id: str) -> list[Effect]:
-        """Let the worker's next heartbeat say that it has the job's current attempt, beside those that run there."""
+        """Send the worker's next heartbeat with the job's current attempt, beside those that run there."""
         worker, job = self.core.state.pool.workers.get(name), self.job(job_id)
         assert worker is not None, f"no worker {name}"
         running = [self.job(other) for other in worker.held if other != job_id and self.state(other) == "running"]

@@ -20,7 +20,7 @@ _PAUSE_S = 0.005
 
 
 class FakeAgent:
-    """A worker's side of the wire over a DEALER of its own; it sends what the test says and keeps every message it gets."""
+    """A worker's side of the wire over a DEALER of its own; it sends what the test gives it and keeps every message it gets."""
 
     def __init__(self, endpoint: str, name: str = "cpu-0") -> None:
         self.name = name
@@ -94,7 +94,7 @@ class FakeAgent:
         return await self.receive(m.Welcome, welcomes + 1)
 
     def start(self, run: m.Run, **fields: Any) -> None:
-        """Say that this `Run` is in the engine; `fields` of its `Held`."""
+        """Report that this `Run` is in the engine; `fields` of its `Held`."""
         self.say(holding(run.job_id, run.fence, **fields))
 
     def finish(self, run: m.Run, free: int = 1) -> None:

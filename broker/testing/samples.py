@@ -39,5 +39,5 @@ def holding(job_id: str, fence: int, **fields: Any) -> m.Heartbeat:
 
 
 def peer_of(name: str) -> bytes:
-    """The peer that `CoreHarness` speaks as for this worker."""
+    """The routing id that `CoreHarness` uses for this worker."""
     return b"b-" + name.encode()

@@ -1,6 +1,6 @@
 """Authentication of a request: its API key and idempotency key; 401 without a key.
 
-This is asked before all APIs, so that none of them knows of keys: what they ask of the broker is bounded by `scope.current()`.
+This runs before all APIs, so that none of them handles keys: their requests to the broker are bounded by `scope.current()`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OPEN_PATHS = frozenset(
         "/docs/swagger-ui.css",
     )
 )
-#: The files of the web page, which asks for a key itself; and what workers ask, who sign it.
+#: The files of the web page, which prompts for a key itself; and the requests of workers, which sign them.
 _OPEN_PREFIXES = ("/page/", tokens.PREFIX)
 _METRICS = "/metrics"
 

@@ -1,7 +1,7 @@
 """The file of API keys: one JSON object a line, with a key's hash and what the key may do. The keys themselves are nowhere.
 
-A key is 32 random bytes, so one round of SHA-256 is enough: nobody can try them all, as one could try passwords. The file is read again
-when it changes. One that cannot be read any more changes nothing: the keys of before count on, and the log says why.
+A key is 32 random bytes, so one round of SHA-256 is enough: they cannot all be tried, as passwords could. The file is read again
+when it changes. One that cannot be read any more changes nothing: the keys of before count on, and the log has the reason.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Protection from web pages: allowed host names (against DNS rebinding) and origins (against request forgery).
 
-A browser sends what any page asks for to every address that its machine reaches, and the page need not see the answer to have done harm. So
+A browser sends a page's requests to every address that its machine reaches, and the page need not read the answer to have done harm. So
 without API keys a request that changes something is taken only from this service's own pages, from `cors_origins`, and from programs,
 which send neither `Origin` nor `Sec-Fetch-Site`. A page whose own name was made to lead here (DNS rebinding) is known by `Host`: it is
 neither an address nor a name of this service. With API keys a page can do nothing, as no browser adds a key by itself; names are then
@@ -23,7 +23,7 @@ from http_edge.base.limits import CLOSE, SMALL_BODY_BYTES
 #: Headers of a request by name: of one that was sent twice, the first.
 Sent = Mapping[bytes, bytes]
 
-#: Headers that decide who asks, what for, and where a request ends: two of one are two answers.
+#: Headers of the origin, the target and the end of a request: two of one contradict.
 _ONCE = frozenset(
     (
         b"authorization",
@@ -49,7 +49,7 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class WebPages:
-    """Rules for hosts and origins. `own_names`: of the machine; `keyed`: API keys are asked for."""
+    """Rules for hosts and origins. `own_names`: of the machine; `keyed`: API keys are required."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class WebPages:
     def refuse(self, scope: Scope, sent: Sent) -> EdgeError | None:
         """The refusal of a head: 400 for a header that must come once and did not, 421 for a `Host` that is another's. None: it is good.
 
-        This is asked of heads with a name that is not in `good_hosts`, or with a header that came twice.
+        This is called for heads with a name that is not in `good_hosts`, or with a header that came twice.
         """
         try:
             self._check_head(scope, sent)
@@ -88,7 +88,7 @@ class WebPages:
         _check_once(name for name, _ in scope["headers"])
         host = sent.get(b"host")
         if host is None:
-            # HTTP/1.0 has none, and health checks of load balancers speak it. No browser does.
+            # HTTP/1.0 has none, and health checks of load balancers use it. No browser does.
             if scope["http_version"] == "1.0":
                 return
             raise EdgeError("bad_header", "Host: the header is missing", param="Host", place="header", headers=CLOSE)

@@ -1,6 +1,6 @@
 """Export of results to client-chosen paths in the background: when a job succeeds, at start, and after events were lost.
 
-Asking for a job fills its path anyway (`JobService`), but most clients of a path never ask: they look for the file. Every edge does this
+Asking for a job fills its path anyway (`JobService`), but most clients of a path never do: they look for the file. Every edge does this
 for every job, so it does not matter which one took the job or is still there; the ledger's lock lets one of them do the work.
 """
 
@@ -21,7 +21,7 @@ _CONSUMERS = 2
 #: Jobs noted to be looked at. Beyond it they wait for the next sweep or question.
 _NOTED = 10_000
 
-#: A sweep looks at this many of the newest successes.
+#: A sweep reads this many of the newest successes.
 _SWEPT = 200
 _PAGE = 50
 

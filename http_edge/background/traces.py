@@ -1,8 +1,8 @@
 """Traces by OpenTelemetry: each finished job is exported once, as spans made from its history (`trace_spans`).
 
-Of several edges over one home the one that holds `<home>/traces.lock` does it, for all of them. `<home>/traces.json` says up to which end
+Of several edges over one home the one that holds `<home>/traces.lock` does it, for all of them. `<home>/traces.json` has up to which end
 jobs are exported; it is written after the collector has taken them, so a crash in between sends some again, with the same ids. What ended
-while no edge ran, or while events were lost, is looked for in the list of jobs. Nobody waits for any of this: a collector that does not
+while no edge ran, or while events were lost, is looked for in the list of jobs. No request waits for any of this: a collector that does not
 answer delays traces alone.
 """
 
@@ -53,7 +53,7 @@ class Exporter(Protocol):
 
 
 def otlp_exporter() -> Exporter:
-    """An exporter to where OTEL_EXPORTER_OTLP_* say. Raises `SettingsError` where the package is not installed."""
+    """An exporter to the endpoint in OTEL_EXPORTER_OTLP_*. Raises `SettingsError` where the package is not installed."""
     try:
         there = importlib.util.find_spec(_PACKAGE) is not None
     except ModuleNotFoundError:

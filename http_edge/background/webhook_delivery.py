@@ -1,9 +1,9 @@
 """Delivery of webhook events to clients, by the Standard Webhooks specification.
 
 The broker's journal is the queue of deliveries, and outlives restarts of every process. An edge claims some of it, sends, and reports
-within the claim's lease; a claim that is not reported comes back to the next edge that asks. So a delivery is never lost and may be sent
-twice: receivers know the second by its `webhook-id`. Any number of edges share the work. `webhook_turns` decides the order; a delivery that
-has to wait too long is given back to the journal, which counts as no attempt.
+within the claim's lease; a claim that is not reported comes back to the next edge that claims. So a delivery is never lost and may be sent
+twice: receivers recognise the second by its `webhook-id`. Any number of edges share the work. `webhook_turns` decides the order; a delivery
+that has to wait too long is given back to the journal, which counts as no attempt.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SCHEDULE_S = (0.0, 5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_
 #: Part of a delay that is drawn, so that what failed together does not come back together.
 _JITTER = 0.2
 
-#: Statuses by which a receiver says that it is being asked for too much, and the least pause that follows one.
+#: Statuses by which a receiver reports too many requests, and the least pause that follows one.
 _THROTTLED, _THROTTLE_S = (429, 502, 504), 30.0
 _MOST_PAUSE_S = 86_400.0
 
@@ -277,7 +277,7 @@ def _host_of(url: str) -> str:
 
 
 def _seconds(retry_after: str, now: float) -> float:
-    """Return the seconds that a `Retry-After` asks to wait; 0 when it cannot be read."""
+    """Return the seconds of a `Retry-After`; 0 when it cannot be read."""
     text = retry_after.strip()
     if text.isascii() and text.isdecimal():
         return float(text[:12])

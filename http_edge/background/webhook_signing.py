@@ -1,6 +1,6 @@
 """The secrets that webhook deliveries are signed with, and the signature, by the Standard Webhooks specification (HMAC-SHA256, `v1`).
 
-To change a secret without losing a delivery: put the new one first, keep the old one listed until every receiver knows the new one, then
+To change a secret without losing a delivery: put the new one first, keep the old one listed until every receiver has the new one, then
 drop it. While both are listed every delivery bears both signatures, and receivers accept either.
 """
 

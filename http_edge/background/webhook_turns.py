@@ -1,6 +1,6 @@
 """Scheduling of webhook deliveries: begun now, waiting here, or given back to the journal; a receiver that hangs delays no other.
 
-Rules. A host has a few places, a tenant has half of all, and hosts that were slow when last asked have one place each and together no more
+Rules. A host has a few places, a tenant has half of all, and hosts that were slow the last time have one place each and together no more
 than a quarter. What finds no place waits here for a while, hosts taking turns; what waits too long, or comes when its host has enough
 waiting, goes back, to come again later: the more of a host went back, the later.
 """

@@ -1,6 +1,6 @@
 """Context of a request (caller, trace, idempotency key): held in a context variable, so that API families need not pass it on.
 
-`access` sets it for every request. What runs beside the requests (`savers`, `retention`) has none, and then acts for the service: it sees
+`access` sets it for every request. What runs beside the requests (`savers`, `retention`) has none, and then acts for the service: it reads
 every tenant's jobs.
 """
 
@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from http_edge.base.trace import Trace
 
-#: Whose jobs are those that nobody with a key sent.
+#: The tenant of jobs that were sent without a key.
 OPEN_TENANT = "default"
 
 
@@ -26,7 +26,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     key_name: str = ""
     #: Whose its jobs are.
     tenant: str = OPEN_TENANT
-    #: Whose jobs it may see; "" for everybody's.
+    #: The tenant whose jobs it may read; "": of all.
     visible_tenant: str = OPEN_TENANT
     #: Of its tenant: jobs that may wait, and that may run at once; 0: no limit.
     max_queued: int = 0
@@ -49,7 +49,7 @@ SERVICE = Caller(visible_tenant="")
 
 
 class Payload:
-    """A digest of what a request says, so that the next request with its idempotency key is known to be the same."""
+    """A digest of a request's content, by which the next request with its idempotency key is compared."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()

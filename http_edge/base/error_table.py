@@ -1,4 +1,4 @@
-"""Table of errors by kind: the status, the word for the class of error, and whether to try again."""
+"""Table of errors by kind: the status, the type of error, and whether to try again."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Row(Struct, frozen=True):
     """Line of the table."""
 
     status: int
-    #: OpenAI's word for the class of error.
+    #: OpenAI's type of error.
     type: str
     #: Value of `x-should-retry`; None leaves it to the status.
     retry: bool | None = None
@@ -81,10 +81,10 @@ TABLE: dict[Kind, Row] = {
     "shutting_down": Row(503, "overloaded_error"),
     "unavailable": Row(503, "server_error"),
     "disk_full": Row(507, "server_error"),
-    # What no model here can do: asking again will not help, and 501 would be asked again by the openai SDKs.
+    # What no model here can do: a retry will not help, and the openai SDKs would retry 501.
     "unsupported": Row(400, "invalid_request_error"),
     "still_stopping": Row(409, "conflict_error", retry=True),
-    # What was asked for is nothing for the job as it is now, or not at all.
+    # The request does not fit the job's state, or no job at all.
     "wrong_state": Row(409, "conflict_error", retry=False),
     "forbidden": Row(403, "permission_error"),
     # Of requests that wait for their job: its own end, and the end of the wait.

@@ -49,7 +49,7 @@ class EdgeError(Exception):
         self.message = message
         #: The field at fault, as the client wrote it.
         self.param = param
-        #: The word for it in bodies that have one, where the kind is too coarse.
+        #: Its code in bodies that have one, where the kind is too coarse.
         self.code: str = code or kind
         #: All of them, when several are at fault alike.
         self.params = tuple(params) or ((param,) if param else ())
@@ -177,7 +177,7 @@ class ErrorResponses:
         return await handler(request, error)
 
     async def on_bug(self, request: Request, error: Exception) -> Response:
-        """The response for a fault of ours. The server logs it; the client learns no more than that."""
+        """The response for a fault of ours. The server logs it; the client is sent no more than that."""
         bug = EdgeError("internal", "internal error; the server's log says more")
         # This answer is given outside all layers, so the id that the log's reader needs is put on here.
         bug.headers["x-request-id"] = request.scope.get("state", {}).get("request_id", "")

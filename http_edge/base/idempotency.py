@@ -1,7 +1,7 @@
 """The `Idempotency-Key` header (draft-ietf-httpapi-idempotency-key-header): one key, one job, however often the request is sent.
 
 Rules. The job's id is made of (tenant, method and path, key), so the broker's journal is the memory: durable, the same for every edge, and
-kept as long as the job's record. What the request said is in the job's spec as a digest: another payload under the same key is refused. A
+kept as long as the job's record. A digest of the request is in the job's spec: another payload under the same key is refused. A
 request that was refused leaves nothing, and its key is free.
 """
 

@@ -1,7 +1,7 @@
-"""Ids of jobs as clients know them and as the journal has them.
+"""Ids of jobs in clients' requests and in the journal.
 
 Without API keys they are the same. With keys, an id that a client chose is its tenant's own: the journal has it behind a tag of the tenant,
-so that two tenants may choose the same, neither learns of the other's, and nobody can take an id that another request will be given (the
+so that two tenants may choose the same, neither finds the other's, and no client can take an id that another request will be given (the
 one that is made of its `Idempotency-Key`, say). Ids that the service makes bear no tag. No client's id has a dot.
 """
 
@@ -28,7 +28,7 @@ def own_id(tenant: str, job_id: str) -> str:
 
 
 def shown_id(job_id: str) -> str:
-    """A job's id as its clients know it, from the journal's."""
+    """A job's id for its clients, from the journal's."""
     return job_id.rpartition(".")[2]
 
 

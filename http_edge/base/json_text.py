@@ -21,7 +21,7 @@ _PIECE = 1024 * 1024
 
 
 class BadJson(Exception):
-    """The text is no JSON, or has too many values; the words say which, as what "it" is."""
+    """The text is no JSON, or has too many values; the message says which, with "it" as subject."""
 
 
 def decode_json(text: bytes | str) -> Any:

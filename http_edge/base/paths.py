@@ -1,6 +1,6 @@
 """Resolving clients' paths: from the start directory, symlinks followed, confined to the roots.
 
-A resolved path is a name that can lead elsewhere a moment later, when somebody puts a link where a directory was. So whatever is read or
+A resolved path is a name that can lead elsewhere a moment later, when a link is put where a directory was. So whatever is read or
 written is reached from its root by open directories, one name at a time and through no link (`open_parent`).
 """
 
@@ -27,7 +27,7 @@ class OutsideRoot(OSError):
 def resolve(text: str, start: Path) -> Path:
     """Resolve a client's path: relative to the edge's start directory, every symlink followed; nothing need exist.
 
-    "/", which is within no root, when somebody exchanges links on the way.
+    "/", which is within no root, when links are exchanged on the way.
     """
     try:
         return Path(os.path.realpath(start / text))

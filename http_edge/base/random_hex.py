@@ -1,4 +1,6 @@
-"""Random ids of requests and traces. The kernel is asked for many at once: a call for each id was a tenth of what a status read cost."""
+"""Random ids of requests and traces. They are read from the kernel many at once: a call for each id was a tenth of what a status read
+cost.
+"""
 
 from __future__ import annotations
 

@@ -264,7 +264,7 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
 
     @property
     def keys_path(self) -> Path | None:
-        """The file of API keys; None when none are asked for."""
+        """The file of API keys; None when none are required."""
         return Path(self.keys_file).expanduser().absolute() if self.keys_file else None
 
     @property

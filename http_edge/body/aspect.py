@@ -10,7 +10,7 @@ from broker.wire.jobspec import Limits, ModelCard
 
 _ASPECT = re.compile(r"([1-9]\d{0,3})\s*:\s*([1-9]\d{0,3})")
 
-#: How far a size may be from the shape asked for: small models have coarse grids, and no two sides of 21:9 may exist.
+#: How far a size may be from the shape requested: small models have coarse grids, and no two sides of 21:9 may exist.
 _MAX_RATIO_ERROR = math.log(1.25)
 
 #: The shape counts for more than the number of pixels.

@@ -1,7 +1,7 @@
 """Typed reading of a request's fields: every complaint names the field as the client wrote it, the value and the rule.
 
 JSON and forms mean the same: a number may be its text ("12" is 12; `true` is no number), empty text stands for an absent number, size or
-word, which a query has no need of. `null` counts as absent: generated clients send it for what their caller left out.
+name, which a query has no need of. `null` counts as absent: generated clients send it for what their caller left out.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     async with await read_fields(request) as fields:
         reader = Reader(fields.values)
 
-Rules. Anything that is not a form is JSON, whatever its content type says; a urlencoded body that begins with "{" is JSON too, as `curl
+Rules. Anything that is not a form is JSON, whatever its content type; a urlencoded body that begins with "{" is JSON too, as `curl
 -d` sends it. In forms, keys with brackets make objects and lists (`a[b]=1`, `a[]=1`, `a[][b]=1`, `a[0][b]=1`), and everything is text. A
 scalar that was sent twice counts with its last value, in JSON and in forms alike; `all` has every one. Files belong to the request: they,
 and the memory of a large body, are held until the context ends, so do not wait for a job inside it.
@@ -55,7 +55,7 @@ class Upload(Struct, frozen=True, kw_only=True):
     field: str
     #: What the client calls it; never a path of ours.
     file_name: str
-    #: What the client says it is; "" when it says nothing. The bytes decide.
+    #: Its content type by the client; "": none. The bytes decide.
     media_type: str
     path: Path
     size: int

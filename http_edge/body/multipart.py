@@ -1,7 +1,7 @@
 """multipart/form-data as it arrives: text parts in memory while they are small, files and long text on disk, everything capped.
 
 python-multipart's low-level parser finds the parts. What it leaves to its user is done here: it does not notice that a body ends before its
-closing boundary, knows no cap on the number or size of parts, and hands names over as raw bytes.
+closing boundary, has no cap on the number or size of parts, and hands names over as raw bytes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def malformed(why: str) -> EdgeError:
 
 
 class PartReader:
-    """Reads one body's parts into `parts`. `create` makes temporary files, which its owner removes."""
+    """Reads one body's parts into `parts`. `create` makes temporary files, which the caller removes."""
 
     def __init__(self, create: Callable[[], SpoolFile], boundary: bytes) -> None:
         self.parts: list[Part] = []

@@ -190,7 +190,7 @@ class Body:
 
     @property
     def client(self) -> str:
-        """Sender, among whom places are shared out: the tenant of a key, else a network address."""
+        """Sender, by which places are shared out: the tenant of a key, else a network address."""
         caller = current().caller
         if caller.key_name:
             return f"tenant {caller.tenant}"
@@ -262,5 +262,5 @@ def _stopped() -> EdgeError:
 def _free_bytes(path: Path) -> int:
     """Bytes; none when no file can be made any more."""
     status = os.statvfs(path)
-    # A file system that counts no inodes says 0 of 0.
+    # A file system that counts no inodes gives 0 of 0.
     return 0 if status.f_files and not status.f_favail else status.f_bavail * status.f_frsize

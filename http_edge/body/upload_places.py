@@ -1,7 +1,7 @@
 """Sharing of places for large bodies. Places are few, as each holds descriptors and a buffer; a client has half of them at most.
 
 Rules. An upload that finds no place left takes that of a slow one: of the client with the most places, the slowest.
-So held connections cost their owner, and nobody else. An upload that is new or quick is never ended for another.
+So held connections cost their sender, and no other. An upload that is new or quick is never ended for another.
 """
 
 from __future__ import annotations

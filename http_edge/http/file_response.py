@@ -1,6 +1,6 @@
 """Downloads of files, after RFC 9110 sections 13 and 14: validators, conditions, single and multiple ranges, HEAD.
 
-Written rather than taken from starlette's `FileResponse`, which answers 400 to a range unit it does not know, knows neither 304 nor
+Written rather than taken from starlette's `FileResponse`, which answers 400 to an unknown range unit, has neither 304 nor
 412, refuses all ranges when one of them is out of bounds, and makes its ETag from the file's time. Ours is the file's sha256: the
 same on every edge.
 
@@ -31,7 +31,7 @@ from starlette.types import Receive, Scope, Send
 from http_edge.base.errors import EdgeError, shown
 from http_edge.base.paths import open_parent
 
-#: More ranges than any player asks for: the whole file is sent instead (RFC 9110, 14.2 allows it).
+#: More ranges than any player requests: the whole file is sent instead (RFC 9110, 14.2 allows it).
 MAX_RANGES = 32
 
 _CHUNK_BYTES = 256 * 1024
@@ -147,7 +147,7 @@ def _range_applies(if_range: str | None, etag: str, modified_s: int) -> bool:
 
 
 def _date(text: str | None) -> int | None:
-    """Unix time of an HTTP date; None when absent or not one, which the RFC says to ignore."""
+    """Unix time of an HTTP date; None when absent or not one (by the RFC, to be ignored)."""
     if text is None:
         return None
     try:

@@ -2,9 +2,9 @@
 begins no further one for a client that does not read, and lets a client whose request was refused half way read why.
 
 uvicorn collects a head however long it gets; and of requests sent one behind the other on a connection it notifies only the last that the
-connection is gone, so that the first would go on for nobody. It also begins the next of them while the answers before it lie unread. A
-connection that ends with its answer it closes at once: what the client still sends is then answered by a reset, which takes the answer away
-from a client that has not read it yet.
+connection is gone, so that the first would go on without a client. It also begins the next of them while the answers before it lie unread.
+A connection that ends with its answer it closes at once: what the client still sends is then answered by a reset, which takes the answer
+away from a client that has not read it yet.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CappedProtocol(HttpToolsProtocol):
     """Ends a connection whose head is too long, or too long in coming; ends what is being answered with its connection."""
 
     _in_head = True
-    #: When the reading of what nobody wants ends, by the loop's clock; None while requests are read.
+    #: When the reading of discarded bytes ends, by the loop's clock; None while requests are read.
     _drop_until: float | None = None
     _dropped_at = 0.0
     _dropped_bytes = 0
@@ -111,7 +111,7 @@ class CappedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Begin to answer; while answers before it lie unread, only once they are read: nobody waits for more than that."""
+        """Begin to answer; while answers before it lie unread, only once they are read: no answer waits for more than that."""
         if self.flow.write_paused and not self.transport.is_closing():
             self._next = (cycle, app)
             return
@@ -138,7 +138,7 @@ class CappedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _close_and_drop(self) -> None:
-        """Say that no more is sent, and end the connection when the client has ended it, or will not."""
+        """End the sending side, and the connection when the client has ended it, or will not."""
         if self._drop_until is not None or self.transport.is_closing():
             return
         self._stop_timer()

@@ -145,7 +145,7 @@ def _text(paragraph: str) -> str:
 
 # ---------------------------------------------------------------- kinds of errors that go together
 
-#: Errors of operations that ask the broker.
+#: Errors of operations that send requests to the broker.
 BROKER: tuple[Kind, ...] = ("unavailable", "shutting_down")
 #: Errors of operations that name an object.
 LOOKUP: tuple[Kind, ...] = (*BROKER, "not_found")

@@ -24,7 +24,7 @@ class Prefer(Struct, frozen=True, kw_only=True):
     """Preferences of a client, as far as they are honoured."""
 
     respond_async: bool = False
-    #: Seconds; None when nothing was said.
+    #: Seconds; None: not given.
     wait_s: int | None = None
 
     def applied(self) -> str:

@@ -2,7 +2,7 @@
 
 Such a read takes milliseconds of the edge's one thread and of the broker's, where a submit or a status takes a fraction of one. Rules. A
 client has half of the places at most. What finds none waits, in the order of arrival within its client, clients one after the other; so
-a client that asks for a hundred pages waits for its own. What waits too long, or comes when enough of its client wait, is refused.
+a client that requests a hundred pages waits for its own. What waits too long, or comes when enough of its client wait, is refused.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ReadTurns(Generic[T]):
         self._count = 0
 
     def enter(self, client: str, read: T) -> Literal["begins", "waits", "refused"]:
-        """A read has come. One that begins is to `leave`; one that waits begins when a `leave` says so."""
+        """A read has come. One that begins is to `leave`; one that waits begins by a `leave`."""
         own = len(self._waiting.get(client, ()))
         if not own and self._has_place(client):
             self._under_way[client] += 1

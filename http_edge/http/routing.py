@@ -20,7 +20,7 @@ from http_edge.base.error_table import Kind
 from http_edge.base.errors import EdgeError
 from http_edge.http.operation import Handler, Operation, operation_of
 
-#: Methods that change nothing, but where a route says so.
+#: Methods that change nothing, unless a route declares it.
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 
 #: How a client that takes too many turns is refused.
@@ -47,7 +47,7 @@ class EdgeRoute(Route):
         )
         if "GET" in handlers:
             self.handlers["HEAD"] = handlers["GET"]
-        #: The methods that change something: what web pages may not ask for (`web_pages`).
+        #: The methods that change something: what web pages may not request (`web_pages`).
         self.changing: Collection[str] = frozenset(self.handlers) - (frozenset() if get_changes else _SAFE)
         #: The methods whose handlers take long enough that clients take turns for them (`read_turns`).
         self.expensive: Collection[str] = ("GET", "HEAD") if expensive_get else ()
@@ -72,7 +72,7 @@ class EdgeRoute(Route):
         return await self.handlers[request.method](request)
 
     def refuse_unknown_query(self) -> None:
-        """Have parameters of the query that an operation does not declare refused from now on, as its document then says."""
+        """Have parameters of the query that an operation does not declare refused from now on, as its document then declares."""
         self.strict_query = True
         self.operations = tuple(
             one
@@ -129,7 +129,7 @@ def operations_of(routes: Iterable[BaseRoute]) -> list[Operation]:
 
 
 def base_url(request: Request, public_url: str) -> str:
-    """Return the base of links to this service, without a last slash: its public address, else the one that was asked."""
+    """Return the base of links to this service, without a last slash: its public address, else that of the request."""
     if public_url:
         return public_url.rstrip("/")
     # As `request.base_url` has it, at a tenth of its cost, which status reads would notice.
@@ -160,14 +160,14 @@ class RouteTable:
             if method in one.handlers or one.alone:
                 return one, params
             if len(params) == 1 and one.is_open and "/" in next(iter(params.values())):
-                # `/v1/models/a/b/predictions`: any path would match, so that it does says nothing of whether it is one.
+                # `/v1/models/a/b/predictions`: any path would match, so that a match does not show whether it is one.
                 continue
             other = other or (one, params)
         return other
 
 
 def _head(path: str) -> str:
-    """The first two segments of a path, by which routes are told apart before they are matched: "/v1/jobs"."""
+    """The first two segments of a path, by which routes are grouped before they are matched: "/v1/jobs"."""
     end = path.find("/", path.find("/", 1) + 1)
     return path if end <= 0 else path[:end]
 

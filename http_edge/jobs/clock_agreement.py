@@ -1,6 +1,6 @@
 """Agreement of clocks, which deletion by age needs: whether they agree, and by how much a file may look older than it is.
 
-A job's age is the broker's to judge, on a timeline that nobody can set (`broker.shell.clock`). Files bear times of the wall clock. Where it
+A job's age is the broker's to judge, on a timeline that cannot be set (`broker.shell.clock`). Files bear times of the wall clock. Where it
 was set forwards, those of before look older than they are by the step, so that much is taken off until they are that old indeed.
 """
 
@@ -26,7 +26,7 @@ def doubt(pool: PoolView, now: float) -> str:
 
 
 def slack_s(pool: PoolView, max_age_s: float) -> float:
-    """By how much a file may be younger than its time says, when it is asked whether it is `max_age_s` old."""
+    """By how much a file may be younger than by its time, when checked to be `max_age_s` old."""
     # A file was written before all steps, or between two, or after the last: the steps behind it count, forwards and back.
     slack = most = 0.0
     for step in reversed(pool.clock_steps):

@@ -6,12 +6,12 @@ from http_edge.base.errors import EdgeError
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
 
-#: A worker frees within a step or its engine is replaced; a client asks again after this (a deletion must answer in 30 s).
+#: A worker frees within a step or its engine is replaced; a client tries again after this (a deletion must answer in 30 s).
 STOP_WAIT_S = 20.0
 
 
 async def delete_job(calls: JobService, job: Job, what: str) -> None:
-    """Delete a job and its files. Raises `EdgeError` `still_stopping` when it does not stop in time; `what` is the family's word for it."""
+    """Delete a job and its files. Raises `EdgeError` `still_stopping` when it does not stop in time; `what` is the family's name of it."""
     if not job.is_final:
         outcome, job = await calls.cancel(job.id)
         if outcome == "requested" and not await calls.follower.wait_final([job.id], STOP_WAIT_S):

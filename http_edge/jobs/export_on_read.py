@@ -18,7 +18,7 @@ from http_edge.media.result_files import ResultFiles
 
 log = logging.getLogger(__name__)
 
-#: Jobs remembered to need no further look at their path, and how long a failure to fill one is believed.
+#: Jobs remembered to need no further look at their path, and how long a failure to fill one stands.
 _MAX_KEPT = 10_000
 _RETRY_S = 5.0
 
@@ -59,7 +59,7 @@ class ExportOnRead:
             self._settled.pop(job_id, None)
 
     def _fill(self, job: Job) -> str:
-        """Copy the first artefact to where the client asked. Blocks. "" or the reason why not."""
+        """Copy the first artefact to the client's path. Blocks. "" or the reason why not."""
         assert job.spec is not None
         assert job.view.result is not None
         if not job.view.result.artefacts:

@@ -15,7 +15,7 @@ from http_edge.jobs.hub import Audience, Hub
 from http_edge.jobs.job import Job
 from http_edge.jobs.lookup import JobLookup
 
-#: How often a follower looks by itself: queue positions come with no event.
+#: How often a follower polls by itself: queue positions come with no event.
 _WAITING_LOOK_S = 2.0
 _RUNNING_LOOK_S = 15.0
 _RETRY_LOOK_S = 1.0
@@ -32,7 +32,7 @@ class JobFollower:
     async def follow(self, job_id: str, quiet_s: float, *, steps: bool = True) -> AsyncGenerator[Job | None, None]:
         """The job now, then every later version of it, the newest only for a slow reader; None after each `quiet_s` without news.
 
-        `steps`: what moves while it runs is wanted, too, and not its changes of state alone. Ends after the final version, or when the
+        `steps`: progress while it runs is followed, too, and not its changes of state alone. Ends after the final version, or when the
         edge closes. Raises `EdgeError` if the job does not exist.
         """
         if current().caller.key_name:
@@ -77,7 +77,7 @@ class JobFollower:
         return not scope.cancelled_caught and not self._hub.closed
 
     async def _moved(self, audience: Audience, job: Job, view: m.JobView) -> Job:
-        """The job after an event, the same for all who follow it. A record of this id that was deleted meanwhile has other events."""
+        """The job after an event, the same for all its followers. A record of this id that was deleted meanwhile has other events."""
         moved = audience.job_at(view)
         if moved is None:
             moved = await self._jobs.moved(job, view)

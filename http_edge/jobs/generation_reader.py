@@ -1,8 +1,8 @@
 """Reading the fields of a generation from a request: one reader for every API family, for JSON and forms alike.
 
 Rules. A field may come under any of its names; two of them with different values contradict each other. A field of the request that stands
-in `extra` means the field. A field that is not read is never silently dropped: `Policy` says, for each family, whether it is refused or
-among the job's warnings. Names that ask for nothing (null, empty) are no news.
+in `extra` means the field. A field that is not read is never silently dropped: `Policy` decides, for each family, whether it is refused or
+among the job's warnings. Names without a value (null, empty) give none.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     without: frozenset[str] = frozenset()
     #: Names without effect on what is drawn: no warning is made of them.
     silent: frozenset[str] = frozenset()
-    #: Values that ask for nothing, besides null and what is empty.
+    #: Values that request nothing, besides null and what is empty.
     idle: tuple[Any, ...] = ()
 
 
@@ -125,7 +125,7 @@ class _Reading:
         return first
 
     def _value(self, field: Field, name: str) -> Any:
-        """The value under this name; None where it says nothing. Raises `EdgeError`."""
+        """The value under this name; None where there is none. Raises `EdgeError`."""
         reader = Reader(self._values, place=self._place)
         match field.kind:
             case "integer":

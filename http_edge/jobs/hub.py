@@ -1,8 +1,8 @@
 """Fan-out of the broker's events to event streams and waiters of one edge process, and a short memory of job views.
 
 Rules. A listener has room for one view, the newest: a slow reader skips steps and costs no memory. When events were lost (a gap),
-every listener is marked stale and the memory is emptied; each listener then asks for a snapshot. A remembered view of a live job
-is believed only for a moment, so that a watch that died unnoticed cannot lie for long. Nothing here is needed for correctness
+every listener is marked stale and the memory is emptied; each listener then requests a snapshot. A remembered view of a live job
+is fresh only for a moment, so that a lost subscription cannot give stale views for long. Nothing here is needed for correctness
 over a restart.
 """
 
@@ -20,7 +20,7 @@ from broker.wire.terms import FINAL_NAMES, UNSTARTED_NAMES
 from http_edge.jobs.job import Job, standing
 from http_edge.jobs.step_interest import POLLED_S, StepInterest
 
-#: Jobs remembered, in number and in bytes of their specs, and for how long a view of one is believed: progress comes as events, a
+#: Jobs remembered, in number and in bytes of their specs, and for how long a view of one is fresh: progress comes as events, a
 #: queue position does not.
 _MAX_KEPT = 2048
 
@@ -39,12 +39,12 @@ class Memory:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        #: Job -> what is known, and until when that is believed.
+        #: Job -> its view, and until when that is fresh.
         self._jobs: OrderedDict[str, tuple[Job, float]] = OrderedDict()
         self._bytes = 0
         #: Job -> revision of its last event: an answer that was overtaken by an event is not worth keeping.
         self._revisions: OrderedDict[str, int] = OrderedDict()
-        #: Deleted job -> when the broker said so.
+        #: Deleted job -> when the broker reported it.
         self._gone: OrderedDict[str, float] = OrderedDict()
 
     def get(self, job_id: str) -> Job | None:

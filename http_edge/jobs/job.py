@@ -50,7 +50,7 @@ class Job(Struct, frozen=True, kw_only=True):
 
     @property
     def id(self) -> str:
-        """Id as its clients know it; `view.id` is the journal's."""
+        """Id for its clients; `view.id` is the journal's."""
         return shown_id(self.view.id)
 
     @property
@@ -80,7 +80,7 @@ class Job(Struct, frozen=True, kw_only=True):
         found = self.encoded.get(name)
         if found is None:
             found = encode()
-            # Some answers differ by the address that was asked; a client that asks many makes no copies here.
+            # Some answers differ by the address of the request; a client of many makes no copies here.
             if len(self.encoded) < _ENCODED:
                 self.encoded[name] = found
         return found

@@ -1,5 +1,5 @@
 """Lookup of jobs in the memory of one edge and at the broker. A caller's jobs are those of its tenant (`current().caller`); others do not
-exist for it. A job that succeeded is returned only after its client-chosen path is filled (or could not be), whichever edge is asked.
+exist for it. A job that succeeded is returned only after its client-chosen path is filled (or could not be), on whichever edge.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from http_edge.jobs.submit import named_at, require_sound
 #: How far the edge's clock, which names jobs, and the broker's may be apart: rather list a job twice than not at all.
 _CLOCKS_S = 1.0
 
-#: Answers of the broker to one search: some 20,000 jobs looked at. Where it broke off is a place in the journal, told apart from an id.
+#: Answers of the broker to one search: some 20,000 jobs looked at. The place where it broke off is one in the journal, in another form than
+#: an id.
 _SEARCH_ANSWERS = 10
 #: Searches for an answer that should not be empty: some 200,000 jobs.
 _SEARCHES = 10
@@ -66,7 +67,7 @@ class JobLookup:
                 return held
             view = await self.view(name) if is_job_id(name) else None
             if view is not None:
-                # Whoever asked at the same time may have had its answer before: one job, encoded once, for all of them.
+                # A request at the same time may have been answered before: one job, encoded once, for all of them.
                 held = self._hub.memory.get(name)
                 return held if held is not None and held.view.revision == view.revision else await self.remember(view)
         raise not_found("job", job_id)
@@ -119,7 +120,7 @@ class JobLookup:
         return {"after": after, "after_at": _cursor_at(after, newest_first=newest_first)}
 
     async def visible(self, job_ids: Sequence[str]) -> list[str]:
-        """Return those of these jobs that the caller may see. Raises `EdgeError`."""
+        """Return those of these jobs that the caller may read. Raises `EdgeError`."""
         tenant = current().caller.visible_tenant
         with translated():
             views = await asyncio.gather(*(self._broker.get(job_id, tenant) for job_id in job_ids))
@@ -146,7 +147,7 @@ class JobLookup:
         """The job of a full view of the broker's, kept in memory unless its path could not be filled. Raises `EdgeError`."""
         require_sound(view)
         job = await self.of(view)
-        # A path that could not be filled is tried again when next asked.
+        # A path that could not be filled is tried again with the next read.
         if not job.save_error:
             self._hub.memory.put(job)
         return job

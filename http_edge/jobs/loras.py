@@ -23,7 +23,7 @@ _NAMED = 20
 
 _NAMES, _SCALES = ("name", "lora_name"), ("scale", "lora_scale", "strength", "weight")
 _PATHS = ("path", "lora_path", "local_path", "url")
-#: Numbers by which vLLM's clients tell their adapters apart.
+#: Numbers by which vLLM's clients distinguish their adapters.
 _IDLE = ("int_id", "lora_int_id")
 
 
@@ -31,7 +31,7 @@ class LoraWish(Struct, frozen=True, kw_only=True):
     """LoRA as a request names it."""
 
     name: str
-    #: None: as the model's table says. By component, in place of it, where there is a dict.
+    #: None: as in the model's table. By component, in place of it, where there is a dict.
     scale: float | None = None
     components: dict[str, float] = {}
 

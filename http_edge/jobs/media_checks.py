@@ -14,7 +14,7 @@ from http_edge.media.image_inputs import MAX_IMAGE_PIXELS, Picture
 #: Inputs by role.
 Media = Mapping[str, tuple[Picture, ...]]
 
-#: How far the shapes of a picture and of what is drawn from it may differ before what is cut off is worth a word.
+#: How far the shapes of a picture and of what is drawn from it may differ before what is cut off is worth a warning.
 _ROUNDING = math.log(1.02)
 
 #: Inputs that are not brought to the size that is drawn.
@@ -116,7 +116,7 @@ def _check_mask(generation: Generation, name: str, mask: Picture, media: Media) 
 
 
 def check_start(generation: Generation, card: ModelCard, media: Media, frames: int, fps: float) -> Iterator[str]:
-    """Say what is seen of a clip to go on from, a sentence. Raises `EdgeError` for one that is too short."""
+    """Describe the part of a clip that is gone on from, in a sentence. Raises `EdgeError` for one that is too short."""
     seen = card.start_frames
     for one in media.get("start_video", ()):
         if seen is None or one.clip is None:

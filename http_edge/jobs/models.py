@@ -14,7 +14,7 @@ from http_edge.base.errors import EdgeError, shown
 #: How old a view of the pool may be for choosing a model; an unknown model's name is looked up anew before it is refused.
 _FRESH_S = 1.0
 
-#: Looks at thousands of workers may take this share of the time, unless the view would be older than this.
+#: Reads of thousands of workers may take this share of the time, unless the view would be older than this.
 _MOST_LOOKING, _OLDEST_S = 0.05, 5.0
 
 #: In place of a worker: the name of none.
@@ -45,11 +45,11 @@ class Catalogue:
         self._last_cards: dict[str, tuple[ModelCard, ...]] = {}
         #: Seconds that the last look took.
         self._took_s = 0.0
-        #: What `cards` has answered since: there may be thousands of workers, and it is asked for every job.
+        #: What `cards` has answered since: there may be thousands of workers, and it is requested every job.
         self._cards: dict[str, list[ModelCard]] = {}
 
     async def pool(self, max_age_s: float = 0.0) -> PoolView:
-        """The pool as it was at most `max_age_s` ago, or, unless that is 0, so long that looks take a small share of the time.
+        """The pool as it was at most `max_age_s` ago, or, unless that is 0, so long that reads take a small share of the time.
 
         Raises `EdgeError` when the broker does not answer.
         """
@@ -59,7 +59,7 @@ class Catalogue:
             return self._pool
         called_at = self._clock()
         async with self._lock:
-            # A task that waited for the lock may use what its holder fetched, if that was asked after we were.
+            # A task that waited for the lock may use what its holder fetched, if that was fetched after this call began.
             if self._pool is None or self._pool_at < called_at:
                 started_at = self._clock()
                 self._pool = await self._fetch()
@@ -96,7 +96,7 @@ class Catalogue:
         inputs: Collection[str] = (),
         worker: str = "",
     ) -> ModelCard:
-        """The card of the model asked for, or of the one that suits the request best. Raises `EdgeError`."""
+        """The card of the model requested, or of the one that suits the request best. Raises `EdgeError`."""
         model = self.aliases.get(model or "", model)
         default = self.aliases.get(default, default)
         cards = await self.cards(worker)

@@ -38,7 +38,7 @@ SYSTEM_PROMPT = (
     " no quotes, no comment."
 )
 
-#: Models that think aloud do it in front of the answer.
+#: Reasoning models write their reasoning in front of the answer.
 _THOUGHTS = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 
 

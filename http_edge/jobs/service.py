@@ -45,16 +45,16 @@ __all__ = ["JobService", "Submission"]
 #: Files handled at once: decoding an image or copying a result must not take every thread there is.
 _FILE_THREADS = 4
 
-#: What became of a cancel; "requested": its worker is being asked to stop.
+#: What became of a cancel; "requested": its worker is being stopped.
 Cancelled = Literal["cancelled", "requested", "already_final"]
 Controlled = Literal["done", "requested"]
 
-#: What was done to a job, in a word.
+#: Outcome of a change of a job.
 _DONE: dict[m.JobAction, str] = {"pause": "paused", "resume": "resumed", "commit": "committed"}
 
 
 class JobService:
-    """The broker and the files, as API handlers use them; a part for each concern, and the changes of a job that a client asks for."""
+    """The broker and the files, as API handlers use them; a part for each concern, and the changes of a job that a client requests."""
 
     def __init__(
         self,

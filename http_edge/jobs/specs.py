@@ -44,7 +44,7 @@ from http_edge.jobs.media_checks import (
 )
 from http_edge.media.image_inputs import Picture
 
-#: How far a size may be from an `aspect_ratio` beside it before that is worth a word: grids are coarse.
+#: How far a size may be from an `aspect_ratio` beside it before that is worth a warning: grids are coarse.
 _SAME_SHAPE = math.log(1.1)
 
 #: How the web UIs name a LoRA in a prompt.
@@ -52,14 +52,14 @@ _LORA_TAG = re.compile(r"<(?:lora|lyco):[^<>]{1,200}>", re.IGNORECASE)
 
 _NO_MEDIA: Media = MappingProxyType({})
 
-#: A field without effect -> the member of the card that says so.
+#: A field that may have no effect -> the card's member that is then false.
 _EFFECTS = {
     "negative_prompt": "takes_negative_prompt",
     "guidance_scale": "takes_guidance",
     "guidance_scale_2": "takes_guidance_2",
 }
 
-#: Fields with a rule of their own here; all others that a spec has are taken as asked for, else from the model's defaults.
+#: Fields with a rule of their own here; all others that a spec has are taken as requested, else from the model's defaults.
 _RULED = frozenset(
     [
         "cache",

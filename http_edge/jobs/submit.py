@@ -105,7 +105,7 @@ class Submitter:
             warnings=order.warnings,
             lenient=order.lenient,
         )
-        # What is wrong with the request is said before a picture is fetched; the picture then has a say in the size.
+        # Faults of the request are reported before a picture is fetched; the picture then decides the size, too.
         spec = make()
         if spec.save_to and spec.num_outputs > 1:
             raise invalid(
@@ -266,7 +266,7 @@ class Submitter:
         except EdgeError as error:
             if error.kind != "id_conflict":
                 raise
-            # The broker knows it by the journal's id.
+            # The broker has it by the journal's id.
             taken = f"another job bears the id {shown_id(order.job_id)!r}"
             raise EdgeError("id_conflict", taken, param="id") from None
         log.info("job accepted", extra={"action": Action.SUBMIT, "job_id": view.id, **scope.log_fields()})
@@ -314,7 +314,7 @@ class Submitter:
             raise invalid("webhook", url, "names a host that cannot be resolved") from None
 
     def _may_hold_recipe(self, generation: Generation, caller: Caller) -> bool:
-        """Whether the files may have their recipe. Raises `EdgeError` when they may not, and the request asks for it."""
+        """Whether the files may have their recipe. Raises `EdgeError` when they may not, and the request needs it."""
         if self._settings.recipe and caller.recipe:
             return True
         if generation.recipe:
@@ -350,7 +350,7 @@ def _fixed(order: Submission, spec: JobSpec, card: ModelCard) -> m.Submission:
 
 
 def _wish(generation: Generation) -> m.PromiseWish | None:
-    """The promise that a request asks for. Raises `EdgeError`."""
+    """The promise in a request. Raises `EdgeError`."""
     within_s, confidence = generation.ready_within_s, generation.ready_confidence
     if within_s is None:
         if confidence is not None:
@@ -380,13 +380,13 @@ def _new_name(now: float) -> str:
 
 
 def named_at(job_id: str) -> float:
-    """Return the time at which an id was made, Unix; 0 when it does not say."""
+    """Return the time at which an id was made, Unix; 0 when it has none."""
     match = _NAMED.fullmatch(job_id)
     return int(match[1], 16) / 1000 if match else 0.0
 
 
 def _priority(order: Submission, caller: Caller) -> int:
-    """The job's priority. Raises `EdgeError` when the caller asks for more than it may; what it did not ask for is lowered."""
+    """The job's priority. Raises `EdgeError` when the caller requests more than it may; what it did not request is lowered."""
     if order.priority <= caller.max_priority:
         return order.priority
     if order.priority == DEFAULT_PRIORITY:

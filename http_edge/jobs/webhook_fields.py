@@ -1,4 +1,4 @@
-"""A job's webhook: as any API's request asks for it, and as a job shows it."""
+"""A job's webhook: as requests of every API name it, and as a job shows it."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class WorkerControl:
     async def drain(self, name: str, *, hand_back: bool = False, even_last: bool = False) -> m.WorkerView:
         """Let a worker finish what it holds, or hand it back, and leave; the last one if `even_last`. Raises `EdgeError`."""
         _require_operator()
-        # One after the other: of two requests for the last two workers the second must see the first.
+        # One after the other: of two requests for the last two workers the second must take the first into account.
         async with self._draining:
             if not even_last and _is_last(name, (await self.pool()).workers):
                 message = (

@@ -109,7 +109,7 @@ class ArtefactStore:
         """Of `count` jobs that have files, those behind the job `after` (""; from the first): by fence, the Unix time at which something
         was last put into an attempt's directory. In one order, whose last is the `after` of the next call.
 
-        Of the object store a page or a few are asked for, whatever it holds, and nothing while it does not answer or is another's. Files
+        Of the object store a page or a few are requested, whatever it holds, and nothing while it does not answer or is another's. Files
         that clients had saved beside the jobs' directories are not ours to look at.
         """
         ids = sorted((name for name in self._job_ids() if _order(name) > _order(after)), key=_order)

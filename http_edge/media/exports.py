@@ -2,11 +2,11 @@
 
 Rules. A path is relative to the edge's start directory, confined to the output roots, ends in the suffix of what the job makes, and never
 names a file that this service did not write. What it wrote is remembered in a ledger, `<home>/exports/<sha256 of the path>.json`:
-path, job, and the identity (device, inode, size, mtime) of the file it put there. A file that was changed since is somebody else's.
+path, job, and the identity (device, inode, size, mtime) of the file it put there. A file that was changed since is not ours any more.
 
 Results are copied, not linked: a program that later rewrites the client's file in place would otherwise rewrite the published artefact.
 Several edges do this at once, so a path is filled under a lock, and a finished job fills its path once: of two jobs that name one
-path the later finisher's file stays, and a file that its owner took away is not put back.
+path the later finisher's file stays, and a file that was removed is not put back.
 
 A path is checked when its job comes and filled when the job is over, and directories may be exchanged for links at any moment. So a path is
 taken apart once, into an open directory and a name (`_Spot`), and looking, writing, renaming and tidying up are all done there.
@@ -159,7 +159,7 @@ class Exports:
         target = resolve(text, self._start)
         if not (is_within(target, self._roots) and self._outside_private(target)):
             raise EdgeError("forbidden", "Access to this file is not allowed", param="path", value=text, place="path")
-        # Without the lock: a client that asks for any number of paths must not leave a lock file for each.
+        # Without the lock: a client that requests any number of paths must not leave a lock file for each.
         with contextlib.suppress(OSError):
             entry = self._read(target)
             if entry is not None and entry.done and self._there(target) == entry.file:

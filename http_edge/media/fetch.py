@@ -41,7 +41,7 @@ _PORTS = {"http": 80, "https": 443}
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 
-#: What a server says that knows no type; the bytes are looked at anyway.
+#: Content type of a server without a known one; the bytes are checked anyway.
 _UNTYPED = ("", "application/octet-stream", "binary/octet-stream", "application/binary")
 
 #: User and password of a URL, however badly formed the rest is.
@@ -169,7 +169,7 @@ class Fetcher:
             raise invalid(field, name, "names a host that cannot be resolved") from None
 
     async def put(self, field: str, text: str, data: bytes, media_type: str) -> None:
-        """Put these bytes at a URL; redirects are not followed. Raises `EdgeError` `upload_failed` unless its server said 2xx."""
+        """Put these bytes at a URL; redirects are not followed. Raises `EdgeError` `upload_failed` unless its server answered 2xx."""
         url = _parse(field, named_url(text), text)
         headers = [
             (b"Host", url.netloc),
@@ -268,7 +268,7 @@ def parse_url(field: str, text: str) -> httpx.URL:
 
 
 def host_of(url: httpx.URL) -> str:
-    """The host as it is asked for on the network, in ASCII. `URL.host` raises for an A-label (xn--…) that decodes to nothing valid."""
+    """The host as it is requested on the network, in ASCII. `URL.host` raises for an A-label (xn--…) that decodes to nothing valid."""
     return url.raw_host.decode("ascii")
 
 

@@ -1,7 +1,7 @@
 """Inputs of jobs: pictures, masks and clips, checked and spooled to `<home>/uploads/<sha256>.<ext>`, where engines read them.
 
 Bytes are content-addressed, so the same picture sent twice is kept once, and what the engine reads cannot change under a queued job. A
-path is one way for bytes to come; `images` knows the others. Everything here blocks: callers are worker threads.
+path is one way for bytes to come; `image_sources` has the others. Everything here blocks: callers are worker threads.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _ALLOWED = "the directories that clients may read from"
 #: A path that was checked holds no link. Opening a FIFO to read would wait for its writer.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: What files of these formats are sent as, when a client asks for its upload again.
+#: What files of these formats are sent as, when a client requests its upload again.
 _MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp", "BMP": "image/bmp"}
 
 
@@ -99,7 +99,7 @@ class Picture(Struct, frozen=True):
     path: str
     width: int
     height: int
-    #: What of it was changed that its owner may not expect.
+    #: Changes of it that its client may not expect.
     notes: tuple[str, ...] = ()
     #: Of a clip that was looked into.
     clip: ClipFacts | None = None
@@ -109,7 +109,7 @@ class ImageInputs:
     """Store of inputs, and the sources that they may come from.
 
     With tenants, what other tenants have is closed: everything below `closed`, the home, where uploads and artefacts lie under no tenant's
-    name; and results that were saved elsewhere, by whose they are (`owner_of` a resolved path, None: nobody's).
+    name; and results that were saved elsewhere, by their tenant (`owner_of` a resolved path, None: no one's).
     """
 
     def __init__(
@@ -255,7 +255,7 @@ class _Ready(Struct, frozen=True):
 
 
 def _ready_clip(field: str, name: str, data: bytes) -> _Ready:
-    """The bytes to keep of a clip: its index is read and its first frame decoded. What is cut short has fewer frames than it says."""
+    """The bytes to keep of a clip: its index is read and its first frame decoded. What is cut short has fewer frames than its index."""
     try:
         facts = probe(data)
     except BadClip as error:

@@ -1,6 +1,6 @@
 """Images and clips from wherever clients have them: an upload of this request, a data URL, base64, a URL, a file's id, a path here.
 
-All end in `ImageInputs.spool`, which decodes an image whole and looks into a clip: what is refused is refused before a job exists.
+All end in `ImageInputs.spool`, which decodes an image whole and a clip's first frame: what is refused is refused before a job exists.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DATA_URL = re.compile(r"data:([^,]{0,256}),", re.IGNORECASE)
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]*={0,2}\s*")
 
-#: How the formats that we read begin in base64 (and GIF, to say that it is not one of them). A path of this length that begins so and has
+#: How the formats that we read begin in base64 (and GIF, to be refused by name). A path of this length that begins so and has
 #: no character of its own (a dot, say) does not occur; anything longer than a path is no path. The last two are MP4 and Matroska.
 _HEADS = ("iVBORw0KGgo", "/9j/", "UklGR", "Qk", "R0lGOD", "AAAA", "GkXfo")
 _LEAST_BASE64 = 64

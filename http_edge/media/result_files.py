@@ -1,7 +1,7 @@
 """Results of finished jobs as files of this machine, wherever they lie.
 
 Without an object store they lie in `<home>/artefacts`, where workers or the depot have put them. With one they are fetched from there when
-somebody asks for them, whole and checked against the digest of the job's row, into `<home>/result_cache`, which keeps those that were asked
+they are requested, whole and checked against the digest of the job's row, into `<home>/result_cache`, which keeps those that were requested
 for last. A file that lies in `<home>/artefacts` all the same, as it was made before there was a store, is taken from there.
 """
 
@@ -42,7 +42,7 @@ class ResultFiles:
         self._lock = threading.Lock()
         #: Of files that are being fetched: others wait for them.
         self._fetching: dict[Path, threading.Lock] = {}
-        #: Directory of an attempt in the cache -> its bytes, the one that was asked for last behind all others; None: not looked at yet.
+        #: Directory of an attempt in the cache -> its bytes, the one that was requested last behind all others; None: not looked at yet.
         self._kept: OrderedDict[Path, int] | None = None
 
     def path(self, view: JobView, artefact: Artefact) -> Path:
@@ -110,7 +110,7 @@ class ResultFiles:
             self._kept = _found(self._cache)
         self._kept.pop(directory, None)
         self._kept[directory] = _bytes(directory)
-        # Another process uses the cache as well: what it asked for last is known by the time.
+        # Another process uses the cache as well: what it requested last is known by the time.
         with contextlib.suppress(OSError):
             os.utime(directory, (time.time(), directory.stat().st_mtime))
         over = sum(self._kept.values()) - self._cache_bytes
@@ -118,7 +118,7 @@ class ResultFiles:
             if over <= 0:
                 return
             over -= self._kept.pop(old)
-            # Who reads one of them has it open.
+            # Readers of one of them have it open.
             shutil.rmtree(old, ignore_errors=True)
             with contextlib.suppress(OSError):
                 old.parent.rmdir()

@@ -36,7 +36,7 @@ class Checkpointed(Struct, frozen=True, kw_only=True):
 
 
 class ResultObjects:
-    """The objects of one service. What the store does not answer is logged, unless a method says otherwise."""
+    """The objects of one service. What the store does not answer is logged, unless a method raises."""
 
     def __init__(self, store: ObjectStore, home: Path) -> None:
         self._store = store

@@ -142,7 +142,7 @@ def _errors_named(source: Path, what: str) -> Iterator[None]:
 def _last_frame(source: Path) -> bytes:
     with _errors_named(source, "last frame"):
         last = None
-        for last in _frames(source):  # noqa: B007 the frame after the loop is the one wanted
+        for last in _frames(source):  # noqa: B007 the frame after the loop is the last one
             continue
         if last is None:
             raise ValueError("it has no frames")

@@ -37,7 +37,7 @@ class StoredFile(Struct, frozen=True, kw_only=True):
     created_at: float
     file_name: str
     purpose: str
-    #: Found from the bytes, not believed from the client.
+    #: Found from the bytes, not taken from the client.
     media_type: str = "application/octet-stream"
     #: Unix time; 0 when it is kept until it is deleted.
     expires_at: float = 0.0

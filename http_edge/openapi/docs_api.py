@@ -37,7 +37,7 @@ class _Copy(Struct, frozen=True):
 
 
 class DocsApi:
-    """Handlers of the description. `keys`: whether the service asks for API keys."""
+    """Handlers of the description. `keys`: whether the service requires API keys."""
 
     def __init__(self, version: str, errors: ErrorResponses, *, keys: bool) -> None:
         self._errors = errors

@@ -74,7 +74,7 @@ _SECURITY_SCHEMES = {
 
 
 def document(operations: Sequence[Operation], families: ErrorResponses, version: str, *, keys: bool) -> dict[str, Any]:
-    """The document of an application with these operations, of these families; `keys`: whether it asks for API keys.
+    """The document of an application with these operations, of these families; `keys`: whether it requires API keys.
 
     Raises `KeyError` when an answer links to an operation that is not there.
     """

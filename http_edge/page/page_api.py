@@ -1,7 +1,7 @@
-"""The web page at `/` and the files that it is made of, from memory. Programs that ask for `/` get an index of the API instead.
+"""The web page at `/` and the files that it is made of, from memory. Programs that request `/` get an index of the API instead.
 
 The address of a file has a digest of all files in it, so that a browser keeps it for good and yet never mixes two versions; only the page
-itself is asked for again each time. A digest of another version, as of an edge that is being replaced, gets the file of this one, unkept.
+itself is requested again each time. A digest of another version, as of an edge that is being replaced, gets the file of this one, unkept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from http_edge.http.routing import EdgeRoute, route
 _STATIC = Path(__file__).with_name("static")
 _INDEX = "index.html"
 
-#: Where the page's files are, for everybody: it is the page that asks for a key.
+#: Where the page's files are, for everybody: the page itself prompts for a key.
 PREFIX = "/page/"
 
 _TYPES = {
@@ -35,7 +35,7 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 
-#: Nothing from elsewhere, no script or style in the markup, in nobody's frame. With keys media are fetched, and shown from memory (blob:).
+#: Nothing from elsewhere, no script or style in the markup, in no frame. With keys media are fetched, and shown from memory (blob:).
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -55,7 +55,7 @@ def call_arguments(pipe: Any, spec: JobSpec, seed: int, check: Callable[[], None
         **{name: getattr(spec, name) for name in AS_NAMED},
         # Drawn on the CPU, the noise of a seed is the same on every device.
         "generator": torch.Generator("cpu").manual_seed(seed),
-        # The size that was asked for, not the nearest of those that a model was trained on.
+        # The size that was requested, not the nearest of those that a model was trained on.
         "use_resolution_binning": False,
         "max_area": spec.width * spec.height,
         "_auto_resize": False,
@@ -96,7 +96,7 @@ def has_two_experts(pipe: Any) -> bool:
 
 
 def _frame_count(pipe: Any, spec: JobSpec) -> int:
-    """The number that makes the pipeline give as many frames as the job asks for."""
+    """The number that makes the pipeline give as many frames as the job requests."""
     name = type(pipe).__name__
     if name == "HunyuanVideoImageToVideoPipeline" and pipe.transformer.config.image_condition_type == "latent_concat":
         # It drops the frames of its first latent.

@@ -1,4 +1,4 @@
-"""Whether what was drawn is what was asked for: the files of a job beside its spec."""
+"""Whether what was drawn is what was requested: the files of a job beside its spec."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class EngineError(Exception):
 
 
 class InvalidInput(EngineError):
-    """The job asks for what this pipeline cannot draw."""
+    """The job requests what this pipeline cannot draw."""
 
     kind = FailureKind.INVALID_INPUT
 

@@ -142,7 +142,7 @@ class _Script:
                 raise
 
     def misbehave(self) -> None:
-        """Do what the job asked for."""
+        """Do what the job requested."""
         match self.behaviour:
             case "fail":
                 raise EngineError("told to fail")

@@ -16,7 +16,7 @@ _GUIDERS = ("guider", "ocr_guider")
 
 @contextmanager
 def guided(pipe: Any, spec: JobSpec) -> Iterator[None]:
-    """Inside, the pipeline's guiders have the scale that the job asks for, if it asks for one and they have any."""
+    """Inside, the pipeline's guiders have the scale that the job requests, if it requests one and they have any."""
     scale = spec.guidance_scale
     own = {name: guider for name in _GUIDERS if (guider := getattr(pipe, name, None)) is not None}
     changed = {name: guider for name, guider in own.items() if scale is not None and "guidance_scale" in guider.config}

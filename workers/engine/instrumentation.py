@@ -243,7 +243,7 @@ class _Steps:
         self._monitor.enter("decode")
 
     def on_step_end(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Diffusers' callback, once for each step of the scheduler, of which there may be more than were asked for.
+        """Diffusers' callback, once for each step of the scheduler, of which there may be more than were requested.
 
         `index` begins anew in pipelines that draw a clip in parts, so calls are counted.
         """

@@ -110,7 +110,7 @@ def _read_directory(
 
 
 def _from_pretrained(pipeline: str, source: str, **given: Any) -> Any:
-    # The base class, asked for a model of another, drops what is given in the place of a component that the other may lack.
+    # The base class, given a model of another, drops what is given in the place of a component that the other may lack.
     kind: Any = getattr(diffusers, pipeline, DiffusionPipeline)
     return kind.from_pretrained(source, **given)
 

@@ -144,7 +144,7 @@ class Loop:
         os._exit(status)
 
     def _stand_by(self) -> Struct:
-        """Import what the setup will ask for, and wait for that. Of all that run, nothing is missed less when memory is short."""
+        """Import what the setup will request, and wait for that. Of all that run, nothing is missed less when memory is short."""
         own = _OOM_SCORE.read_text() if _OOM_SCORE.exists() else ""
         _set_oom_score(_OOM_SPARE)
         try:

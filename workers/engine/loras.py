@@ -1,4 +1,4 @@
-"""LoRAs of one pipeline: loaded beside its weights, never merged into them, and active only while a job that asks for them is drawn.
+"""LoRAs of one pipeline: loaded beside its weights, never merged into them, and active only while a job that requests them is drawn.
 
 Merging would lose much of a small update in bfloat16, and taking it out again would not give the same weights back. What is kept:
 parsed files in host memory (`LoraFiles`, of a process) and loaded adapters on the device (`Adapters`, of a pipeline), the least recently
@@ -133,7 +133,7 @@ class Adapters:
     @contextmanager
     def active(self, uses: Sequence[LoraUse]) -> Iterator[None]:
         """Inside, the pipeline draws with these LoRAs, which are loaded. A second job may come in while one is drawn with the same."""
-        # The order of a sum changes its last bits: a set of LoRAs draws the same whichever way round it is asked for.
+        # The order of a sum changes its last bits: a set of LoRAs draws the same whichever way round it is requested.
         uses = sorted(uses, key=lambda use: use.name)
         with self._turn:
             acting, jobs = self._acting

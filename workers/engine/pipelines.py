@@ -1,7 +1,7 @@
 """Diffusers pipelines in memory: load, place on the device, keep several, drop the least recently used when room is short.
 
 Where a pipeline's weights lie is planned before each job (`workers.models.placement`) by what they and the job take and what there is;
-they are moved (`placing`) only when the plan asks for it. On a CPU there is nothing to place.
+they are moved (`placing`) only when the plan requests it. On a CPU there is nothing to place.
 """
 
 from __future__ import annotations
@@ -372,7 +372,7 @@ class Pipelines:
 
 
 def usual_shape(card: ModelCard) -> Shape:
-    """The shape of a job that asks for nothing."""
+    """The shape of a job that requests nothing."""
     usual = card.defaults
     return shape_with(card.name, usual.width, usual.height, usual.num_frames)
 

@@ -29,7 +29,7 @@ _RANK: dict[str, int] = {phase: rank for rank, phase in enumerate(PHASES)}
 #: Reading memory costs up to a millisecond on some drivers; small models take steps faster than that.
 _MEMORY_PERIOD_S = 0.5
 
-#: How long before its last step a job asks for the next: the broker's answer and an encoded prompt, of which the job's own is the measure.
+#: How long before its last step a job requests the next: the broker's answer and an encoded prompt, of which the job's own is the measure.
 _LEAD_S, _LEAD_ENCODES = 0.06, 2.0
 
 
@@ -307,7 +307,7 @@ class Monitor:
         self._counters.keep(steps)
 
     def warn(self, text: str) -> None:
-        """Add one sentence for the client about what was drawn: what was asked for and had no effect. The same sentence counts once."""
+        """Add one sentence for the client about what was drawn: what was requested and had no effect. The same sentence counts once."""
         if len(self._notes.warnings) < MAX_WARNINGS:
             self._notes.warnings[text[:MAX_WARNING_CHARS]] = None
 

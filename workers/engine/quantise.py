@@ -1,4 +1,4 @@
-"""Components with weights in eight or four bits: `speed.quantize` of a model's table. Its packages are imported where it is asked for.
+"""Components with weights in eight or four bits: `speed.quantize` of a model's table. Its packages are imported where it is requested.
 
 Only the linear layers of the repeated blocks are made smaller. They are nearly all of a model's weights; what stands before and after the
 blocks, norms, and layers that the library keeps in float32 lose too much and weigh nothing.

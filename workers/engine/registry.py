@@ -36,12 +36,12 @@ def import_engines(names: Iterable[str]) -> None:
         if engine not in ("video", "image"):
             continue
         import_module(f"workers.engine.{engine}")
-        # Classes of diffusers are imported when they are first asked for, and bring the text encoders' along.
+        # Classes of diffusers are imported when they are first requested, and bring the text encoders' along.
         getattr(import_module("diffusers"), pipeline, None)
 
 
 class Registry:
-    """The engines of one process, each made when first asked for; those that use torch share one set of pipelines."""
+    """The engines of one process, each made when first requested; those that use torch share one set of pipelines."""
 
     def __init__(self, setup: Setup, rank: Rank | None = None) -> None:
         self._setup = setup

@@ -162,7 +162,7 @@ class _Noise:
 
 
 class _Exact:
-    """Mixed into a scheduler: the steps of `own_sampler`, whatever the pipeline asks for."""
+    """Mixed into a scheduler: the steps of `own_sampler`, whatever the pipeline requests."""
 
     # Some set their steps when they are made.
     own_sampler: Sampler = Sampler()

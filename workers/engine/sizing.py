@@ -9,7 +9,7 @@ from typing import Any
 
 from broker.wire.jobspec import JobSpec
 
-#: Draw as many pixels as a square of their default side, in the shape that is asked for.
+#: Draw as many pixels as a square of their default side, in the shape that is requested.
 _FIXED_AREA = ("HiDreamImage",)
 
 #: Scale the picture to its height as width and its width as height.
@@ -22,7 +22,7 @@ _UNSET = object()
 
 @contextmanager
 def sized(pipe: Any, spec: JobSpec) -> Iterator[None]:
-    """Inside, the pipeline draws the size that the job asks for."""
+    """Inside, the pipeline draws the size that the job requests."""
     changed = list(_attributes(pipe, spec))
     own = [vars(part).get(name, _UNSET) for part, name, _ in changed]
     for part, name, value in changed:

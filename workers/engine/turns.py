@@ -53,7 +53,7 @@ class Turns:
         self._postprocessing: EngineJob | None = None
         #: The one that has the turn, if it takes its last steps.
         self._nearly_denoised: EngineJob | None = None
-        #: Whether that one has asked for the next job.
+        #: Whether that one has requested the next job.
         self._next_requested = False
         #: What the process could hold, as read when a job that waits last looked: reading takes up to a millisecond, and the moment in
         #: which one job follows another is not the time for it.
@@ -149,7 +149,7 @@ class Turns:
         self._next_requested = False
 
     def request_next(self, order: EngineJob) -> None:
-        """The job takes its last steps: ask for the next one, now or when there is room for it."""
+        """The job takes its last steps: request the next one, now or when there is room for it."""
         if not order.engine.prepares(order.card, order.spec, order.spec):
             return
         with self.lock:

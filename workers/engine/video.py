@@ -55,7 +55,7 @@ class _Output(Struct, frozen=True):
 
 
 class VideoEngine(DiffusionEngine):
-    """Text, and an image where the pipeline takes one, to MP4; to PNG when the job asks for an image."""
+    """Text, and an image where the pipeline takes one, to MP4; to PNG when the job requests an image."""
 
     def generate(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
         """Frames are decoded in a stage of their own where the pipeline can be stopped before, else by the pipeline."""
@@ -140,7 +140,7 @@ def _close(open_file: ExitStack, writer: Mp4Writer, monitor: Monitor) -> Artefac
 
 
 def _save(pixels: Pixels, sound: Sound | None, output: _Output, monitor: Monitor) -> Artefact:
-    """A decoded clip, frames x height x width x 3, as MP4, with its sound; its first frame as PNG where the job asks for an image."""
+    """A decoded clip, frames x height x width x 3, as MP4, with its sound; its first frame as PNG where the job requests an image."""
     if output.spec.output == "image":
         return output.save_picture(pixels[0], monitor)
     monitor.enter("save", len(pixels))

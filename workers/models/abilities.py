@@ -96,7 +96,7 @@ def image_use(taken: PipelineClass, index: Mapping[str, Any], transformer: Mappi
 
 
 def draws_clips(taken: PipelineClass) -> bool:
-    """Whether the pipeline asks for a number of frames, or takes it from a clip."""
+    """Whether the pipeline has a parameter for the number of frames; else it takes it from a clip."""
     return taken.takes(*FRAME_COUNTS) or bool(
         inputs.parameters(taken.name, taken.parameters).keys() & {"video", "control_video", "pose_video"}
     )
@@ -119,7 +119,7 @@ def takes_guidance_2(taken: PipelineClass, index: Mapping[str, Any]) -> bool:
 
 
 def takes_size(taken: PipelineClass) -> bool:
-    """Whether the picture has the size asked for: by an argument, or as that of the image or clip that is drawn over."""
+    """Whether the picture has the size requested: by an argument, or as that of the image or clip that is drawn over."""
     drawn_over = {"image", "video"} & inputs.parameters(taken.name, taken.parameters).keys()
     return (taken.takes("height") or bool(drawn_over)) and re.match(_OWN_SIZE, taken.name) is None
 

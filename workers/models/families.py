@@ -78,7 +78,7 @@ FAMILIES = (
     _video("SkyReelsV2.*ImageToVideo", "960x544x97", 24, 50, 5.0, tokens=512, pack=2, side_multiple=16),
     _video("SkyReelsV2", "960x544x97", 24, 50, 6.0, tokens=512, pack=2, side_multiple=16),
     _video("AnyFlow", "832x480x81", 16, 50, 1.0, tokens=512, pack=2, side_multiple=16),
-    # Without its temporal reasoning this editor draws five frames, whatever it is asked for.
+    # Without its temporal reasoning this editor draws five frames, whatever is requested.
     _video("ChronoEdit", "832x480x5", 16, 50, 5.0, tokens=512, pack=2, side_multiple=16, only=5),
     _video("SanaVideo|SanaImageToVideo", "832x480x81", 16, 50, 6.0, tokens=300, side_multiple=32),
     _video("LTX2", "768x512x121", 24, 30, 3.0, tokens=1024, spatial=32, temporal=8, side_multiple=32),
@@ -113,7 +113,7 @@ FAMILIES = (
     _video("Cosmos2", "1280x704x93", 16, 35, 7.0, tokens=512, pack=2, side_multiple=16),
     _video("Cosmos3Omni", "1280x704x121", 24, 35, 6.0, tokens=512, pack=2, side_multiple=16),
     _video("Cosmos", "1280x704x121", 30, 36, 7.0, tokens=512, temporal=8, pack=2, side_multiple=16),
-    # Its smallest size is a quarter of what is asked for.
+    # Its smallest size is a quarter of what is requested.
     _video(
         "HeliosPyramid", "640x384x129", 24, 60, 5.0, tokens=512, pack=2, side_multiple=64, window=33, whole_windows=True
     ),

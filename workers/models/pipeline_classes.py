@@ -155,7 +155,7 @@ def all_classes() -> tuple[PipelineClass, ...]:
 
 @functools.cache
 def _given_out() -> frozenset[str]:
-    """Names that the library can be asked for: all words in the table of its lazy imports."""
+    """Names that the library exports: all strings in the table of its lazy imports."""
     names: set[str] = set()
     for place in library_places():
         for node in ast.walk(ast.parse(Path(place, "__init__.py").read_text(encoding="utf-8"))):

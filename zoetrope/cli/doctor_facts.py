@@ -295,7 +295,7 @@ def read_facts(environ: Mapping[str, str], url: str | None, key_file: Path | Non
             with opened(url or f"http://127.0.0.1:{port}", key_file) as client:
                 health, holder = client.health(), "zoetrope"
         except ServiceError as error:
-            # A key is asked for: that is one.
+            # A key is required: a service answers there.
             holder = "zoetrope" if error.status == 401 else "other"
         except ZoetropeError:
             pass

@@ -155,7 +155,7 @@ class Client:
     def download(self, job: Job | str, to: str | Path = ".", *, name: str | None = None) -> DownloadedFile:
         """Fetch a file of a job (the first, or `name`) to a path or into a directory; goes on where it broke off, and checks the digest.
 
-        A job that has no files yet is asked for anew. Raises `NotReady` where it still has none.
+        A job that has no files yet is requested anew. Raises `NotReady` where it still has none.
         """
         return self._connection.run(self._flows.download(job, Path(to), name))
 

@@ -52,7 +52,7 @@ from zoetrope.client.retries import RetryPolicy
 from zoetrope.client.sse import EventParser
 from zoetrope.client.steps import Close, ConnectionBroken, Emit, Flow, Notify, Open, Read, Send, Sleep
 
-#: Jobs asked for at once while a list is walked.
+#: Jobs requested at once while a list is walked.
 _PAGE = 100
 
 #: Ids of events that are revisions of a job.
@@ -254,7 +254,7 @@ class Flows:
     def download(self, job: Job | str, to: Path, name: str | None) -> Flow[DownloadedFile]:
         """Fetch a file of a job to a path, or into a directory, and check its digest.
 
-        A job without files is asked for anew: it may have ended since. The file grows beside its place under a name of its own; one that
+        A job without files is requested anew: it may have ended since. The file grows beside its place under a name of its own; one that
         was begun before is gone on with. Raises `DigestMismatch`, `NotReady`.
         """
         known = job if isinstance(job, Job) and job.artefacts else (yield from self.job(_id(job)))

@@ -84,11 +84,11 @@ class Job(Result, kw_only=True):
     timings: dict[str, Any] = {}
     #: Denoising steps in a checkpoint, from which its next attempt goes on.
     kept: int = 0
-    #: Path on the service of the newest picture of what is being drawn, where `previews` were asked for.
+    #: Path on the service of the newest picture of what is being drawn, where `previews` were requested.
     preview: str | None = None
     #: Why it is, or was, parked: `reason` ("paused", "draft", "preempted") and when; None: it never was.
     parking: dict[str, Any] | None = None
-    #: Its moves from state to state, where one job was asked for.
+    #: Its moves from state to state, where one job was requested.
     history: list[dict[str, Any]] = []
     #: Of a submission: whether this very job was there before.
     duplicate: bool = False

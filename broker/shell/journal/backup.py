@@ -32,10 +32,10 @@ logger = logging.getLogger(__name__)
 
 LOCK_NAME = "backup.lock"
 
-#: The broker looks at the lock this often: how long a backup waits, and how long the log is kept after it.
+#: The broker polls the lock this often: how long a backup waits, and how long the log is kept after it.
 LOOK_S = 1.0
 
-#: After so long the file changes again, whoever copies it: the log has grown meanwhile.
+#: After so long the file changes again, under any copy: the log has grown meanwhile.
 LONGEST_HOLD_S = 900.0
 
 #: How long to wait for a broker to answer.
@@ -93,7 +93,7 @@ class LogHold:
             os.close(fd)
 
     def close(self) -> None:
-        """Say that the file is about to change."""
+        """Note that the file is about to change."""
         with suppress(OSError):
             if self._token:
                 fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
@@ -158,7 +158,7 @@ def back_up(home: Path, journal: Path, target: Path, progress: Progress = lambda
 def inspect(path: Path) -> Copy:
     """Contents of a copy that is not written to; reads all of it. Raises `BackupFailed`: no journal, damaged, or of a newer version."""
     try:
-        # It has the mode WAL and no log: unless it is said to be immutable, SQLite would make one.
+        # It has the mode WAL and no log: unless it is opened as immutable, SQLite would make one.
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
             if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
                 raise BackupFailed(f"{path} is no journal of this program")
@@ -318,7 +318,7 @@ def _read(fd: int) -> tuple[str, str, str]:
 
 
 def _write(fd: int, text: str) -> None:
-    # Of one length, in one call: a reader sees the one before or this one.
+    # Of one length, in one call: a reader gets the one before or this one.
     os.pwrite(fd, text.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES), 0)
 
 

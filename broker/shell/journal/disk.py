@@ -42,7 +42,7 @@ class Disk:
     def check_journal(self) -> None:
         """Raises `JournalBroken` when a file of the journal was removed, replaced or cut: what is written to it would never be found.
 
-        To be asked between a commit and its acknowledgement.
+        To be called between a commit and its acknowledgement.
         """
         for path, (device, inode, size) in self._files.items():
             now = _identity(path)

@@ -19,10 +19,10 @@ from broker.shell.journal.mark import Facts, Mark
 
 logger = logging.getLogger(__name__)
 
-#: More starts than any journal sees.
+#: More starts than any journal has.
 _MOST_EPOCHS = 2**31 - 2
 
-#: A start looks at so many rows in 20 ms.
+#: A start reads so many rows in 20 ms.
 _FIRST_LIVE_STEP = 10_000
 
 
@@ -162,7 +162,7 @@ class Epochs:
             return ""
         row = self._connection.execute(statements.SELECT_EVICTED + " WHERE job.n = ?", (known.n,)).fetchone()
         if row is None:
-            # Deletions say up to which revision the journal had come then.
+            # Deletions have the revision that the journal had reached then.
             gone = isinstance(deleted, int) and deleted >= known.revision
             return "" if gone else f"the job that was written last, number {known.n}, is gone"
         try:

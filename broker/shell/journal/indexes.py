@@ -26,9 +26,10 @@ logger = logging.getLogger(__name__)
 
 #: Rows of one look: a millisecond.
 LOOK_ROWS = 500
-#: How long a start looks: some two hundred thousand rows, the newest; the others in idle moments, as a start over a million took seconds.
+#: Time that a start checks for: some two hundred thousand rows, the newest; the others in idle moments, as a start over a million took
+#: seconds.
 START_S = 0.5
-#: Idle looks between two walks: an hour and more.
+#: Idle checks between two walks: an hour and more.
 _REST_CHECKS = 4 * 3600
 
 
@@ -93,7 +94,7 @@ class IndexCheck:
         is_sound: Callable[[int], bool],
         guarded: Callable[[Callable[[], object]], object],
     ) -> None:
-        """`is_sound` says whether the rows of a job are what was written; `guarded` runs a write."""
+        """`is_sound`: whether the rows of a job are what was written; `guarded` runs a write."""
         self._connection = connection
         self._path = path
         self._is_sound = is_sound

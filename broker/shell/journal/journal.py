@@ -8,7 +8,7 @@ The rules:
 - A job's row is written once; what becomes of it is a compare-and-set: it never lowers a fence and never leaves a final state. One that
   does not match raises `JournalConflict`: memory and disk disagree, and the disk is right (see `recovery`).
 - What is staged (`staged.Staged`) changes until it is written; what is written (`store.Batch`) never does.
-- Reads see what is staged: jobs not yet flushed are answered from memory or flushed first, flushed rows are seen by the store.
+- Reads include what is staged: jobs not yet flushed are answered from memory or flushed first, flushed rows are in the store.
 
 Where the rows are is the business of a `store.Store`, the file of SQLite or another database.
 """
@@ -83,7 +83,7 @@ class Journal:
             staged.lazy[job_id] = job
 
     def forget(self, job_id: str) -> None:
-        """Delete the row of a final job with the next commit; at once for whoever reads. Raises as `flush`.
+        """Delete the row of a final job with the next commit; at once for reads. Raises as `flush`.
 
         Whatever is staged is written first, so that a later job of the same id cannot meet this one's row.
         """

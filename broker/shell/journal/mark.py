@@ -1,10 +1,10 @@
 """A few bytes beside the journal with its latest numbers, so that a start detects a journal which is shorter than it was.
 
 SQLite takes a log that ends early for one that was never longer: a `-wal` that was deleted or has a damaged frame loses commits that were
-acknowledged, without a word. The mark names the row that was written last and its revision, and counts the commits that deleted jobs: all
-of them only grow. It is written after each commit of these and never flushed by itself: whatever a crash leaves of it is true of some
-commit before, since the commit is on disk when it is written. So it can say less than there was, never more, and costs a system call a
-commit. Of webhook deliveries it says nothing: those that are not known to have arrived are made again.
+acknowledged, unnoticed. The mark names the row that was written last and its revision, and counts the commits that deleted jobs: all of
+them only grow. It is written after each commit of these and never flushed by itself: whatever a crash leaves of it is true of some commit
+before, since the commit is on disk when it is written. So it can name fewer rows than there were, never more, and costs a system call a
+commit. It does not cover webhook deliveries: those that are not known to have arrived are made again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Mark:
         return Facts(*numbers)
 
     def write(self, *facts: int) -> None:
-        """Say this, the fields of `Facts`, from now on. Raises `JournalBroken`."""
+        """Write these fields of `Facts`. Raises `JournalBroken`."""
         data = _FORMAT.pack(_MAGIC, *facts)
         try:
             os.pwrite(self._fd, data + crc32(data).to_bytes(4, "little"), 0)

@@ -1,7 +1,7 @@
 """Pages of jobs: first the numbers of the rows that match, then those rows, as long as they fit into one answer.
 
-The broker's loop stands still meanwhile, so one answer looks at `MAX_LOOKED` rows at most, however many there are and however few match;
-it then says from where to go on. That bounds every query, where an index a filter would cost every job its upkeep.
+The broker's loop stands still meanwhile, so one answer reads `MAX_LOOKED` rows at most, however many there are and however few match;
+it then has the place to go on from. That bounds every query, where an index a filter would cost every job its upkeep.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_LOOKED = 2000
 
 
 def find_page(connection: sqlite3.Connection, query: m.ListJobs, live: Sequence[int] | None) -> RowPage:
-    """Rows that match, in the order of acceptance; fewer than asked for, with `behind` set, when that took too long.
+    """Rows that match, in the order of acceptance; fewer than requested, with `behind` set, when that took too long.
 
     `live`: the numbers of all live jobs, in order; None: they are not known.
     """
@@ -92,7 +92,7 @@ class _Span(NamedTuple):
 
 
 def _span(connection: sqlite3.Connection, query: m.ListJobs, after: int) -> _Span:
-    """The rows that a page can have: behind where it starts, and of the times asked for."""
+    """The rows that a page can have: behind where it starts, and of the times requested."""
     above = _first_since(connection, query.since) - 1 if query.since else 0
     below = _first_since(connection, query.until) if query.until else 2**63 - 1
     return _Span(above, min(below, after)) if query.newest_first else _Span(max(above, after), below)

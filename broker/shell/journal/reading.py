@@ -1,7 +1,7 @@
 """Jobs out of a store's rows, and what is done about rows that cannot be read.
 
 A disk can hand back what was never written, and a row of a job that is over must not stop the broker, nor be shown as what it is not. So
-each row bears a checksum (`rows`), and one that does not match, or does not decode, gives a `Job` that says so (`damaged`): questions for
+each row bears a checksum (`rows`), and one that does not match, or does not decode, gives a `Job` marked `damaged`: questions for
 it are answered with that, lists leave it out, it can be deleted, and it is logged and counted once. A live one is set aside at start.
 """
 
@@ -53,7 +53,7 @@ class Reader:
         return None if n is None else self.numbered(n, job_id)
 
     def numbered(self, n: int, job_id: str = "") -> Job | None:
-        """The job of this row, whose id is `job_id` where that is said: an index that leads elsewhere is damage too."""
+        """The job of this row, whose id is `job_id` where that is given: an index that leads elsewhere is damage too."""
         row = self._stored.row(n)
         if row is None:
             return None
@@ -91,7 +91,7 @@ class Reader:
         jobs = [self.decode(row) for row in found]
         sound = [job for job in jobs if not job.damaged]
         if len(sound) < len(jobs) and more and not behind:
-            # The page is short of what was asked for: it goes on behind its last row.
+            # The page is short of what was requested: it goes on behind its last row.
             behind = found[-1][rows.N]
         return JobPage(sound, more, behind, behind_at)
 

@@ -2,7 +2,7 @@
 
 A job's row is written once, when it is accepted: what a store selects by, in columns, everything that changes, as it is then, packed into
 one msgpack array, what never changes, into another, and the spec's bytes. What changes later is the job's *outcome*, a row of its own that
-takes the place of what the first says of it; most jobs get one, their last. Arrays are read by position, so new fields go at the end, with
+takes the place of the first's; most jobs get one, their last. Arrays are read by position, so new fields go at the end, with
 a default: an old row then still decodes.
 
 Before a packed part stand a byte that begins no msgpack and checksums of it and of the columns beside it, the row's number included: no
@@ -62,7 +62,7 @@ _STATES = {name: state for state, name in STATE_NAMES.items()}
 _SEAL = b"\xc1"
 
 
-#: Of a blob to be written: Python asks its adapters about every `bytes` that it binds, which costs more than this copy.
+#: Of a blob to be written: Python calls its adapters for every `bytes` that it binds, which costs more than this copy.
 _Blob = bytearray
 
 

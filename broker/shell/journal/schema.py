@@ -1,6 +1,6 @@
 """The journal file: opening it safely, its schema, and how an older schema becomes this one.
 
-One file, one connection, and nobody else: `locking_mode=EXCLUSIVE` keeps every other connection out while the broker lives, because the
+One file, one connection, no other: `locking_mode=EXCLUSIVE` keeps every other connection out while the broker lives, because the
 SQLite versions in use (3.7.0 to 3.51.2) can corrupt a WAL that two connections reset at once.
 """
 
@@ -18,7 +18,7 @@ from broker.wire.jobspec import prompt_of
 #: Raised with every change of the tables or of the packed columns that an older broker would misread.
 SCHEMA = 7
 
-#: "Zoet": tells our file from any other SQLite database.
+#: "Zoet": marks our file among SQLite databases.
 APPLICATION_ID = 0x5A6F6574
 
 #: Pages of WAL after which a commit also checkpoints: bounds the WAL at 16 MB when there is never an idle moment.
@@ -121,9 +121,9 @@ _TABLES = (
     _JOB_TABLE,
     _OUTCOME_TABLE,
     *_STATE_INDEXES,
-    # Also serves whoever asks without a tenant.
+    # Also serves reads without a tenant.
     _ALIAS_INDEX,
-    # Without keys every job is of this tenant, and an index of it would say nothing.
+    # Without keys every job is of this tenant, and an index of it would be of no use.
     _TENANT_INDEX,
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "INSERT INTO meta (key, value) VALUES ('epoch', 0)",
@@ -159,8 +159,9 @@ def _add_clock(connection: sqlite3.Connection) -> None:
 
 
 def _add_outcomes(connection: sqlite3.Connection) -> None:
-    """5 -> 6: the spec stands in the job's row, which is written once. Those of before say what became of their jobs themselves, and no row
-    in `outcome` says more."""
+    """5 -> 6: the spec stands in the job's row, which is written once. Those of before have the outcome of their jobs themselves, and no
+    row in `outcome`.
+    """
     columns = "n, id, state, fence, worker, tenant, origin, alias, model, pinned, submitted_at, tail"
     connection.create_function("renewed", 7, renew_head)
     connection.execute("ALTER TABLE job RENAME TO job_5")

@@ -29,7 +29,7 @@ class SqliteRows:
     """Rows of jobs: a `store.JobRows`."""
 
     def __init__(self, connection: sqlite3.Connection, cursor: sqlite3.Cursor, path: Path) -> None:
-        """`cursor` is for what is asked for every job, as making one costs."""
+        """`cursor` is for what is requested every job, as making one costs."""
         self._connection = connection
         self._cursor = cursor
         self._path = path
@@ -52,7 +52,7 @@ class SqliteRows:
         return 1 if row is None else int(row[0])
 
     def number(self, job_id: str) -> int | None:
-        row = self._row(sql.SELECT_NUMBER, job_id)  # the index alone says that
+        row = self._row(sql.SELECT_NUMBER, job_id)  # this needs the index alone
         return None if row is None else row[0]
 
     def row(self, n: int, *, spec: bool = True) -> JobRow | None:

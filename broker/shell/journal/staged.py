@@ -38,7 +38,7 @@ class Staged:
         #: As `Calendar`'s.
         self.ahead_s = 0.0
         #: Row of every live job that has been staged; once `has_all_live`: of every one that has no mark. (Number, a fence that it
-        #: bears or has borne): nobody else writes.
+        #: bears or has borne): there is no other writer.
         self.known: dict[str, tuple[int, int]] = {}
         self.has_all_live = False
         #: Number of the next new job.

@@ -1,6 +1,6 @@
 """Interface of a database that holds the journal: `Store`, and the `Batch` that it is given to write.
 
-The journal stages, numbers and packs (`journal`, `staged`, `rows`) and knows what is staged; a store has rows, knows of no job as an object
+The journal stages, numbers and packs (`journal`, `staged`, `rows`) and knows what is staged; a store has rows, and no job as an object
 and of nothing that is staged, and decides nothing. SQLite is one (`sqlite_store`), the archive in memory of tests another.
 
 **Who commits.** The journal alone, by `Store.commit`; a store commits nothing by itself but its epoch. What was written by then becomes
@@ -11,13 +11,13 @@ committed last.
 is written, committed or not. A batch never changes: a store may write it again, as one does whose disk was full.
 
 **Errors.** A row that the compare-and-set does not match raises `JournalConflict`, a new job whose id is taken `IdTaken`; nothing of that
-transaction may be committed then, and the journal discards it. `JournalFull` and `JournalBroken` end the process, since nobody knows what
+transaction may be committed then, and the journal discards it. `JournalFull` and `JournalBroken` end the process, since it is unknown what
 is on disk: a commit that was begun and not answered may have been made, and the next start reads which. Reads raise `JournalBroken`, or
 `JournalRefused` where what is stored is damaged beyond one row. A row that is not what was written is not a store's business: each bears
 checksums, and `reading` finds that out.
 
-**Alone.** Nobody else writes while a store is open, and the epoch says so: `begin` makes it higher than any before, durably, before it
-returns.
+**Alone.** There is no other writer while a store is open, and the epoch ensures that: `begin` makes it higher than any before, durably,
+before it returns.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class JobRows(Protocol):
         """One more than that of any job; 1: there is none."""
 
     def number(self, job_id: str) -> int | None:
-        """The number of the job of this id. Asked at every submit of an id that is not fresh, mostly for what is not there."""
+        """The number of the job of this id. Called at every submit of an id that is not fresh, mostly for none."""
 
     def row(self, n: int, *, spec: bool = True) -> JobRow | None:
         """The row of this number, without the bytes of the spec unless `spec`."""
@@ -130,7 +130,7 @@ class Store(Protocol):
 
     @property
     def jobs(self) -> JobRows:
-        """Rows of jobs, and what else is asked for by job."""
+        """Rows of jobs, and what else is requested by job."""
 
     @property
     def deliveries(self) -> DeliveryRows:

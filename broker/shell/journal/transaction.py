@@ -21,7 +21,7 @@ T = TypeVar("T")
 #: A statement, and the rows that it is run with.
 Write = tuple[str, Sequence[Any]]
 
-#: Statement -> what a row says that breaks a rule of its table.
+#: Statement -> description of a row that breaks a rule of its table.
 _REFUSED = {
     sql.INSERT_JOB: "a job is in the journal already that the core takes for new",
     sql.PUT_DELIVERY: "a webhook delivery does not fit the journal",

@@ -1,1 +1,1 @@
-"""The broker's sockets: listening, who may connect, what a peer may send."""
+"""The broker's sockets: listening, access, and limits of what a peer may send."""

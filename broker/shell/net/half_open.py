@@ -1,9 +1,9 @@
 """Connections over tcp that have not finished their handshake: counted and cut, so that strangers do not use up the descriptors.
 
-libzmq gives each one `HANDSHAKE_IVL`, however many bytes it brings, and bounds them in no other way; its events do not say whose handshake
-succeeded. What a peer has acknowledged does: nobody is sent more than greeting and WELCOME before the key is found good. The system counts
-it, and takes no acknowledgement of what was not sent. A thread of its own looks, as the loop may wait for the disk, and it needs no
-descriptor to. Linux only; elsewhere nothing is found.
+libzmq gives each one `HANDSHAKE_IVL`, however many bytes it brings, and bounds them in no other way; its events do not have the peer whose
+handshake succeeded. The bytes that a peer has acknowledged show it: no peer is sent more than greeting and WELCOME before its key is found
+good. The system counts them, and takes no acknowledgement of what was not sent. A thread of its own checks, as the loop may wait for the
+disk, and it needs no descriptor to. Linux only; elsewhere nothing is found.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from broker.runtime.log_actions import Action
 
 logger = logging.getLogger(__name__)
 
-#: What a server sends of ZMTP 3 with CURVE before it knows the key: greeting (64) and WELCOME (170). READY brings 67 at least. The system
-#: may count the byte of the connection's begin.
+#: What a server sends of ZMTP 3 with CURVE before it has checked the key: greeting (64) and WELCOME (170). READY brings 67 at least. The
+#: system may count the byte of the connection's begin.
 _UNKNOWN_BYTES = 64 + 170 + 1
 
 #: Half-open connections that one address may have, and the part of all descriptors that may be half-open.
@@ -35,7 +35,7 @@ _SHARE = 4
 _RESERVE = 64
 _RESERVE_SHARE = 8
 
-#: Between two looks: usually, and after one that had to cut or left less than twice the reserve.
+#: Between two checks: usually, and after one that had to cut or left less than twice the reserve.
 _LOOK_EVERY_S = 0.1
 _LOOK_SOON_S = 0.005
 _LOOK_FURTHER = 65_536
@@ -119,7 +119,7 @@ class HalfOpen:
             self._quiet_until = now + _LOG_EVERY_S
 
     def _in_use(self) -> int:
-        """Number of descriptors in use. Linux 6.2 and later say it: to list those of thousands of workers, which holds the loop up, takes
+        """Number of descriptors in use. Linux 6.2 and later give it: to list those of thousands of workers, which holds the loop up, takes
         a thousand times as long."""
         return _kernel_count() or len(self._descriptors())
 

@@ -1,6 +1,6 @@
 """Before the broker serves over tcp it makes sure that its door is shut: a stranger's key and no key at all must both be refused.
 
-A door that looks shut may be open: libzmq admits any key when nobody answers ZAP and the domain is not enforced, and a
+An endpoint that looks closed may be open: libzmq admits any key when no handler answers ZAP and the domain is not enforced, and a
 socket option set after the bind has no effect.
 """
 

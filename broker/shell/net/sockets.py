@@ -86,7 +86,7 @@ class Listener:
         self._socket = context.socket(zmq.ROUTER)
         configure(self._socket, *((FRONT_MAX_FRAME, EDGE_HWM) if prefix == FRONT else (BACK_MAX_FRAME, HWM)))
         if prefix == BACK:
-            # An empty frame to every peer that connects or reconnects: "the broker is here and may be new, say Hello".
+            # An empty frame to every peer that connects or reconnects: the broker is here and may be new, so register again.
             self._socket.setsockopt(zmq.PROBE_ROUTER, 1)
         try:
             for endpoint in sorted(endpoints, key=is_tcp):
@@ -101,7 +101,7 @@ class Listener:
         self._recv = zmq.backend.Socket.recv.__get__(self._socket)
         self.send_frame = zmq.backend.Socket.send.__get__(self._socket)
         self._get = zmq.backend.Socket.get.__get__(self._socket)
-        #: The last message: it knows where it came from.
+        #: The last message, which has its source.
         self._source: zmq.Frame | None = None
 
     def _bind(self, endpoint: str) -> None:
@@ -121,13 +121,14 @@ class Listener:
         """(routing id, first frame as a buffer, whether more frames came behind it) of the next message; None when there is none now.
 
         Further frames are read to the message's end and dropped: left in the socket, the next would be taken for a routing id, and its
-        sender could speak as any peer.
+        sender could pass for any peer.
         """
         try:
             routing_id = self._recv(_NOBLOCK, True)
         except zmq.Again:
             return None
-        # Not copied: a `Frame` costs more than the copy of a small message, but alone knows `more` without another call, and the source.
+        # Not copied: a `Frame` costs more than the copy of a small message, but is the only one with `more`, without another call, and with
+        # the source.
         self._source = first = frame = self._recv(_NOBLOCK, False)
         while frame.more:
             frame = self._recv(_NOBLOCK, False)
@@ -152,7 +153,9 @@ class Listener:
         shut_down(self.source_fd())
 
     def readable(self) -> bool:
-        """Whether there is something to read. The FD signals a change once, and any send or receive may swallow that: ask after it."""
+        """Whether there is something to read. The FD signals a change once, and any send or receive may swallow that: call this after
+        it.
+        """
         return bool(self._get(_EVENTS) & _POLLIN)
 
     def close(self) -> None:
@@ -267,7 +270,7 @@ class Sockets:
         self._context.term()
         if self._zap:
             self._zap.join()
-        # libzmq leaves the files. They are ours: whoever binds such a path holds its lock.
+        # libzmq leaves the files. They are ours: the process that binds such a path holds its lock.
         for listener in self._listeners.values():
             for endpoint in listener.endpoints:
                 if not is_tcp(endpoint):
@@ -285,7 +288,7 @@ def _open_context() -> zmq.Context[zmq.Socket[bytes]]:
         batch, others = os.SCHED_BATCH, set(os.listdir(_TASKS))
         context.socket(zmq.DEALER).close()  # the first socket starts the threads
         for task in set(os.listdir(_TASKS)) - others:
-            with contextlib.suppress(ProcessLookupError):  # somebody else's thread, which has ended meanwhile
+            with contextlib.suppress(ProcessLookupError):  # another program's thread, which has ended meanwhile
                 os.sched_setscheduler(int(task), batch, os.sched_param(0))
     return context
 

@@ -1,15 +1,15 @@
-"""Access over tcp: the list of keys that may connect, and the handler that libzmq asks at every handshake (ZeroMQ RFC 27).
+"""Access over tcp: the list of keys that may connect, and the handler that libzmq calls at every handshake (ZeroMQ RFC 27).
 
 What libzmq does, measured, and what follows:
 
-- A CURVE server lets every key in when nobody handles ZAP, unless the domain is enforced. So it is, and `Sockets` tests it at start.
+- A CURVE server lets every key in when ZAP has no handler, unless the domain is enforced. So it is, and `Sockets` tests it at start.
 - The handler must be there before the bind, and in the same context. It is a thread of its own: handshakes go on while the loop
   waits for the disk, and a flood of strangers does not stand in the queue of the peers.
 - A client that is answered "denied" (400) never tries again; one that is answered "not now" (300) does, when its handshake times out. So
   strangers are answered 300: a worker whose key comes onto the list gets in without a restart.
-- ZAP is asked at the handshake only. Connections of a key that was removed live on, so the router asks `Peers` about each message.
+- ZAP runs at the handshake only. Connections of a key that was removed live on, so the router checks each message with `Peers`.
 
-Each socket has its own domain, and a key's role says which one it may enter.
+Each socket has its own domain, and a key's role decides which one it may enter.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 #: The role that a domain is for.
 DOMAINS: dict[bytes, Role] = {b"zoetrope.front": "edge", b"zoetrope.back": "worker"}
 
-#: How often the directory is looked at for handshakes, and how often a refusal is said.
+#: How often the directory is read for handshakes, and how often a refusal is logged.
 _LOOK_EVERY_S = 0.2
 _LOG_EVERY_S = 1.0
 

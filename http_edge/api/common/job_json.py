@@ -102,7 +102,7 @@ def job_json(job: Job, progress: int, *, preview: int = 0, with_moves: bool = Fa
 
 
 def _draft_steps(job: Job) -> int | None:
-    """Steps of a draft, as they were asked for: of each output."""
+    """Steps of a draft, as they were requested: of each output."""
     outputs = job.spec.num_outputs if job.spec else 1
     return job.view.submission.draft_steps // outputs or None
 

@@ -43,7 +43,7 @@ class Metrics:
         return Histogram(name, about, labels, buckets=_JOB_BUCKETS, registry=self._registry)
 
     def _job_moved(self, view: JobView) -> None:
-        """Count a job when it ends, if it ever began. Every edge sees every event: take one edge's numbers, not the sum of all."""
+        """Count a job when it ends, if it ever began. Every edge gets every event: take one edge's numbers, not the sum of all."""
         if view.state in FINAL_NAMES and view.started_at:
             self._waited.labels(view.submission.model, view.state).observe(
                 max(0.0, view.started_at - view.submitted_at)
@@ -105,7 +105,7 @@ class _PoolCollector(Collector):
         yield errors
 
 
-#: Gauge, what it says, the field of the view that has it.
+#: Gauge, its help, the field of the view that has it.
 _POOL_GAUGES = (
     ("zoetrope_queue_backlog_seconds", "Predicted GPU-seconds of work that waits.", "backlog_s"),
     (
@@ -116,7 +116,7 @@ _POOL_GAUGES = (
     ("zoetrope_set_aside", "Jobs that wait for the service's operator.", "set_aside"),
 )
 
-#: Gauge, unit's factor, what it says, where it is; a negative value is one that is not known.
+#: Gauge, unit's factor, its help, where it is; a negative value is one that is not known.
 _WORKER_GAUGES = (
     ("zoetrope_worker_gpus", 1.0, "GPUs that a worker draws each job with; 1 for one on the CPU.", "gpus"),
     ("zoetrope_worker_memory_used_bytes", 2**20, "Memory in use on a worker's device.", "memory_used_mb"),
@@ -136,7 +136,7 @@ _WORKER_GAUGES = (
     ("zoetrope_worker_heartbeat_age_seconds", 1.0, "Since a worker's last message.", "heartbeat_age_s"),
 )
 
-#: Gauge, what it says, the field of a worker's `depot` that has it.
+#: Gauge, its help, the field of a worker's `depot` that has it.
 _DEPOT_GAUGES = (
     ("zoetrope_worker_depot_results", "Results on a worker's disk that are not in the depot yet.", "results"),
     ("zoetrope_worker_depot_wait_seconds", "Since the first job that waits for the depot was given out.", "age_s"),

@@ -170,7 +170,7 @@ class JobPromise(Struct, kw_only=True):
 
 
 class JobEstimate(Struct, kw_only=True):
-    """Forecast of a job that came now; null means not known, and `unknown` says why."""
+    """Forecast of a job that came now; null means not known, and `unknown` is the reason."""
 
     object: Literal["estimate"]
     model: str
@@ -286,7 +286,7 @@ class JobPage(Struct, kw_only=True):
 
 
 class JobCancel(Struct, kw_only=True):
-    """Outcome of a cancel. `requested`: its worker is being asked to stop."""
+    """Outcome of a cancel. `requested`: its worker is being stopped."""
 
     id: str
     outcome: Cancelled
@@ -294,7 +294,7 @@ class JobCancel(Struct, kw_only=True):
 
 
 class JobControl(Struct, kw_only=True):
-    """Outcome of a pause, a resume or a commit. `requested`: its worker is being asked to hand the job back."""
+    """Outcome of a pause, a resume or a commit. `requested`: its worker is to hand the job back."""
 
     id: str
     outcome: Literal["done", "requested"]

@@ -26,7 +26,9 @@ STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 def last_event_id(request: Request) -> int:
-    """The revision a client saw last: from the header, or from the query (EventSource cannot set headers on its first connect). 0: none."""
+    """The revision that a client got last: from the header, or from the query (EventSource cannot set headers on its first connect). 0:
+    none.
+    """
     text = request.headers.get("last-event-id") or request.query_params.get("last_event_id") or ""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else 0
 

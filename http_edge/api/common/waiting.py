@@ -15,7 +15,7 @@ from http_edge.jobs.service import JobService
 #: Seconds for the cancel of a job whose request was given up: the request is over, and must not hang on a broker that does not answer.
 CANCEL_WAIT_S = 2.0
 
-#: Longest time after which to ask again about a job.
+#: Longest time after which to poll a job again.
 _MAX_POLL_S = 60
 
 #: When nothing is known of how long it takes.
@@ -51,6 +51,6 @@ def with_prefer(response: Response, prefer: Prefer, job: Job, location: str = ""
 
 
 def retry_after_s(job: Job) -> int:
-    """Return the seconds until a job is worth asking for again, as the broker predicts from its queue."""
+    """Return the seconds until a job is worth polling again, as the broker predicts from its queue."""
     eta_s = job.view.eta_s
     return _POLL_S if eta_s < 0 else min(_MAX_POLL_S, max(1, math.ceil(eta_s)))

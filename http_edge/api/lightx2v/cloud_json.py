@@ -12,7 +12,7 @@ from http_edge.api.lightx2v.views import failure_text, warnings_member
 from http_edge.jobs.job import Job
 from http_edge.media.exports import SUFFIXES
 
-#: Its word for each state.
+#: Its name of each state.
 _STATUS: dict[JobStateName, lx.CloudStatus] = {
     "queued": "PENDING",
     "delayed": "PENDING",

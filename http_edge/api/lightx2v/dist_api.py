@@ -1,6 +1,6 @@
 """The routes that LightX2V's first server had in its distributed variant only: a form with a file, and downloads.
 
-It answered 200 to everything, errors too, with a `status` that says what is wrong. Its `get_task_result` looked for keys that never were
+It answered 200 to everything, errors too, with a `status` of the fault. Its `get_task_result` looked for keys that never were
 in its records and so never found a file; here it sends the file.
 """
 
@@ -27,7 +27,7 @@ from http_edge.http.operation import BODY, DOWNLOAD, MAKE, Body, Param, again, o
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.service import JobService
 
-#: Kinds of error that have a word of their own in a file's answer.
+#: Kinds of error that have a name of their own in a file's answer.
 _FILE_STATUS: dict[Kind, Literal["forbidden", "not_found"]] = {
     "forbidden": "forbidden",
     "not_found": "not_found",

@@ -57,7 +57,7 @@ class TaskIdRequest(Struct, kw_only=True):
 
 
 class Gen1Taken(Struct, kw_only=True):
-    """A task of the first generation was taken; or `error` says why not (`Service busy`)."""
+    """A task of the first generation was taken; or `error` is the reason why not (`Service busy`)."""
 
     task_id: str | UnsetType = UNSET
     task_status: Literal["processing"] | UnsetType = UNSET
@@ -166,7 +166,7 @@ class TaskStatus(Struct, kw_only=True):
 
 
 class UploadedTask(Struct, kw_only=True):
-    """An image that was put where its client asked."""
+    """An image that was put to its client's URL."""
 
     task_id: str
     task_status: Literal["completed"]

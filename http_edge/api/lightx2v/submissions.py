@@ -44,7 +44,7 @@ class TaskSubmitter:
     ) -> AcceptedTask:
         """Take the task in a request. Raises `EdgeError`; `ClientDisconnect`.
 
-        `check_url` is asked about a URL to which the result is to be put; without it there can be none.
+        `check_url` checks a URL to which the result is to be put; without it there can be none.
         """
         async with await read_fields(request) as fields:
             upload = fields.upload(*FIELDS["image"].names)

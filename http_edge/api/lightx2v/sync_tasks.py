@@ -125,7 +125,7 @@ class SyncTasks:
             raise EdgeError("unsupported", error.message, param=_URL_FIELD, code="invalid_value") from None
 
     async def _cancel(self, job_id: str) -> None:
-        """Cancel, whatever happens to this request meanwhile; but not what its client can ask for again, by its idempotency key."""
+        """Cancel, whatever happens to this request meanwhile; but not what its client can request again, by its idempotency key."""
         if current().job_key:
             return
         with anyio.move_on_after(CANCEL_WAIT_S, shield=True), contextlib.suppress(EdgeError):

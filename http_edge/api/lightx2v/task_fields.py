@@ -2,7 +2,7 @@
 
 LightX2V's own defaults (81 frames, 5 steps) are those of one model; here absent fields take the defaults of the model that draws. What asks
 for something that no model here can do (speech to be lip-synced, a LoRA) is refused by name rather than left out of the result; fields that
-nobody knows are named in `warnings` and ignored.
+are unknown are named in `warnings` and ignored.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ GEN1_POLICY = msgspec.structs.replace(POLICY, without=POLICY.without | {"model"}
 #: Of a clip: their defaults come with image tasks, too.
 _CLIP_FIELDS = ("num_frames", "seconds", "fps")
 
-#: Words of this API's paths (`/v1/tasks/queue/status`, `DELETE /v1/tasks/running`): tasks of these names could not be asked for.
+#: Words of this API's paths (`/v1/tasks/queue/status`, `DELETE /v1/tasks/running`): tasks of these names could not be requested.
 _TAKEN_IDS = ("queue", "running", ".", "..")
 
 
@@ -86,7 +86,7 @@ class TaskRequest(Struct, frozen=True, kw_only=True):
 def read_task(fields: Fields, upload: Upload | None, *, output: str) -> TaskRequest:
     """Read a request to a `/v1/tasks` route, with the picture that it brought as a file. Raises `EdgeError`.
 
-    `output` is what the route makes, "" where the request's `task` says it (video without one).
+    `output` is what the route makes, "" where the request's `task` decides (video without one).
     """
     values = fields.values
     own = Reader(values)

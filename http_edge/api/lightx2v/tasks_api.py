@@ -1,4 +1,4 @@
-"""LightX2V's second and third HTTP API (`/v1/tasks`): tasks taken from JSON or forms, queued, asked for, downloaded and stopped.
+"""LightX2V's second and third HTTP API (`/v1/tasks`): tasks taken from JSON or forms, queued, read, downloaded and stopped.
 
 Both generations share these paths, so answers hold the fields of both. Where they disagree the third decides: a task id that exists, or a
 full queue, is 503. With the setting `worker` these routes are one worker's view, as the first generation's are.

@@ -26,7 +26,7 @@ from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.service import JobService
 
 _STOP_WAIT_S = shapes.STOP_WAIT_S
-#: After a stop: how long to wait for the worker to say that it is free.
+#: After a stop: how long to wait for the worker to report that it is free.
 _FREE_WAIT_S = 3.0
 _FREE_POLL_S = 0.02
 
@@ -152,13 +152,13 @@ class LightX2VApi:
 
     async def _stop(self, task_id: str) -> shapes.StopOutcome:
         if task_id:
-            # LightX2V's third generation has a script that asks this route to stop its tasks.
+            # LightX2V's third generation has a script that stops its tasks by this route.
             for tasks in (self._tasks, self._later):
                 job = await tasks.find(task_id)
                 if job is not None and not job.is_final:
                     return await tasks.stop(job, _STOP_WAIT_S)
             return "nothing"
-        # Without a queue every live task is one that the client believes to run, a retried one too.
+        # Without a queue every live task counts as running to the client, a retried one too.
         own = await self._tasks.stop_all(LIVE_NAMES if self._gen1.refuses else HELD_NAMES, _STOP_WAIT_S)
         if own != "nothing":
             return own

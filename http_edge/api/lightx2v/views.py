@@ -35,7 +35,7 @@ STARTED: tuple[JobStateName, ...] = ("delayed", "assigned", "running")
 #: A cancel frees its worker within a step, or the engine is replaced after its grace; slower than this is news for the client.
 STOP_WAIT_S = 30.0
 
-#: Tasks listed at most, newest first, how many are asked for at once (a page carries whole specs), and searches for them, each of some
+#: Tasks listed at most, newest first, how many are requested at once (a page carries whole specs), and searches for them, each of some
 #: 20,000 jobs.
 MAX_LISTED = 5000
 _PAGE = 100
@@ -50,7 +50,7 @@ _AT_ONCE = 32
 #: Task ids whose job is remembered.
 _MAX_KEPT = 10_000
 
-#: LightX2V's word for each state.
+#: LightX2V's name of each state.
 STATUS: dict[JobStateName, lx.TaskState] = {
     "queued": "pending",
     "delayed": "pending",
@@ -178,7 +178,7 @@ def task_status(job: Job, progress: int) -> lx.TaskStatus:
 
 
 class SavePaths(NamedTuple):
-    """Path of a result, in the words of the third and of the second generation."""
+    """Path of a result, in the form of the third and of the second generation."""
 
     result: str
     video: str

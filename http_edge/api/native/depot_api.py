@@ -210,7 +210,7 @@ class DepotApi:
     # ------------------------------------------------------------ checks
 
     async def _signed(self, request: Request) -> tokens.Signed:
-        """Return what the request was signed for; from here on it sees every tenant's jobs. Raises `EdgeError`."""
+        """Return what the request was signed for; from here on it may read every tenant's jobs. Raises `EdgeError`."""
         try:
             known = await run_sync(tokens.read_secrets, self._home)
             signed = tokens.verify(known, request.method, request.url.path, request.query_params, time.time())

@@ -23,7 +23,7 @@ from http_edge.jobs.service import JobService
 #: Stands where a request has no prompt: that makes no difference to the time.
 _ANY_PROMPT = "-"
 
-#: Fields that are one number or word in a query, and say something of the time.
+#: Fields that are one number or string in a query, and have an effect on the time.
 _KINDS = ("text", "choice", "integer", "number", "size", "aspect")
 _QUERY_FIELDS = tuple(
     field for field in FIELDS.values() if field.kind in _KINDS and field.name not in ("prompt", "save_to")
@@ -58,7 +58,7 @@ class EstimateApi:
     async def estimate(self, request: Request) -> Response:
         """Estimate when a job would start and be done, without submitting it.
 
-        The parameters are the fields of `POST /v1/jobs`. `ready_within_s` of the answer is the least that such a job can ask for.
+        The parameters are the fields of `POST /v1/jobs`. `ready_within_s` of the answer is the least that such a job can request.
         """
         values: dict[str, Any] = {"prompt": _ANY_PROMPT, **request.query_params}
         reading = read_generation(values, POLICY, own=("priority",), place="query")

@@ -50,7 +50,7 @@ class JobPicturesApi:
     async def thumbnail(self, request: Request) -> Response:
         """A small picture of a result.
 
-        At most 640 pixels wide and high, WebP unless `format` says otherwise; the first frame of a clip.
+        At most 640 pixels wide and high, WebP unless `format` is given; the first frame of a clip.
         """
         job = await self._calls.jobs.get(request.path_params["id"])
         reader = Reader(request.query_params, place="query")
@@ -83,7 +83,7 @@ class JobPicturesApi:
     async def preview(self, request: Request) -> Response:
         """A picture of what is being drawn.
 
-        For jobs that asked for `previews`, of models that can give them. Events name the newest in `preview`.
+        For jobs that requested `previews`, of models that can give them. Events name the newest in `preview`.
         """
         job = await self._calls.jobs.get(request.path_params["id"])
         artefacts = self._calls.settings.artefacts_path

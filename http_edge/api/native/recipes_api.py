@@ -46,7 +46,7 @@ class RecipesApi:
     async def read(self, request: Request) -> Response:
         """Read what a PNG, JPEG, WebP or MP4 of this service was drawn with.
 
-        `request` is the body of a `POST /v1/jobs` that draws it again. `differences` says why it would not be the same picture.
+        `request` is the body of a `POST /v1/jobs` that draws it again. `differences` are the reasons why it would not be the same picture.
         """
         async with await read_fields(request) as fields:
             path = _file(fields)
@@ -76,7 +76,7 @@ class RecipesApi:
     async def read_credentials(self, request: Request) -> Response:
         """Check the content credentials (C2PA) of a PNG, JPEG, WebP or MP4.
 
-        `valid`: the file is as it was signed, by a signer whom this service trusts; `untrusted`: the same by another; `invalid`: it was
+        `valid`: the file is as it was signed, by a signer that this service trusts; `untrusted`: the same by another; `invalid`: it was
         changed since, or its credentials do not hold. Files of any maker are read. A file without credentials is refused (400).
         """
         async with await read_fields(request) as fields:

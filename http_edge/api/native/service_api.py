@@ -50,7 +50,7 @@ class ServiceApi:
         self._wall_clock = wall_clock
 
     def routes(self) -> list[EdgeRoute]:
-        """The routes; aliases are those that other servers' clients ask for."""
+        """The routes; aliases are those that other servers' clients request."""
         return [
             route("/health", GET=self.readiness),
             route("/readyz", GET=again(self.readiness, "showReadiness")),
@@ -138,7 +138,7 @@ class ServiceApi:
                 data=[worker_json(worker) for worker in workers],
                 queue=schema.QueueNumbers(
                     counts=pool.counts,
-                    # A model for which nothing waits has a number, too: what scales its workers down, and up from none, asks for it.
+                    # A model for which nothing waits has a number, too: autoscalers read it, to scale its workers down, and up from none.
                     by_model=dict.fromkeys(models, 0) | pool.waiting,
                     backlog_by_model=dict.fromkeys(models, 0.0) | pool.backlog_by_model,
                     backlog_by_class=_by_class(pool.backlog_by_class),
@@ -184,7 +184,7 @@ class ServiceApi:
     async def undrain(self, request: Request) -> Response:
         """Give a worker that drains work again.
 
-        It goes on as if nothing had been asked of it. One that has left is not there any more: 404. One that is being stopped leaves all
+        It goes on as before the request. One that has left is not there any more: 404. One that is being stopped leaves all
         the same.
         """
         worker = await self._calls.workers.undrain(request.path_params["name"])
@@ -254,7 +254,7 @@ def _full_depots(workers: Sequence[WorkerView]) -> Iterator[str]:
     """One sentence on the workers whose results wait for the depot, if they take no jobs because of that."""
     full = [worker.name for worker in workers if worker.depot is not None and worker.depot.full]
     if full:
-        # Not why: that names addresses, and whoever looks whether the service lives needs no key.
+        # Not why: that names addresses, and probes of the service need no key.
         names = ", ".join(full[:5]) + (" and others" if len(full) > 5 else "")
         yield f"results wait to be put into the depot, and so no new job is taken by {names}; GET /v1/workers says why"
 

@@ -20,7 +20,7 @@ from http_edge.jobs.service import JobService
 
 _TAG = Tag("Usage", "What was used of the pool.")
 
-#: Days of an answer whose request does not say which, today's included.
+#: Days of an answer whose request names none, today's included.
 _DAYS = 30
 _LAST = day_of("9999-12-31")
 

@@ -47,7 +47,7 @@ def _video_routes(parts: Parts) -> list[EdgeRoute]:
 FAMILY = Family(
     name="openai",
     prefixes=("/v1/videos", "/v1/images", "/v1/models"),
-    # The native body, which has `error` and `detail` both; as plain JSON, which every client of this family looks into.
+    # The native body, which has `error` and `detail` both; as plain JSON, which every client of this family reads.
     render=problem,
     body=Problem,
     # Its bad values are 400.

@@ -52,7 +52,7 @@ _SILENT = (
     "task_type",
 )
 
-#: Values that ask for nothing in particular.
+#: Values that request nothing in particular.
 UNSET_VALUES = (None, "", False, 0, "false", "False", "0", "auto", "none", "None", "null")
 
 #: Where an image may be, the first that is there counting.
@@ -129,7 +129,7 @@ def _one_seed(known: dict[str, Any]) -> list[str]:
 
 
 def _odd_resolution(known: dict[str, Any]) -> list[str]:
-    """In those servers it is also the number of pixels of a side, or a word: only a size is one here."""
+    """In those servers it is also the number of pixels of a side, or a name: only a size is one here."""
     value = known.get("resolution")
     if value is None or (isinstance(value, str) and "x" in value.lower()):
         return []

@@ -2,7 +2,7 @@
 
 OpenAI's SDKs name models that no self-hosted service has, and a handful of sizes and lengths. Their users must get a picture or a video:
 
-- A model name that is none here is served by the only model that can make what is asked for (setting `unknown_model`), with a warning.
+- A model name that is none here is served by the only model that can make what is requested (setting `unknown_model`), with a warning.
 - A `size` that the model cannot draw becomes one of that shape near the model's usual number of pixels, at which it draws best, with a
   warning. Explicit `width` and `height` are errors.
 - `seconds` beyond what the model can make becomes the longest clip it can, with a warning. An explicit `num_frames` is an error.

@@ -39,7 +39,7 @@ _LOOK_S = 0.25
 
 
 class DrawingStream(StreamingResponse):
-    """The events of one image job. `word` is `image_generation` or `image_edit`."""
+    """The events of one image job. `prefix`, of their types, is `image_generation` or `image_edit`."""
 
     def __init__(self, calls: JobService, pictures: Pictures, job: Job, how: Presentation, prefix: str) -> None:
         super().__init__(self._events(), media_type="text/event-stream", headers=STREAM_HEADERS)

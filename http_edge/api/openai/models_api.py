@@ -19,7 +19,7 @@ from http_edge.http.operation import BROKER, Answer, Param, Tag, again, operatio
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.service import JobService
 
-#: A list of models is asked for by people; the pool does not change faster than workers beat.
+#: A list of models is requested by people; the pool does not change faster than workers beat.
 _FRESH_S = 1.0
 
 _OUTPUTS: tuple[MediaKind, ...] = ("video", "image")
@@ -35,11 +35,11 @@ class ModelsApi:
 
     def __init__(self, calls: JobService) -> None:
         self._calls = calls
-        #: Nobody knows when a model was made; clients sort by it.
+        #: The time is not known; clients sort by it.
         self._created = int(time.time())
 
     def routes(self) -> list[EdgeRoute]:
-        """The routes; the short ones are those that SGLang's clients ask for."""
+        """The routes; the short ones are those that SGLang's clients request."""
         return [
             route("/v1/models", GET=self.index),
             route("/models", GET=again(self.index, "listModelsAlias")),

@@ -29,7 +29,7 @@ from http_edge.media.thumbnails import FORMATS, Format, Thumbnails, as_format
 
 _MEDIA: dict[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
-#: OpenAI's models that answered with links where a request did not say how.
+#: OpenAI's models that answered with links where a request did not choose.
 _LINKING_MODELS = ("dall-e-2", "dall-e-3")
 
 
@@ -102,7 +102,7 @@ class Pictures:
         self._derived = derived
 
     async def response(self, request: Request, job: Job, how: Presentation) -> Response:
-        """The answer to a request that did not ask for a stream. Raises `EdgeError`."""
+        """The answer to a request that did not request a stream. Raises `EdgeError`."""
         artefacts = _artefacts(job)
         revised = job.spec.enhanced_prompt if job.spec else None
         if how.response_format == "file":

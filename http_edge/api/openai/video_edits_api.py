@@ -33,7 +33,7 @@ from http_edge.media.artefacts import find_artefact
 from http_edge.media.image_inputs import Picture
 from http_edge.media.thumbnails import Thumbnails
 
-#: Fields of a request that a spec answers as they were asked for, but those that a remix brings or that were for the first client.
+#: Fields of a request that a spec answers as they were requested, but those that a remix brings or that were for the first client.
 _CARRIED = tuple(
     name
     for name in Generation.__struct_fields__
@@ -104,7 +104,7 @@ class VideoEditsApi:
     async def extend(self, request: Request) -> Response:
         """Go on from a finished video.
 
-        A model that takes a `start_video` sees its motion; any other that draws from an image begins with its last frame.
+        A model that takes a `start_video` continues its motion; any other that draws from an image begins with its last frame.
         """
         async with await read_fields(request) as fields:
             values = flattened(fields)
@@ -275,7 +275,7 @@ def _continued(
 
 
 def _same(spec: JobSpec, prompt: str) -> Generation:
-    """Build the request for the same video with another prompt: all that is asked for of its spec, and its media by name."""
+    """Build the request for the same video with another prompt: all that is requested of its spec, and its media by name."""
     kept = {name: _requested_loras(value) for name in _CARRIED if (value := getattr(spec, name)) not in (None, "")}
     inputs: dict[str, Any] = {role: tuple(Path(path).name for path in paths) for role, paths in spec.inputs.items()}
     return Generation(prompt=prompt, **kept, **inputs)

@@ -116,7 +116,7 @@ class VideosApi:
     async def retrieve(self, request: Request) -> Response:
         """One video.
 
-        `openai-poll-after-ms` says when to ask again. A failed one is 200 too.
+        `openai-poll-after-ms` is the time until the next poll. A failed one is 200 too.
         """
         prefer = read_prefer(request)
         job = await awaited(self._calls, prefer, await self._videos.find(request.path_params["id"]))
@@ -146,7 +146,7 @@ class VideosApi:
         reader = Reader(request.query_params, place="query")
         order = reader.choice("order", ("asc", "desc")) or "desc"
         limit = reader.integer("limit", 0, _MAX_LISTED)
-        # The SDKs' iterators end at an empty page, whatever `has_more` says.
+        # The SDKs' iterators end at an empty page, whatever `has_more` is.
         found = await self._calls.jobs.search(
             limit=_DEFAULT_LISTED if limit is None else limit,
             after=reader.text("after", max_chars=64) or "",

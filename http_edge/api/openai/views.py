@@ -21,12 +21,12 @@ from http_edge.media.artefacts import file_name
 VIDEO_ORIGIN = "openai-videos"
 IMAGE_ORIGIN = "openai-images"
 
-#: What may ask for the next poll, and what does when nothing is known of the end: milliseconds.
+#: What may request the next poll, and what does when nothing is known of the end: milliseconds.
 _POLL_LEAST_MS, _POLL_MOST_MS, _POLL_MS = 100, 5_000, 500
 #: SDKs keep the first answer's interval for the whole wait, so it is a small part of what is left.
 _POLLS = 10
 
-#: Codes of failures by which nobody else than the client can change anything keep their own word.
+#: Codes of failures that only the client can mend keep their own name.
 _CANCELLED = "cancelled"
 
 
@@ -153,7 +153,7 @@ def _show_settings(video: schema.Video, spec: JobSpec, made: Artefact | None) ->
 
 
 def _seconds(job: Job) -> str:
-    """Return the seconds asked for, unless the model could not; the clip's own length where none were."""
+    """Return the seconds requested, unless the model could not; the clip's own length where none were."""
     requested = _echo(job, "seconds")
     if requested or job.spec is None:
         return requested or "0"
@@ -172,5 +172,5 @@ def _echo(job: Job, name: str) -> str:
 
 
 def _header(text: str) -> str:
-    """A client's word as a header may carry it."""
+    """A client's text as a header may carry it."""
     return "".join(letter if " " <= letter <= "~" else "?" for letter in text)

@@ -25,7 +25,7 @@ _ERRORS: dict[Fault, Kind] = {"input": "unsupported", "time": "wait_timeout", "s
 
 
 async def drawn(calls: JobService, request: Request, job: Job, timeout_s: float) -> Job:
-    """The job, succeeded. Raises `EdgeError` saying how else it ended, and `ClientGone` when the client left: it is cancelled then."""
+    """The job, succeeded. Raises `EdgeError` with how else it ended, and `ClientGone` when the client left: it is cancelled then."""
     is_over = False
     try:
         is_over = await while_present(request, calls.follower.wait_final([job.id], timeout_s))
@@ -45,7 +45,7 @@ async def drawn(calls: JobService, request: Request, job: Job, timeout_s: float)
 
 
 async def cancel_quietly(calls: JobService, job_id: str) -> None:
-    """Cancel, whatever happens to this request meanwhile; but not what its client can ask for again, by its idempotency key."""
+    """Cancel, whatever happens to this request meanwhile; but not what its client can request again, by its idempotency key."""
     if current().job_key:
         return
     with anyio.move_on_after(CANCEL_WAIT_S, shield=True), contextlib.suppress(EdgeError):
