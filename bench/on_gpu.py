@@ -1,7 +1,7 @@
 """All that only a GPU can show, in order of worth, for a machine that is there for minutes: `python -m bench.on_gpu [--out FILE]`.
 
-Each section is a process with a limit of its own; what it had said by then is kept. A section that no longer fits into the time that is
-left is skipped, and reported. `--device cpu` goes through the same list with tiny shapes, to see that it runs.
+Each section is a process with a limit of its own; its output by then is kept. A section that no longer fits into the time that is
+left is skipped, and reported. `--device cpu` goes through the same list with tiny shapes, to check that it runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Many simulated workers in one thread: each holds its job for a while, so that the broker meets a pool of that size at work.
 
-The sockets' descriptors are in one epoll, since asking a thousand sockets each time would cost more than the broker takes. A ZeroMQ
+The sockets' descriptors are in one epoll, since polling a thousand sockets each time would cost more than the broker takes. A ZeroMQ
 descriptor signals changes only, so a socket is read dry after each signal and after each send.
 """
 
@@ -23,7 +23,7 @@ _WAIT_S = 0.005
 
 
 class CrowdWorker(SimWorker):
-    """Holds each job until it is asked to finish it; `idle_at` is when it last said that it has room."""
+    """Holds each job until `finish` is called; `idle_at` is when it last reported that it has room."""
 
     idle_at = 0.0
     run: m.Run | None = None
@@ -85,7 +85,7 @@ class WorkerCrowd:
         end = time.monotonic() + seconds
         look_at = 0.0
         while (now := time.monotonic()) < end:
-            if now >= look_at:  # it asks all workers, which would cost more than to serve them
+            if now >= look_at:  # it walks all workers, which would cost more than to serve them
                 if done():
                     break
                 look_at = now + _LOOK_S

@@ -76,7 +76,7 @@ class Driver:
     """The client and the simulated workers, in one thread."""
 
     def __init__(self, process: BrokerProcess, workers: int, credit: int, body: bytes, run: str = "") -> None:
-        """`run` tells the jobs of several drivers on one broker apart."""
+        """`run` distinguishes the jobs of several drivers on one broker."""
         self.jobs = Jobs(f"bench-{run}-" if run else "bench-")
         self._process = process
         self._body = body
@@ -133,7 +133,7 @@ class Driver:
         self.pump(lambda: not own.unanswered)
 
     def queue(self, jobs: int, window: int = 256) -> None:
-        """Submit `jobs` jobs that nobody takes, at most `window` unanswered; return when all are accepted."""
+        """Submit `jobs` jobs that no worker takes, at most `window` unanswered; return when all are accepted."""
         last = self.jobs.submitted + jobs
         while self.jobs.submitted < last:
             self._submit(min(window - len(self.jobs.unanswered), last - self.jobs.submitted))

@@ -49,7 +49,7 @@ def connect(port: int) -> socket.socket:
 
 
 def flood(port: int, path: str, connections: int, seconds: float) -> int:
-    """Answers within `seconds`, each connection asking again as soon as it is answered. Raises `BenchError`."""
+    """Answers within `seconds`, each connection sending again as soon as it is answered. Raises `BenchError`."""
     message = request(path)
     with contextlib.ExitStack() as stack:
         epoll = select.epoll()

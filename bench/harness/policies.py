@@ -1,6 +1,6 @@
 """Other ways to spread jobs over workers, simulated: what a pool of servers behind a balancer, or a polling script, would do.
 
-Each takes jobs as (arrival, length) pairs in order of arrival, in seconds, and returns each job's start. All know nothing of lengths.
+Each takes jobs as (arrival, length) pairs in order of arrival, in seconds, and returns each job's start. None uses lengths.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def least_connections(jobs: Sequence[Job], workers: int) -> list[float]:
 
 
 def polling(jobs: Sequence[Job], workers: int, period_s: float = 5.0) -> list[float]:
-    """One client with all jobs asks the servers whether one is idle, in order of arrival; when none is, it sleeps `period_s`."""
+    """One client with all jobs polls the servers for an idle one, in order of arrival; when none is, it sleeps `period_s`."""
     free = [0.0] * workers
     clock = 0.0
     starts = []
@@ -78,7 +78,7 @@ def first_come(jobs: Sequence[Job], workers: int) -> list[float]:
 
 
 def shortest_left(jobs: Sequence[Job], workers: int) -> list[float]:
-    """Each job's end when those with the least left always run, whatever ran before, and parking costs nothing. It knows all lengths."""
+    """Each job's end when those with the least left always run, whatever ran before, and parking costs nothing. It uses all lengths."""
     ends = [0.0] * len(jobs)
     live: list[tuple[float, int]] = []
     now, arrived = 0.0, 0

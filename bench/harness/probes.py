@@ -1,7 +1,7 @@
-"""Workers in a process of their own, by which a measurement of many sees what one worker sees.
+"""Workers in a process of their own, by which a measurement of many has the view of one worker.
 
 One thread that plays thousands of workers reads each of them late. A few beside it, alone in their process, are read at once: how long
-they wait from a result to the next job is the broker's own part, and what their process itself was late by is said beside it.
+they wait from a result to the next job is the broker's own part, and what their process itself was late by is reported beside it.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ _PORTS = range(20_000, 32_000)
 
 
 def free_port() -> int:
-    """A TCP port that no process has now, nor the one after it, drawn from those that the system gives to nobody by itself."""
+    """A TCP port that no process has now, nor the one after it, drawn from those that the system never assigns by itself."""
     while True:
         port = random.SystemRandom().choice(_PORTS)
         with socket.socket() as probe, socket.socket() as after, contextlib.suppress(OSError):
@@ -54,7 +54,7 @@ def clean_environ(**more: str) -> dict[str, str]:
 
 
 def run_child(module: str, order: Struct, *, takes_s: float = 0.0) -> bytes | None:
-    """Give `python -m MODULE` an order as JSON; its answer, None when it failed and has said why.
+    """Give `python -m MODULE` an order as JSON; its answer, None when it failed and has printed why.
 
     `takes_s`: how long it is to do something by this order; it may take `_CHILD_S` beside that.
     """
@@ -146,7 +146,7 @@ class Process(subprocess.Popen[bytes]):
     # ------------------------------------------------------------ looking
 
     def queued_s(self) -> float:
-        """Seconds for which its first thread could have run and had no processor; 0 where the system does not say."""
+        """Seconds for which its first thread could have run and had no processor; 0 where the system gives none."""
         try:
             return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
         except (OSError, IndexError, ValueError):

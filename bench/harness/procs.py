@@ -34,7 +34,7 @@ def temporary_home(directory: str) -> Iterator[Path]:
 
 
 def cores() -> list[int]:
-    """The cores this process may use; empty where the system cannot say."""
+    """The cores this process may use; empty where the system gives none."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 

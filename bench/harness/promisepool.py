@@ -23,15 +23,15 @@ from broker.wire.jobspec import Result
 
 #: Units of one second of work: steps x latent tokens of a large model.
 UNITS_A_SECOND = 1e4
-#: Denoising steps of a job, unless its order says otherwise: that of a job of four minutes takes six seconds.
+#: Denoising steps of a job, unless its order has others: that of a job of four minutes takes six seconds.
 STEPS = 40
 
 
 class Delays(Struct, frozen=True, kw_only=True):
     """What takes time on a worker beside steps, seconds."""
 
-    #: From the end of a step to the worker's word that the job is out, and from its next start to its next step: a checkpoint of some ten
-    #: megabytes is written and read in far less. An engine that has drawn the job before still has what its prompt gave
+    #: From the end of a step to the worker's message that the job is out, and from its next start to its next step: a checkpoint of some
+    #: ten megabytes is written and read in far less. An engine that has drawn the job before still has what its prompt gave
     #: (`workers.engine.prompts` keeps some sixty of them in memory); another one encodes it again.
     checkpoint_s: float = 0.2
     resume_s: float = 0.2
@@ -39,7 +39,7 @@ class Delays(Struct, frozen=True, kw_only=True):
     #: Before the first step, and after the last, of every job.
     before_s: float = 0.0
     after_s: float = 0.0
-    #: An agent tells of a step when it sees it, but not sooner after it last told of something.
+    #: An agent reports a step when it reads it, but not sooner after its last report.
     seen_s: float = 0.05
     beat_gap_s: float = 0.25
 
@@ -128,7 +128,7 @@ class PromisePool:
         self._orders = orders
         self._confidence = confidence
         self._resumes = resumes
-        #: Without either nobody asks how far a job is.
+        #: Without either the progress of a job is not read.
         self._reports_steps = policy.preempt
         self._delays = delays or Delays()
         self._events: list[tuple[float, int, Happening, Any]] = []
@@ -224,7 +224,7 @@ class PromisePool:
         return run.kept
 
     def _kept(self, attempt: PoolAttempt, now: float) -> int:
-        """The steps that its worker says are in a checkpoint."""
+        """The steps that are in a checkpoint by its worker's report."""
         return 0
 
     def _beat_later(self, peer: bytes, attempt: PoolAttempt, now: float) -> None:

@@ -87,7 +87,7 @@ class RescuePool(PromisePool):
     # ------------------------------------------------------------ checkpoints
 
     def _first(self, run: m.Run) -> int:
-        # An engine looks into the directory of its job, whatever the broker has heard.
+        # An engine looks into the directory of its job, whatever was reported to the broker.
         return max(run.kept, self._on_disk[int(run.job_id[1:])])
 
     def _kept(self, attempt: PoolAttempt, now: float) -> int:
@@ -147,7 +147,7 @@ class RescuePool(PromisePool):
         peer = f"worker-{number}".encode()
         del self._gone[peer]
         self._boots[number] += 1
-        # It tells of its room when its model is loaded.
+        # It reports its room when its model is loaded.
         hello = replace(worker_hello(number, resumes=self._resumes), boot=str(self._boots[number]), free=0)
         self._receive(peer, hello, now)
         self._receive(peer, m.Heartbeat(seen=0, free=1, model=MODEL, engine="ready"), now)

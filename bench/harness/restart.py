@@ -40,7 +40,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class Tally:
-    """Counts of the jobs as client and workers have heard of them, over both lives of the broker."""
+    """Counts of the jobs as client and workers were sent them, over both lives of the broker."""
 
     def __init__(self) -> None:
         self.accepted = 0
@@ -122,7 +122,7 @@ class Crash:
             self._context.term()
 
     def _queue(self) -> None:
-        """All jobs accepted, none given out: no worker has said hello."""
+        """All jobs accepted, none given out: no worker has registered."""
         for number in range(self._jobs):
             submit = m.Submit(
                 req=number + 1, job_id=f"job-{number}", submission=m.Submission(model=MODEL, units=1.0), body=self._body

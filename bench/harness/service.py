@@ -79,7 +79,7 @@ class Service:
         raise BenchError(f"no {workers} idle workers after {READY_S:.0f} s: {self.last_lines()}")
 
     async def answers(self) -> None:
-        """Return once the edge says that a job could run. Raises `BenchError`."""
+        """Return once the edge reports that a job could run. Raises `BenchError`."""
         give_up = time.monotonic() + READY_S
         async with httpx.AsyncClient(base_url=self.url, timeout=5, trust_env=False) as client:
             while time.monotonic() < give_up:

@@ -1,4 +1,4 @@
-"""A simulated worker: speaks the agent's side of the protocol over one DEALER and finishes every job at once.
+"""A simulated worker: runs the agent's side of the protocol over one DEALER and finishes every job at once.
 
 It keeps the agent's rules: `Hello` after each probe and `Identify`, a heartbeat each second with the absolute room and all it holds,
 results resent until acknowledged. Runs in its driver's thread; the driver polls `socket` and calls `handle`.
@@ -64,7 +64,7 @@ class SimWorker:
         self._seen = 0
         #: Results not yet acknowledged: job id -> (result, when it was sent).
         self._unacked: dict[str, tuple[m.Finished, float]] = {}
-        #: When the next heartbeat is due, monotonic. Its place in the second stays: whoever plays many draws it, as agents do.
+        #: When the next heartbeat is due, monotonic. Its place in the second stays: the simulator of many draws it, as agents do.
         self.next_beat = 0.0
 
     @property
@@ -114,7 +114,7 @@ class SimWorker:
                 self._send(result)
 
     def leave(self) -> None:
-        """Say goodbye: else the broker would give this worker jobs until its silence is noticed, seconds later."""
+        """Send a `Goodbye`: else the broker would give this worker jobs until its silence is noticed, seconds later."""
         self._send(m.Goodbye())
 
     def _work(self, run: m.Run) -> None:
@@ -136,5 +136,5 @@ class SimWorker:
             self.socket.send(codec.encode(message), zmq.NOBLOCK)
             self.messages += 1
         except zmq.Again:
-            # No connection, or a full one: the next heartbeat says all of it again.
+            # No connection, or a full one: the next heartbeat repeats all of it.
             pass

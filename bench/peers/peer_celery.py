@@ -38,7 +38,7 @@ _notifiers: list[DoneNotifier] = []
 
 @app.task(name="bench.job")  # type: ignore[untyped-decorator]
 def job(number: int, seconds: float, payload: str) -> None:
-    """Take that long, and say so."""
+    """Take that long, and report it."""
     if not _notifiers:
         _notifiers.append(DoneNotifier())
     _notifiers[0].run(number, seconds)

@@ -106,7 +106,7 @@ def _submit_of(number: int, seconds: float, body: bytes) -> m.Submit:
 
 
 def job_name(number: int, seconds: float) -> str:
-    """A job's id, by which its worker knows what to do."""
+    """A job's id, from which its worker reads what to do."""
     return f"job-{number}-{round(seconds * 1000)}"
 
 

@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from bench.peers.peerkit import BARE, PAYLOAD_BYTES, WORKERS, Done, DoneNotifier, PeerAdapter, worker_cores
 from bench.report.errors import BenchError
 
-#: Calls under way at once. More of them make it slower: each asks the replicas for their queue lengths again and again.
+#: Calls under way at once. More of them make it slower: each polls the replicas for their queue lengths.
 _WINDOW = 2 * WORKERS
 _STORE_BYTES = 100 * 2**20
 _CALL_S = 60.0
@@ -130,11 +130,11 @@ class RayAdapter(PeerAdapter):
             return f"the call fails ({type(error).__name__}), and nothing runs it again"
         return ""
 
-    # `close` is the base's: the cluster's own shutdown takes ten seconds, and whoever started this process kills all below it.
+    # `close` is the base's: the cluster's own shutdown takes ten seconds, and the parent of this process kills all below it.
 
 
 def call(address: str, begin: int, stop: int) -> None:
-    """Hand in calls, say so, wait to be killed."""
+    """Hand in calls, report it, wait to be killed."""
     ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level="error")
     handle: Any = serve.get_app_handle(_NAMESPACE)
     payload = b"x" * PAYLOAD_BYTES

@@ -1,7 +1,7 @@
-"""Common equipment of the peers: the same payload, worker processes on one core, driver and server on another, one way of saying "done".
+"""Common equipment of the peers: the same payload, worker processes on one core, driver and server on another, one report of "done".
 
 A worker reports to the driver by a datagram that it starts a job and that it has done it, with its pid and CLOCK_MONOTONIC; nothing of a
-peer's own result store is in the figures. Ours says "done" only once its result is committed.
+peer's own result store is in the figures. Ours reports "done" only once its result is committed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bench.report.errors import BenchError
 
 WORKERS = 4
 PAYLOAD_BYTES = 600
-#: A job's seconds: nothing to do and no word of its start, so that the rate is that of the queue and not of datagrams.
+#: A job's seconds: nothing to do and no report of its start, so that the rate is that of the queue and not of datagrams.
 BARE = -1.0
 #: Path of the driver's datagram socket, for the workers.
 DONE_VARIABLE = "BENCH_DONE_SOCKET"
@@ -102,7 +102,7 @@ class DoneNotifier:
     """The worker's end of `Done`."""
 
     def __init__(self, path: str = "") -> None:
-        """`path`: the driver's socket, if the environment does not say it."""
+        """`path`: the driver's socket, if the environment does not have it."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.connect(path or os.environ[DONE_VARIABLE])
 
@@ -178,7 +178,7 @@ class PeerAdapter(ABC):
         os.kill(pid, signal.SIGKILL)
 
     def given_up(self, number: int) -> str:
-        """Return the reason why this job will not be started again, as far as the peer says so; "" when it may be."""
+        """Return the reason why this job will not be started again, as far as the peer reports it; "" when it may be."""
         return ""
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ from bench.peers.peerkit import MARK_VARIABLE, WORKERS, Done, PeerAdapter, Unava
 from bench.peers.scenarios import SLOTS, Crash, Latency, Rate, Sizes, Survival, Waits
 from bench.report.errors import BenchError
 
-#: The longest that a part may take beside what its sizes say, its servers' start included; a repeat of part a may take this much more.
+#: The longest that a part may take beside the time of its sizes, its servers' start included; a repeat of part a may take this much more.
 _LIMIT_S, _REPEAT_S = 90.0, 30.0
 #: Parts that share an adapter: c needs other workers, e none at first. They are made in this order.
 GROUPS = ("ab", "c", "d", "e")

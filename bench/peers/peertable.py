@@ -79,7 +79,7 @@ class Row(Struct, frozen=True, kw_only=True):
 
 
 def report_of(rows: Sequence[Row], flush: Flush, plan: Struct, notes: Sequence[str]) -> Report:
-    """All rows, the ratios, and what to know of them."""
+    """All rows, the ratios, and notes on them."""
     ours = next((row for row in rows if row.peer == OURS), None)
     metrics = [metric for row in rows for metric in _figures(row, ours)]
     rates = {row.name.replace(", ", "\n"): row.per_s for row in rows if row.per_s}

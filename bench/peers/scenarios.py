@@ -1,4 +1,4 @@
-"""The five runs that every peer goes through, over its `PeerAdapter`; what each says is a small struct.
+"""The five runs that every peer goes through, over its `PeerAdapter`; the result of each is a small struct.
 
 a: many no-ops at once, timed to the last finish. b: one job at a time. c: Poisson arrivals of short sleeps. d: `kill -9` of a worker in
 the middle of a job. e: `kill -9` of the queue with acknowledged jobs that no worker has taken.
@@ -57,7 +57,7 @@ class Rate(Struct, frozen=True, kw_only=True):
 
 
 class Latency(Struct, frozen=True, kw_only=True):
-    """Run b, seconds since the submit: to the job's start, and to its end as the worker sees it."""
+    """Run b, seconds since the submit: to the job's start, and to its end by the worker's clock."""
 
     start: Summary
     end: Summary

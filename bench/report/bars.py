@@ -1,4 +1,4 @@
-"""The numbers that docs/architecture.md says to hold, each beside what was measured. Nothing is explained here."""
+"""The numbers to hold of docs/architecture.md, each beside what was measured. Nothing is explained here."""
 
 from __future__ import annotations
 

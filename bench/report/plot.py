@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from bench.report.report import Panel, Report
 from bench.report.stats import percentile
 
-#: Points of a drawn distribution: more cannot be told apart on paper.
+#: Points of a drawn distribution: more cannot be distinguished on paper.
 _POINTS = 400
 _INCHES = (5.5, 4.0)
 #: Names of bars longer than this would overlap side by side: such bars lie.

@@ -63,7 +63,7 @@ class Report(Struct, frozen=True, kw_only=True):
     repeats: list[dict[str, float]] = msgspec.field(default_factory=list)
     panels: list[Panel] = msgspec.field(default_factory=list)
     grid: Grid | None = None
-    #: What a reader must know before quoting a figure.
+    #: Notes to be read before quoting a figure.
     warnings: list[str] = msgspec.field(default_factory=list)
 
 

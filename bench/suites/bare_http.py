@@ -1,6 +1,6 @@
 """The ceiling of HTTP here: one Starlette application that does nothing, served as the edge is.
 
-Run as `python -m bench.suites.bare_http --port N --bytes N`. `/status` answers JSON of the given size; `/events` is a stream that tells
+Run as `python -m bench.suites.bare_http --port N --bytes N`. `/status` answers JSON of the given size; `/events` is a stream that sends
 every change of one counter, which `POST /step` raises.
 """
 

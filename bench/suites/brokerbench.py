@@ -37,7 +37,7 @@ COUNT_WAIT_S = 8.0
 class BrokerPlan(Struct, frozen=True, kw_only=True):
     """What to measure.
 
-    A real worker holds one job; 4 workers with credit 16 ask as much of the broker as 64 real ones.
+    A real worker holds one job; 4 workers with credit 16 cost the broker as much as 64 real ones.
     """
 
     workers: Annotated[int, Meta(description="simulated workers", ge=1, le=1_000)] = 4
@@ -238,7 +238,7 @@ def report_of(
     points: list[sweep.Point],
     echoes: dict[str, Echo],
 ) -> Report:
-    """Medians of the repeats, with what a reader must know."""
+    """Medians of the repeats, with notes."""
     repeats = [figures(measured, plan.jobs) for measured in rounds]
     middle = {key: median([repeat[key] for repeat in repeats]) for key in repeats[0] if all(key in r for r in repeats)}
     notes = {

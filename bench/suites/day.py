@@ -1,7 +1,7 @@
 """A day of a large pool in minutes: the real core and journal, a million jobs, machines that die, a broker that is killed.
 
 Pictures, clips and films come in the shares of `MIX`, more of them at noon than at midnight, so that at noon more comes than the pool can
-do; how long a job takes is stretched to the load that is requested. At the end the journal itself is asked what became of every job.
+do; how long a job takes is stretched to the load that is requested. At the end the state of every job is read from the journal itself.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class DayPlan(Struct, frozen=True, kw_only=True):
 
 
 class Ended(Struct, frozen=True, kw_only=True):
-    """The journal's last word: jobs by state, its size, and processor time of the broker's part and of the whole, seconds."""
+    """Totals of the journal at the end: jobs by state, its size, and processor time of the broker's part and of the whole, seconds."""
 
     states: dict[str, int]
     journal_bytes: int

@@ -91,7 +91,8 @@ class DayBroker:
     """All lives of the broker on one journal."""
 
     def __init__(self, path: Path, outcome: Outcome) -> None:
-        # Heartbeats that change nothing are left out, so that silence says nothing here: workers that die say so when their leases end.
+        # Heartbeats that change nothing are left out, so that silence has no meaning here: workers that die are reported when their leases
+        # end.
         self._policy = Policy(queue_limit=10_000_000, suspect_after_s=1e9, lost_after_s=2e9)
         self._path = path
         self._outcome = outcome
@@ -141,7 +142,7 @@ class DayBroker:
             self._carry_out(self._core.tick(due), due - _START)
 
     def end_pass(self, now: float) -> list[Send]:
-        """Commit; what may be said from now on."""
+        """Commit; returns the messages that may be sent from now on."""
         if not self.up:
             return []
         tidy = now >= self._tidy_at

@@ -1,7 +1,7 @@
-"""The workers and clients of a simulated day: each is a few numbers, and says to the broker what a real one would.
+"""The workers and clients of a simulated day: each is a few numbers, and sends the broker what a real one would.
 
-Machines die without a word and come back with nothing in memory. After a broker was killed, each worker says what it holds and repeats what
-was not acknowledged; clients ask again for what was not answered. A worker that died reports that itself, when its lease ends.
+Machines die without a message and come back with nothing in memory. After a broker was killed, each worker reports what it holds and
+repeats what was not acknowledged; clients send again what was not answered. A worker that died reports that itself, when its lease ends.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Clients:
             self._unanswered.pop(message.req, None)
 
     def repeat(self, message: m.Message, back_at: float) -> None:
-        """Ask again for what was lost with a broker, once the next one is there."""
+        """Send again what was lost with a broker, once the next one is there."""
         if isinstance(message, m.Submit | m.CancelJob):
             self._clock.at(back_at + self._rng.uniform(0.05, 1.0), self._send_again, message.req)
 
@@ -112,7 +112,7 @@ class _Attempt(Struct):
 
 
 class _Worker(Struct):
-    """What a worker knows of itself."""
+    """A worker's state."""
 
     name: str
     peer: bytes
@@ -190,7 +190,7 @@ class Workers:
         self._hello(worker, now)
 
     def _hello(self, worker: _Worker, now: float) -> None:
-        """Say what it has to a broker that does not know it, and what was not acknowledged."""
+        """Register with a broker, with what it holds and what was not acknowledged."""
         if not worker.alive:
             return
         holding, boot = self._holding(worker, now), f"b{worker.boot}"

@@ -154,7 +154,7 @@ async def _serve(plan: EnginePlan, service: Service) -> tuple[list[JobSpec], Ser
 
 
 def prompts() -> Iterator[str]:
-    """All different, in words that the demo model knows."""
+    """All different, in words of the demo model's vocabulary."""
     for take in itertools.count(1):
         for colour, shape in itertools.product(("red", "blue", "green", "yellow"), ("circle", "square", "star")):
             yield f"a {colour} {shape} moving right on a black background" + (f", take {take}" if take > 1 else "")

@@ -196,7 +196,7 @@ def measure(directory: Path, watched: bool) -> Footprint:
 
 
 def measure_steps(directory: Path, *, every: bool, follow: bool) -> StepCost:
-    """Count steps of a job before an edge that wants those of every job, of jobs that it follows, or of none."""
+    """Count steps of a job before an edge that streams those of every job, of jobs that it follows, or of none."""
     line = Line(directory, watched=False)
     try:
         line.run(line.jobs(_WARM_UP))

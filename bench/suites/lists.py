@@ -37,7 +37,7 @@ _BODY = encode_spec(
     JobSpec(model=MODEL, output="video", prompt="x" * 400, width=832, height=480, num_inference_steps=40, seed=1)
 )
 
-#: As routes ask: (what, fields of `ListJobs`). Most jobs match, few do, or none does.
+#: As routes send them: (name, fields of `ListJobs`). Most jobs match, few do, or none does.
 _LISTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("newest", {}),
     ("oldest", {"newest_first": False}),
@@ -177,7 +177,7 @@ def _end(n: int, job: Job) -> None:
 
 
 def measure(core: Core, journal: Journal, fields: dict[str, Any]) -> Cost:
-    """Ask until the list is whole."""
+    """Repeat until the list is whole."""
     alias = fields.get("alias")
     query: m.GetJob | m.ListJobs = (
         m.GetJob(req=1, origin="native", alias=alias) if alias else m.ListJobs(req=1, **fields)

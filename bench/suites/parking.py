@@ -30,10 +30,10 @@ class Order(Struct, frozen=True, kw_only=True):
 class Park(Struct, frozen=True, kw_only=True):
     """One job that was parked, and went on. Seconds, each part from the end of the one before.
 
-    From the word to the engine's answer: `step` (the one under way ends), `copied` (its state, to the host's memory), `written` (the file
-    has its name), `left` (the pipeline is left, and the answer sent). `flushed`: until the disk has the file, beside what follows. From the
-    next grant to the end of the first new step: `read` (up to the file's content in memory), `begun` (the pipeline has come to its loop),
-    `passed` (steps are passed over and the state is put back), `stepped`.
+    From the request to the engine's answer: `step` (the one under way ends), `copied` (its state, to the host's memory), `written` (the
+    file has its name), `left` (the pipeline is left, and the answer sent). `flushed`: until the disk has the file, beside what follows.
+    From the next grant to the end of the first new step: `read` (up to the file's content in memory), `begun` (the pipeline has come to its
+    loop), `passed` (steps are passed over and the state is put back), `stepped`.
     """
 
     kept: int

@@ -2,7 +2,7 @@
 
 Three experiments. All jobs at once: the makespan against its lower bound, max(total / workers, longest). Jobs one by one (Poisson): the
 mean wait. Both again with workers that die (`rescue`). Images, clips and videos in the shares of `MIX`; the core predicts their lengths
-with an error, the others know nothing of them.
+with an error, the others ignore them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MIX = ((0.80, 0.1, 0.4), (0.15, 15.0, 30.0), (0.05, 60.0, 240.0))
 OURS = "this broker"
 #: The same where running jobs make room for short ones, each for so much of its own time at most.
 MAKING_ROOM, PREEMPT_DELAY = "this broker, jobs make room", Policy().preempt_delay
-#: Finished jobs that the core has learned from then, as a job of which nothing is known makes room for nobody.
+#: Finished jobs that the core has learned from then, as a job without a prediction makes room for none.
 _TAUGHT = 60
 #: The makespan run is repeated with so many times the jobs: the last long job matters less.
 MORE = 5

@@ -1,9 +1,9 @@
 """Promised times in a busy pool: the real core on virtual time, with jobs that take longer or shorter than predicted.
 
-Short and long jobs of several tenants arrive one by one (Poisson). Some ask to be done within a time, and take the time that they are
-offered where that cannot be promised. By noise and load, for one queue first come first served, for this broker with every job run to its
-end, and with preemption: how many promises were kept, how many of those broken were announced in time, how long short and long jobs took
-relative to their time alone. What short jobs gain, long ones pay: the trade is measured over several draws, beside the best that any
+Short and long jobs of several tenants arrive one by one (Poisson). Some request a promise to be done within a time, and take the time that
+they are offered where that cannot be promised. By noise and load, for one queue first come first served, for this broker with every job run
+to its end, and with preemption: how many promises were kept, how many of those broken were announced in time, how long short and long jobs
+took relative to their time alone. What short jobs gain, long ones pay: the trade is measured over several draws, beside the best that any
 order could do for the short ones. Another experiment: tenants with as much work each, all of it there from the start, of which one requests
 a promise for every job and one has long jobs, which make room for the others'.
 """
@@ -36,7 +36,7 @@ POOL_DRAWS = 3
 PICTURE_POOLS = (2, 4, 8, 16)
 PICTURE_BARS = (4, 8, 16)
 PICTURES = "pictures among clips, "
-#: An order that knows every length beforehand lets short ones wait until they take so many times their length.
+#: An order that uses every length beforehand lets short ones wait until they take so many times their length.
 LATEST = (2.0, 3.0, 5.0)
 TO_END = "to the end"
 SHORT_FIRST = "short ones first, at once but for the step"
@@ -47,7 +47,7 @@ BAR_NOISE, BAR_LOAD = 0.2, 0.9
 SHORT = (2.0, 10.0)
 PICTURE = (2.0, 5.0)
 LONG = (60.0, 240.0)
-#: What is shorter than that is a short job, to orders that tell them apart.
+#: What is shorter than that is a short job, to orders that distinguish them.
 APART_S = (SHORT[1] + LONG[0]) / 2
 #: A job is requested within so many times its length, drawn evenly, and so many seconds more.
 WITHIN = (1.5, 8.0)
@@ -105,10 +105,10 @@ class Result(Struct, frozen=True):
     fifo: Figures
     to_end: Figures
     ours: Figures
-    #: What ours gave, and the share of what was requested that was given as asked.
+    #: What ours gave, and the share of what was requested that was given unchanged.
     promised: int
     as_asked: float
-    #: Promises broken without a word before the job was done, with and without preemption.
+    #: Promises that were broken and not reported before the job was done, with and without preemption.
     silent: int
     #: How often a job made room.
     parks: int
@@ -182,7 +182,7 @@ def _silent(outcome: Outcome) -> bool:
 
 
 def _figures(orders: Sequence[Order], ends: Sequence[float], promises: Sequence[Outcome]) -> Figures:
-    """`promises`: who gave them."""
+    """`promises`: the scheduler that gave them."""
     given = [(end, outcome.ready_by) for end, outcome in zip(ends, promises, strict=True) if outcome.ready_by]
     return Figures(
         kept=sum(end <= ready_by for end, ready_by in given) / max(1, len(given)),
@@ -230,7 +230,9 @@ def by_pool(plan: PromisesPlan, pools: Sequence[int] = POOLS) -> dict[str, Figur
 
 
 def trade_off(plan: PromisesPlan) -> dict[str, Figures]:
-    """Means over several draws at the bar's noise and load, by how much a job may be delayed; and what orders make of it that know all."""
+    """Means over several draws at the bar's noise and load, by how much a job may be delayed; and what orders make of it that use all
+    lengths.
+    """
     found: dict[str, list[Figures]] = {}
     for draw in range(plan.draws):
         drawn = structs.replace(plan, seed=plan.seed + draw)

@@ -24,7 +24,7 @@ PACE = Pace(0.35, 0.1)
 DELAYS = Delays(checkpoint_s=0.03, resume_s=0.3, resume_elsewhere_s=0.4, before_s=0.15, after_s=0.2)
 #: How far what a job takes is off.
 NOISE = 0.03
-#: What is longer is a long job, to an order that tells them apart.
+#: What is longer is a long job, to an order that distinguishes them.
 APART_S = (SHORT[1] + CLIP[0]) / 2
 
 

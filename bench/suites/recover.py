@@ -121,7 +121,7 @@ class Killer:
                     return
 
     async def _until(self, job_id: str, true: Callable[[str, int], bool]) -> None:
-        """Ask the broker until it is so: events may be lost when it dies."""
+        """Poll the broker until it is so: events may be lost when it dies."""
         begun = time.time()
         while True:
             with contextlib.suppress(BrokerError):

@@ -160,7 +160,7 @@ class Drawer:
         return await self._desk.submit(spec, self._card)
 
     async def view(self, job_id: str) -> m.JobView:
-        """The job as the broker knows it, asked until there is one to answer."""
+        """The broker's view of the job, polled until a broker answers."""
         give_up = time.monotonic() + _PATIENCE_S
         while time.monotonic() < give_up:
             with contextlib.suppress(BrokerError):
@@ -258,7 +258,7 @@ async def undisturbed(keeping: Drawer, plain: Drawer | None, pairs: int) -> Undi
 async def interrupted(
     drawer: Drawer, number: int, victim: str, seed: int, after_s: float, expected: Any
 ) -> Interrupted:
-    """Kill the victim so long after the job's start, and see what becomes of the job."""
+    """Kill the victim so long after the job's start, and record what becomes of the job."""
     job_id = await drawer.submit(seed)
     await drawer.reached(job_id, "running")
     view, shown = await drawer.watched(job_id, after_s)

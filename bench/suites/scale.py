@@ -26,7 +26,7 @@ from bench.report.report import Flush, Metric, Report, flush_of, progress
 from bench.report.stats import summarise
 
 BAR_MB, BAR_CORES, BAR_DISPATCH_MS = 500, 1.0, 10
-#: The workers say hello one after the other within this.
+#: The workers register one after the other within this.
 _JOIN_S = 60.0
 #: Mean seconds for which probes hold a job, at most: enough dispatches for a p99; and how much later than the others they may begin.
 _PROBE_HOLD_S, _PROBE_START_S = 0.5, 20.0
@@ -69,7 +69,7 @@ class Measured(Struct, frozen=True, kw_only=True):
     starved_share: float
     jobs_per_s: float
     joined: int
-    #: As the thread sees them that plays all workers; by probes, and what these were late by themselves.
+    #: Measured in the thread that simulates all workers; by probes, and what these were late by themselves.
     dispatches: list[float]
     probed: Probed | None
 

@@ -33,7 +33,7 @@ def sweep(process: BrokerProcess, jobs: int, window: int, workers: int, credit: 
     """Run them one after the other. Raises `BenchError`."""
     points = []
     for each_window, each_workers in plan_points(window, workers):
-        # A window of one waits for the disk twice a job: fewer of them say as much.
+        # A window of one waits for the disk twice a job: fewer of them suffice.
         count = jobs if each_window > 1 else max(1, jobs // 8)
         with contextlib.closing(
             Driver(process, each_workers, credit, body, run=f"{each_window}-{each_workers}")

@@ -2,7 +2,7 @@
 
 A real service with the fake engine. What is measured runs in a child (`scripts/page_watch.py`), which is a browser; this file keeps the
 queue busy meanwhile. Where the browser draws without a GPU, frames are the processor's, of which the service takes its share: then the work
-of the page's own thread is the figure that says more.
+of the page's own thread is the more telling figure.
 """
 
 from __future__ import annotations

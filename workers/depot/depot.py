@@ -8,7 +8,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-#: Whether what is being done is wanted no more.
+#: Whether the transfer is cancelled.
 Revoked = Callable[[], bool]
 
 
@@ -17,7 +17,7 @@ class NotNow(Exception):
 
 
 class Refused(NotNow):
-    """It is refused, however often it is asked."""
+    """It is refused, however often it is tried."""
 
 
 class InputGone(Exception):

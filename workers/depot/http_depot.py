@@ -1,7 +1,7 @@
 """An edge as depot: files are put there over HTTP, each with a signed request (`broker.depot.tokens`); inputs are fetched the same way.
 
 Calls block and belong to a thread of their own. What may pass by itself (an edge that is away, restarts, is full, has another clock) is
-`NotNow`, to be tried again; whether an attempt still counts is for the broker to say, so that a refusal of the edge is no end either.
+`NotNow`, to be tried again; whether an attempt still counts is for the broker to decide, so that a refusal of the edge is no end either.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class HttpDepot:
         """Put a file; `again`: it may be there already. Raises `NotNow`."""
         path = tokens.PREFIX + file.key
         signed = self._sign(size=file.size, sha256=file.sha256)
-        # A refusal may come while the bytes are being sent and break the connection off, its reason unread: so it is asked before.
+        # A refusal may come while the bytes are being sent and break the connection off, its reason unread: so it is checked before.
         if again and self._request("HEAD", path, signed) == 200:
             return
         with self._connection() as connection, open_regular(file.path) as opened:
@@ -107,7 +107,7 @@ class HttpDepot:
             response = connection.getresponse()
             if response.status != 200:
                 raise _no(response, key)
-            # What is in it bears a digest, which the engine looks at.
+            # What is in it bears a digest, which the engine checks.
             _keep(response, target, revoked, key)
 
     # ------------------------------------------------------------ requests
@@ -164,7 +164,7 @@ def _send_body(connection: http.client.HTTPConnection, body: BinaryIO, revoked: 
         try:
             connection.send(chunk)
         except OSError:
-            # The edge has refused it, and says why where that has arrived.
+            # The edge has refused it; the reason is read where it has arrived.
             return
 
 

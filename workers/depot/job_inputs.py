@@ -11,7 +11,7 @@ from broker.wire.jobspec import decode_spec, encode_spec
 
 
 def input_names(body: bytes) -> tuple[str, ...]:
-    """The file names of a spec's inputs, each once; none when the bytes are no spec, which the engine will say."""
+    """The file names of a spec's inputs, each once; none when the bytes are no spec, which the engine will report."""
     try:
         paths = decode_spec(body).input_paths()
     except ValueError:

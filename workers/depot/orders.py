@@ -66,7 +66,7 @@ class PutExtra(Struct, frozen=True, kw_only=True):
 
 
 class PutCheckpoints(Struct, frozen=True, kw_only=True):
-    """Put the newest checkpoint of each output of a job, if it can be put now: nobody waits for it.
+    """Put the newest checkpoint of each output of a job, if it can be put now: no caller waits for it.
 
     `budget_s`: the attempt is parked, and handed back when they are there; tried for so long. Done: `Outcome` of this fence.
     """
@@ -138,7 +138,7 @@ class Backlog:
         return min(self._waiting, key=lambda one: one.next_at, default=None)
 
     def hurry(self) -> None:
-        """Try all at once: there is a reason to believe that they will be done."""
+        """Try all at once: they are likely to succeed now."""
         for one in self._waiting:
             one.next_at = 0.0
 

@@ -1,5 +1,5 @@
 """Results and checkpoints in an object store, everything else at an edge: inputs are fetched there, drafts and previews are shown from
-there. Which checkpoints there are is for the edge to say: a worker's keys need not list the store."""
+there. The edge lists which checkpoints there are: a worker's keys need not list the store."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class S3Depot:
 
     def discard(self, job_id: str, fence: int) -> None:
         """Remove what was put of an attempt that does not count. Raises `NotNow`."""
-        # The edge knows whether it counts, and removes it from the store as well.
+        # The edge decides whether it counts, and removes it from the store as well.
         self._edge.discard(job_id, fence)
 
     def checkpoints(self, job_id: str, fence: int) -> list[str]:

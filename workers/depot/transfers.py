@@ -1,6 +1,6 @@
 """The thread that moves a worker's files to its depot and the inputs of its jobs to its machine, beside the engine's next job.
 
-`orders` says what is tried when. Outcomes are read from `take`, after `fileno` became readable.
+`orders` decides what is tried when. Outcomes are read from `take`, after `fileno` became readable.
 """
 
 from __future__ import annotations

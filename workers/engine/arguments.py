@@ -123,7 +123,7 @@ def steps_of_sizes(pipe: Any, steps: int) -> list[int] | None:
 
 
 def guidance_arguments(takes: Mapping[str, Any], spec: JobSpec) -> dict[str, Any]:
-    """Return the arguments that say how much guidance there is, for a call with these parameters."""
+    """Return the arguments of the guidance's strength, for a call with these parameters."""
     scale = spec.guidance_scale
     if "true_cfg_scale" not in takes:
         # The first frame of a clip gets the least guidance, the last the most (Stable Video Diffusion).

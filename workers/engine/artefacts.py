@@ -154,7 +154,7 @@ class Mp4Writer:
         self._stream.pix_fmt = self._file.pixel_format
         context = self._stream.codec_context
         if self._file.codec == "hevc":
-            context.codec_tag = "hvc1"  # Apple's players know no other
+            context.codec_tag = "hvc1"  # Apple's players play no other
         context.thread_count = _ENCODER_THREADS
         context.color_range = ColorRange.MPEG
         context.colorspace = Colorspace.ITU709

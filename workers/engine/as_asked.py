@@ -9,7 +9,7 @@ from workers.engine.errors import EngineError
 
 #: Rates are written as fractions: 23.976 becomes 24000/1001.
 _FPS_SHARE = 0.002
-#: An MP4 says how long a stream is in whole milliseconds.
+#: An MP4 has the length of a stream in whole milliseconds.
 _SOUND_S = 0.01
 
 

@@ -1,4 +1,4 @@
-"""The face of an engine: load a model, run a job, stop when asked. No torch here, so that the fake engine starts at once."""
+"""Interface of an engine: load a model, run a job, stop on request. No torch here, so that the fake engine starts at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Outcome: TypeAlias = "tuple[Artefact, ...] | Stage"
 class Stage(Struct, frozen=True):
     """Postprocess stage of a job, which may run on another thread while the next job is denoised.
 
-    `where` says what it needs: "host", nothing of the device; "device", memory there beside the next job's; "whole", the device for itself.
+    `where` is what it needs: "host", nothing of the device; "device", memory there beside the next job's; "whole", the device for itself.
     `run` does it, and may be called again if memory ran out. Raises as `Engine.generate` does.
     """
 
@@ -39,7 +39,7 @@ class Engine(Protocol):
     def generate(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
         """Draw `spec` up to its last denoising step at least; what comes last is files in `out_dir`, all fsynced.
 
-        Raises `Cancelled` soon after the job's cancel word is set, `Parked` after the step that follows its park word where the model
+        Raises `Cancelled` soon after the job's cancel flag is set, `Parked` after the step that follows its park flag where the model
         resumes, `EngineError`, and whatever the pipeline raises. After any of these
         the engine can run the next job as if nothing had happened, unless the device itself is lost.
         """

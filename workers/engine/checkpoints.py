@@ -6,7 +6,7 @@ that is not, byte for byte, what was written: each bears a digest of itself. Wri
 thread; a file that cannot be written costs the job nothing.
 
 A file has its name before it is flushed: the death of a process loses nothing that was written, however long the disk takes. The death of
-the machine may leave a newest file that is damaged, which its digest tells, and the one before it, which was flushed. So a job that is to
+the machine may leave a newest file that is damaged, which its digest shows, and the one before it, which was flushed. So a job that is to
 leave its engine waits for the name alone.
 """
 
@@ -251,7 +251,7 @@ class Checkpoints:
             self._flush_names()
             whole = []
             for place in sorted(self._files(state.output), reverse=True):
-                # Of a later step they would be taken for newer, by a depot and by whom this file is removed.
+                # Of a later step they would be taken for newer, by a depot and by the cleaner of this file.
                 if place[1] in self._refused:
                     place[1].unlink(missing_ok=True)
                 else:

@@ -37,7 +37,7 @@ def compile_blocks(where: str, pipe: Any, device: Device, backend: str, director
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = directory
         os.environ["TRITON_CACHE_DIR"] = str(Path(directory, "triton"))
     # Sizes that happen to be the same in the first call (tokens and a side of the model's, say) are not the same size: taken to be, the
-    # next size of a picture would be compiled once more, in somebody's job. Read when a graph is traced.
+    # next size of a picture would be compiled once more, within a job. Read when a graph is traced.
     symbolic_shapes.use_duck_shape = False
     compiler: Any = torch.compile
     for part in denoisers_of(pipe):

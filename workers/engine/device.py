@@ -46,7 +46,9 @@ class GpuMemory:
 
 
 class Device:
-    """`kind` is "cpu" or "cuda" (then the only GPU this process sees). Raises `LoadError` when it is not there, or has no such dtype."""
+    """`kind` is "cpu" or "cuda" (then the only GPU visible to this process). Raises `LoadError` when it is not there, or has no such
+    dtype.
+    """
 
     def __init__(self, kind: str, dtype: str, threads: int) -> None:
         if kind not in ("cpu", "cuda"):
@@ -70,20 +72,20 @@ class Device:
         return f"cpu {torch.backends.cpu.get_cpu_capability()}"
 
     def synchronise(self) -> None:
-        """Wait until all that this thread asked of the GPU is done: it runs behind, and a step must not be reported before it is over."""
+        """Wait until all that this thread gave to the GPU is done: it runs behind, and a step must not be reported before it is over."""
         if self.kind == "cuda":
             # Not the device's: the decoding of the job before has a stream of its own, and is not waited for.
             torch.cuda.current_stream().synchronize()
 
     def seed(self, seed: int) -> None:
-        """Seed the generators that this process draws from; `torch.manual_seed` looks for every kind of device meanwhile."""
+        """Seed the generators that this process draws from; `torch.manual_seed` looks up every kind of device meanwhile."""
         torch.default_generator.manual_seed(seed)
         if self.kind == "cuda":
             torch.cuda.manual_seed(seed)
 
     @contextmanager
     def beside(self, *tensors: torch.Tensor) -> Iterator[None]:
-        """Run what is asked of the GPU inside beside the other thread's work, after what made `tensors`; it is done on leaving."""
+        """Run what is given to the GPU inside beside the other thread's work, after what made `tensors`; it is done on leaving."""
         if self._side is None:
             yield
             return
@@ -99,7 +101,7 @@ class Device:
 
     @contextmanager
     def aside(self, at_turn: Callable[[Callable[[], None]], None]) -> Iterator[None]:
-        """Run what this thread asks of the GPU inside beside the other thread's steps, until its own turn comes.
+        """Run what this thread gives to the GPU inside beside the other thread's steps, until its own turn comes.
 
         `at_turn` takes what is to be done then. Steps run on the stream of all others: memory of their size is kept once.
         """

@@ -125,7 +125,7 @@ class DiffusionEngine:
 
     @contextmanager
     def adjusted(self, pipe: Any, card: ModelCard, spec: JobSpec, monitor: Monitor) -> Iterator[None]:
-        """Inside, the parts of the pipeline that a job changes are as it asks; afterwards they are the model's own again."""
+        """Inside, the parts of the pipeline that a job changes are as it requests; afterwards they are the model's own again."""
         setup = self.pipelines.setup(card)
         with (
             self._keeping(card, spec, monitor),

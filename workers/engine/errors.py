@@ -1,7 +1,7 @@
 """Errors of an engine. One base; a class's docstring is its default message, its `kind` is what the agent reports.
 
 The first two are the client's or the operator's to mend, the rest are ours. A torch error is never one of these: `failures.classify`
-tells torch's errors apart.
+classifies torch's errors.
 """
 
 from __future__ import annotations

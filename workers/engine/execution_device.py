@@ -1,6 +1,6 @@
 """The device of a pipeline's calls, looked for when its weights are placed and not at each call.
 
-Diffusers looks through all modules of all components for hooks that say it, at the beginning of every call: some 3 ms for 400 modules,
+Diffusers searches all modules of all components for hooks that have it, at the beginning of every call: some 3 ms for 400 modules,
 in which the device waits for the next job.
 """
 
@@ -29,7 +29,7 @@ def forget_execution_device(pipe: Any) -> None:
 
 @functools.cache
 def _keeping(kind: Any) -> Any:
-    """A class that is as `kind` in all else, its name too, by which pipelines are told apart."""
+    """A class that is as `kind` in all else, its name too, by which pipelines are distinguished."""
     if hasattr(kind, _KEPT):
         return kind
 

@@ -112,7 +112,7 @@ class _Script:
         slow = self.behaviour in ("slow", "ignore_cancel")
         self.step_s = _number(spec, "fake_step_s", _SLOW_STEP_S if slow else 0.0)
         place = spec.extra.get("fake_in", "steps")
-        if place == "tail":  # as 0.1.0 said it
+        if place == "tail":  # the name in 0.1.0
             place = "postprocess"
         if place not in ("steps", "postprocess"):
             raise InvalidInput(f"extra.fake_in: {place!r} is not one of steps, postprocess")

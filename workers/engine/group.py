@@ -24,7 +24,7 @@ from workers.engine.rank import Rank
 #: Seconds that the processes of a group wait for each other when they begin.
 _MEET_S = 600
 
-#: The same for a rank that waits for rank 0, which may be idle, encode or decode: the agent sees whether it hangs.
+#: The same for a rank that waits for rank 0, which may be idle, encode or decode: the agent detects whether it hangs.
 _ALWAYS = timedelta(days=3650)
 
 #: Seconds in which all ranks come to what computes together, once they have agreed to: a step of the largest models takes less.
@@ -33,7 +33,7 @@ _TENSORS = timedelta(seconds=1800)
 #: Bytes of the largest job that is given to the other ranks; a broker accepts no larger one.
 MAX_ORDER = 512 * 1024
 
-#: Bytes of what a rank says of its failure.
+#: Bytes of a rank's reason of failure.
 _REASON = 4096
 
 #: Typed as wholes, which the libraries are not.
@@ -62,7 +62,7 @@ class Group:
     def __init__(self, rank: Rank, device: str) -> None:
         self.rank = rank
         if rank.host in ("127.0.0.1", "localhost", "::1"):
-            # Nobody else is to reach their sockets.
+            # No other program is to reach their sockets.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
             os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
@@ -91,13 +91,13 @@ class Group:
         return self.rank.number // max(1, self.rank.of // 2)
 
     def highest(self, values: Sequence[int], patience: timedelta | None = None) -> list[int]:
-        """Return the highest of each number that any rank says. Raises `GroupLost`, after `patience` too."""
+        """Return the highest of each number over all ranks. Raises `GroupLost`, after `patience` too."""
         numbers = torch.tensor(values, dtype=torch.int64)
         self._wait(_dist.all_reduce(numbers, _dist.ReduceOp.MAX, self._control, async_op=True), patience)
         return [int(number) for number in numbers]
 
     def broadcast(self, data: bytes | bytearray = b"") -> bytes:
-        """Return what rank 0 says, in all ranks. Raises `GroupLost`."""
+        """Return the bytes of rank 0, in all ranks. Raises `GroupLost`."""
         length = torch.tensor([len(data)], dtype=torch.int64)
         self._wait(_dist.broadcast(length, 0, self._control, async_op=True))
         size = int(length[0])

@@ -207,9 +207,10 @@ def follow(
     meter: Callable[[], MemoryMeter],
     report: Callable[[JobFailed], None],
 ) -> NoReturn:
-    """Draw along what rank 0 gives, one job after another. Raises `GroupLost`, or what says that this process is not to be trusted.
+    """Draw along what rank 0 gives, one job after another. Raises `GroupLost`, or the error by which this process is not to be used any
+    more.
 
-    `report` is called before that if memory ran out here: rank 0 will only see that this rank is gone.
+    `report` is called before that if memory ran out here: rank 0 will only notice that this rank is gone.
     """
     while True:
         order = msgspec.msgpack.decode(ranks.group.broadcast(), type=Order)

@@ -124,7 +124,7 @@ def read_clip(
 
 
 def read_start(path: Path, spec: JobSpec, pipeline: str, check: Callable[[], None]) -> list[Image.Image]:
-    """As many of the clip's last frames as the class sees, at the job's rate, scaled and cropped to the size that is drawn."""
+    """As many of the clip's last frames as the class takes, at the job's rate, scaled and cropped to the size that is drawn."""
     role, seen = "start_video", start_frames(pipeline)
     assert seen is not None  # its parameter was found by that
     frames: list[Image.Image] = []

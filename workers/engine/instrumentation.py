@@ -2,7 +2,7 @@
 
 Diffusers' own `interrupt` flag is not enough: it skips the remaining steps but still decodes, and a flag set before the call is
 lost. So forward pre-hooks on every component and on every child of every ModuleList (text encoder layers, transformer blocks, VAE
-blocks) ask the monitor, which raises `Cancelled` out of the call; of a compiled block only the block itself, as a hook within would
+blocks) call the monitor, which raises `Cancelled` out of the call; of a compiled block only the block itself, as a hook within would
 be compiled with it. What the pipeline would have done at its end is then done here: without `maybe_free_model_hooks`, offloaded models
 stay on the GPU and a cache poisons the next job.
 
@@ -92,7 +92,7 @@ def _parameters(kind: Any) -> frozenset[str]:
 def freed(pipe: Any) -> Iterator[None]:
     """Inside, `maybe_free_model_hooks` does nothing; afterwards it has been called once, where there is anything to free.
 
-    Pipelines call it at their end, and it looks at every module: that is time in which the device waits for the next job.
+    Pipelines call it at their end, and it walks every module: that is time in which the device waits for the next job.
     """
     own = vars(pipe).get(_FREE)
     free = getattr(pipe, _FREE)

@@ -1,7 +1,7 @@
 """Errors of making a model ready, each one sentence: the model's table and key, the value, what is wrong, and the cure.
 
-As those at start (`workers.models.sources.CatalogueError`), which sees names, sizes and headers alone. What shows only when weights are
-read ends here: what the libraries say is put in our words where that helps, and what they only log (weights that a file lacks, which
+As those at start (`workers.models.sources.CatalogueError`), which reads names, sizes and headers alone. What shows only when weights are
+read ends here: errors of the libraries are put in our words where that helps, and what they only log (weights that a file lacks, which
 they draw at random) is an error.
 """
 
@@ -25,7 +25,7 @@ from workers.models.model import ModelSetup
 from workers.models.sources import parse_hub_id, shown
 from workers.models.weight_files import NoWeights
 
-#: What libraries say -> what is so; "{}" are the pattern's groups. The first that is found counts.
+#: Error of a library -> its explanation; "{}" are the pattern's groups. The first that is found counts.
 _EXPLANATIONS = tuple(
     (re.compile(pattern, re.DOTALL), text)
     for pattern, text in (

@@ -102,7 +102,7 @@ def _read_directory(
             return _from_pretrained(card.pipeline, str(directory), device_map=straight_to, **given)
         except (
             Exception
-        ) as error:  # whatever it is: the way through host memory asks less of the library and of the device
+        ) as error:  # whatever it is: the way through host memory needs less of the library and of the device
             text = " ".join(str(error).split())
             mark = {"action": Action.LOAD_MODEL, "model": card.name}
             logger.warning("cannot be read straight to the device: %s", text, extra=mark)

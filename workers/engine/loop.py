@@ -42,12 +42,12 @@ from workers.ipc.shared import SharedCounters
 
 logger = logging.getLogger(__name__)
 
-#: Exit statuses: the agent has gone; it does not speak our protocol; the model cannot be loaded; the device is lost.
+#: Exit statuses: the agent has gone; its protocol is another; the model cannot be loaded; the device is lost.
 EXIT_DONE, EXIT_PROTOCOL, EXIT_LOAD_FAILED, EXIT_DEVICE_LOST = 0, 64, 65, 66
 
 _OOM_SCORE, _OOM_SPARE = Path("/proc/self/oom_score_adj"), "1000"
 
-#: Seconds for which one thread keeps the interpreter from another that wants it.
+#: Seconds for which one thread keeps the interpreter from another that waits for it.
 SWITCH_S = 0.001
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
@@ -188,9 +188,9 @@ class Loop:
         except Exception as error:  # the process's outermost loop: whatever a library raises is reported to the agent
             message = classify(error, "load").message
             if isinstance(error, EngineError) and error.elsewhere:
-                # The rank that failed says so, and then the agent ends all: an end before would be taken for the reason.
+                # The rank that failed reports it, and then the agent ends all: an end before would be taken for the reason.
                 self._inbox.get()
-            # What is said in our own words needs no traceback.
+            # An error with our own explanation needs no traceback.
             unforeseen = not isinstance(error, EngineError)
             logger.error("%s", message, exc_info=unforeseen, extra={"action": Action.LOAD_FAILED, "model": name})
             return LoadFailed(model=name, message=message)
@@ -230,7 +230,7 @@ def _become_a_child_engine() -> None:
 
 
 def _is_no_fallback(record: logging.LogRecord) -> bool:
-    """Without torchvision transformers reads pictures with Pillow, and says so for each class. Where it cannot, that is an error."""
+    """Without torchvision transformers reads pictures with Pillow, and logs it for each class. Where it cannot, that is an error."""
     return "requires torchvision (not installed); falling back" not in record.getMessage()
 
 

@@ -34,7 +34,7 @@ from workers.models.loras import PEFT_PREFIX, LoraSetup
 
 logger = logging.getLogger(__name__)
 
-# A pipeline with several adapters is what is wanted here.
+# A pipeline with several adapters is intended here.
 warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
 # Nothing is merged.
 warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated without", UserWarning)
@@ -296,7 +296,7 @@ def _activate(module: Any, scales: Mapping[str, float]) -> list[str]:
 
 
 def _prefixed(tensors: Mapping[str, torch.Tensor], pipe: Any, target: str) -> dict[str, torch.Tensor]:
-    """The tensors with a prefix that diffusers knows, where they have none: the library reads only those."""
+    """The tensors with a prefix that diffusers expects, where they have none: the library reads only those."""
     named = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
     if any(name.startswith(("lora_", "diffusion_model.", "text_encoder", "transformer.", "unet.")) for name in named):
         return named

@@ -10,8 +10,8 @@ and answers:
 - may a postprocess stage be handed to the other thread, so that the next job can come;
 - when memory ran out, was that because of what ran beside, and so to be done again alone.
 
-What a job takes depends on model, size and frames in ways nobody can compute beforehand, so both halves run alone until each has been
-measured once (`peaks` remembers, over restarts too). What ran out of memory together is not tried together again: of three, those three; of
+What a job takes depends on model, size and frames in ways that cannot be computed beforehand, so both halves run alone until each has been
+measured once (`peaks` keeps it, over restarts too). What ran out of memory together is not tried together again: of three, those three; of
 two, these two in whatever company. Memory is in MB.
 """
 
@@ -27,7 +27,7 @@ from workers.engine.peaks import Shape, shape
 
 Where = Literal["host", "device", "whole"]
 
-#: Of what a process could hold; the rest is for what measuring does not see (workspaces of libraries, fragments).
+#: Of what a process could hold; the rest is for what is not measured (workspaces of libraries, fragments).
 _USABLE = 0.92
 
 
@@ -133,10 +133,10 @@ class MemoryModel:
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
-    """A job as the planner sees it."""
+    """A job for the planner."""
 
     shape: Hashable
-    #: The agent wants nothing beside it: it ran out of memory before.
+    #: The agent forbids another beside it: it ran out of memory before.
     alone: bool = False
     #: Its model is where it is needed, so that its denoise stage moves no weights.
     resident: bool = True
@@ -167,7 +167,7 @@ def _on_device(postprocess: _Postprocess | None) -> Hashable:
 
 
 class OverlapPlanner:
-    """The stages under way, and which may go on. Not thread-safe: its owner holds a lock."""
+    """The stages under way, and which may go on. Not thread-safe: the caller holds a lock."""
 
     def __init__(self, *, enabled: bool = True, learned: Learned | None = None) -> None:
         self._enabled = enabled

@@ -32,7 +32,7 @@ _QUANTISERS = {
     "vptq": ("vptq", "vptq"),
 }
 
-#: How libraries say that a package is not there.
+#: Errors of libraries for a package that is not there.
 _COMPLAINTS = (
     re.compile(r"requires the ([\w.-]+) library", re.IGNORECASE),
     re.compile(r"`([\w.-]+)` is not installed"),
@@ -61,7 +61,7 @@ def missing_quantiser(directory: Path) -> str:
 def leave_out(packages: Iterable[str]) -> None:
     """Let imports and looks for these packages find nothing, from now on in this process."""
     for package in packages:
-        sys.modules.setdefault(package, None)  # type: ignore[arg-type] # as Python's documentation says to do it
+        sys.modules.setdefault(package, None)  # type: ignore[arg-type] # as in Python's documentation
 
 
 def missing_package(error: BaseException) -> str:

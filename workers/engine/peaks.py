@@ -36,7 +36,7 @@ _MAX_MODELS, _MAX_SHAPES = 64, 256
 
 
 class Shape(Struct, frozen=True):
-    """Jobs of equal shape take equal memory. `key` is the shape in one word, `volume` the pixels of all frames."""
+    """Jobs of equal shape take equal memory. `key` is the shape as text, `volume` the pixels of all frames."""
 
     model: str
     key: str
@@ -176,7 +176,7 @@ class Peaks:
 
 
 def _entry(placement: str, shape: Shape, revision: str) -> str:
-    # Without a revision nothing says whose model it is.
+    # Without a revision its model is unknown.
     return f"{placement} {shape.key}" if revision else f"{shape.model} {shape.key}"
 
 

@@ -89,7 +89,7 @@ class Loaded:
         self.warm = False
 
     def allowed(self, profile: Profile) -> tuple[Placement, ...]:
-        """The placements it may have in a job of this profile; the table's word stands above the profile."""
+        """The placements it may have in a job of this profile; the table's setting takes precedence over the profile."""
         slow = profile == "offload" and self.configured == AUTO
         aside = tuple(one for one in self._possible if not slow or ORDER.index(one) >= ORDER.index("model"))
         # A group's keep the denoiser whole: of these the one that takes most was what ran out.
@@ -297,7 +297,7 @@ class Pipelines:
         except DoesNotFit:
             certain = self._peaks.need(loaded.revision, shape, certain=True)
             choose(loaded.components, certain, limit, loaded.configured, allowed)
-            # An estimate refuses nobody: it is tried where it takes least.
+            # An estimate refuses no job: it is tried where it takes least.
             best = next(
                 one
                 for one in reversed(allowed)

@@ -96,7 +96,7 @@ def _stream(pipe: Any, placement: Placement, device: Device) -> None:
     for name, module in _modules(pipe):
         role = role_of(name)
         if role == "decoder":
-            # Small, and used in pieces that no hook of a forward pass sees.
+            # Small, and used in pieces outside of any forward pass with hooks.
             module.to(device.torch_device)
             continue
         prefetch = (

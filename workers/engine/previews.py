@@ -43,7 +43,7 @@ _PLAIN = re.compile(
     r"|CogView4|AuraFlow|ZImage|HiDreamImage|Kolors|Sana)(Img2Img)?Pipeline"
 )
 
-#: Pipelines that decode a clip's `latents / scaling_factor`, by a VAE that sees later frames in an earlier one at most in its norms.
+#: Pipelines that decode a clip's `latents / scaling_factor`, by a VAE in which later frames affect an earlier one at most by its norms.
 _CLIPS = {"HunyuanVideoPipeline": AutoencoderKLHunyuanVideo, "HunyuanVideo15Pipeline": AutoencoderKLHunyuanVideo15}
 
 #: Schedulers whose step, on a noise prediction, points from the sample at sample - sigma x prediction.
@@ -53,7 +53,7 @@ _UNPACK_ARGUMENTS = ["latents", "height", "width", "vae_scale_factor"]
 
 
 class Previews:
-    """Writes the previews of one job, and its draft at the step at which it is parked. `file` says how a clip is encoded."""
+    """Writes the previews of one job, and its draft at the step at which it is parked. `file`: encoding of clips."""
 
     def __init__(
         self, pipe: Any, spec: JobSpec, out_dir: Path, monitor: Monitor, file: VideoFile | None = None
@@ -73,7 +73,7 @@ class Previews:
 
     @contextmanager
     def of_output(self, index: int) -> Iterator[None]:
-        """While output `index` is drawn inside: looks at each step of the scheduler, and ends it where its draft is all that is wanted."""
+        """While output `index` is drawn inside: reads each step of the scheduler, and ends it where only its draft is due."""
         with suppress(DraftKept), self._watched(index) if self._count or self._draft_at else nullcontext():
             yield
 
@@ -189,7 +189,7 @@ def can_decode(pipe: Any) -> bool:
 
 @torch.no_grad()
 def aim(scheduler: Any, model_output: torch.Tensor, sample: torch.Tensor, moved: Any) -> torch.Tensor:
-    """The clean latents that a step points at, or where it led when that cannot be said of this scheduler."""
+    """The clean latents that a step points at, or where it led when this scheduler gives none."""
     after: torch.Tensor = moved[0] if isinstance(moved, tuple) else moved.prev_sample
     name, config = type(scheduler).__name__, scheduler.config
     kind = config.get("prediction_type", "epsilon")

@@ -34,11 +34,11 @@ _LEAD_S, _LEAD_ENCODES = 0.06, 2.0
 
 
 class Cancelled(BaseException):
-    """The job was asked to stop. Not an Exception: no `except Exception` of a library may swallow it."""
+    """The job is to stop. Not an Exception: no `except Exception` of a library may swallow it."""
 
 
 class Parked(BaseException):
-    """The job was asked to be handed back, and `kept` of its denoising steps lie in a checkpoint. No Exception, as `Cancelled`."""
+    """The job is to be handed back, and `kept` of its denoising steps lie in a checkpoint. No Exception, as `Cancelled`."""
 
     def __init__(self, kept: int) -> None:
         super().__init__(kept)
@@ -76,7 +76,7 @@ class _Place(Struct):
 
 
 class _Notes(Struct):
-    """Words about an attempt: warnings for the client, in the order found, and what the job is drawn with."""
+    """Notes about an attempt: warnings for the client, in the order found, and what the job is drawn with."""
 
     warnings: dict[str, None] = field(default_factory=dict)
     used: dict[str, str] = field(default_factory=dict)
@@ -290,7 +290,7 @@ class Monitor:
             raise Cancelled
 
     def park_requested(self) -> bool:
-        """Whether the agent wants the job to be handed back with a checkpoint."""
+        """Whether the job is to be handed back with a checkpoint."""
         return self._counters.park_requested(self._fence)
 
     @property
@@ -299,7 +299,7 @@ class Monitor:
         return self.keeping.park_at // self._outputs if self.keeping is not None else 0
 
     def park_due(self, done: int) -> bool:
-        """Whether an output is to be left after `done` steps of it: the job is wanted back, or its draft is drawn."""
+        """Whether an output is to be left after `done` steps of it: the job is to be handed back, or its draft is drawn."""
         return self.park_requested() or 0 < self.draft_at <= done
 
     def keep(self, steps: int) -> None:
@@ -317,7 +317,7 @@ class Monitor:
         return tuple(self._notes.warnings)
 
     def use(self, name: str, text: str) -> None:
-        """Note what the job is drawn with, for its record. A later word on the same name takes its place."""
+        """Note what the job is drawn with, for its record. A later value of the same name takes its place."""
         if name in self._notes.used or len(self._notes.used) < MAX_USED:
             self._notes.used[name] = text[:MAX_USED_CHARS]
 

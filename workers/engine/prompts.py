@@ -88,7 +88,7 @@ class PromptCache:
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
         try:
             bound = self._signature.bind(*args, **kwargs)
-        except TypeError:  # the method will say what is wrong
+        except TypeError:  # the method will raise for it
             return None
         parts: list[Hashable] = [self.adapters]
         for name, value in bound.arguments.items():

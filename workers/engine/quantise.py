@@ -41,7 +41,7 @@ def quantise(component: nn.Module, method: QuantizeMethod, device: torch.device,
 def shown_in_compute_dtype(component: nn.Module) -> Iterator[None]:
     """Inside, layers whose weights are cast for each call show weights of the dtype that they compute in, and of no value.
 
-    What wraps a layer takes the dtype of its weights, and an adapter of eight bits would lose most of what it says.
+    What wraps a layer takes the dtype of its weights, and an adapter of eight bits would lose most of its effect.
     """
     stored = []
     for module in component.modules():
@@ -116,7 +116,7 @@ def _layerwise_fp8(component: nn.Module, names: frozenset[str], device: torch.de
 
 
 def compute_dtype_of(layer: nn.Linear, dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which a layer computes; `dtype` where its weights do not say."""
+    """The dtype in which a layer computes; `dtype` where its weights have none."""
     if isinstance(layer, _InFloat8):
         return layer.compute_dtype
     return layer.weight.dtype if layer.weight.dtype.is_floating_point else dtype

@@ -30,7 +30,7 @@ from workers.models.speed import backend_of
 
 @dataclass(slots=True)
 class Readying:
-    """A model on its way. A stage changes `pipe`, and says in `used` what jobs are drawn with from then on."""
+    """A model on its way. A stage changes `pipe`, and records in `used` what jobs are drawn with from then on."""
 
     card: ModelCard
     setup: ModelSetup

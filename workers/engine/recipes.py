@@ -15,7 +15,7 @@ _MASKS = frozenset(["mask_image", "mask_video"])
 
 
 class FileRecipe(Struct, frozen=True):
-    """A recipe as it is written into a file, as JSON and in words, "" where the job wants none; and what signs the file, as what."""
+    """A recipe as it is written into a file, as JSON and as text, "" where the job has none; and what signs the file, as what."""
 
     text: str = ""
     words: str = ""

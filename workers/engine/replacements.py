@@ -1,4 +1,4 @@
-"""Components of a model out of files of their own: safetensors or GGUF, under anyone's names."""
+"""Components of a model out of files of their own: safetensors or GGUF, under names of any origin."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _of_transformers(kind: Any, state: dict[str, torch.Tensor], config: Path, dt
 
 
 def _of_diffusers(kind: Any, state: dict[str, torch.Tensor], config: Path, dtype: torch.dtype) -> Any:
-    """As `from_single_file`, which forgets the modules that stay in float32."""
+    """As `from_single_file`, which ignores the modules that stay in float32."""
     own = kind.load_config(str(config), local_files_only=True)
     with init_empty_weights():
         model = kind.from_config(own)
@@ -129,7 +129,7 @@ def _of_diffusers(kind: Any, state: dict[str, torch.Tensor], config: Path, dtype
 
 
 def _in_our_names(kind: Any, state: dict[str, torch.Tensor], config: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights under diffusers' names; as they are where it knows no others."""
+    """The weights under diffusers' names; as they are where it has no others."""
     for name, of_class in _SINGLE_FILES.items():
         if issubclass(kind, getattr(diffusers, name)):
             # Of a UNet it takes what begins with this alone.

@@ -36,7 +36,7 @@ _LATENTS = ("latents", "denoised")
 #: Pipelines that go on with their own latents, whatever their callback answers: these are changed in place.
 _GOES_ON_WITH_ITS_OWN = ("PRX",)
 
-#: Shapes of answers that are noted; a model that is asked with more of them is not skipped from there on.
+#: Shapes of answers that are noted; a model that is called with more of them is not skipped from there on.
 _MAX_ANSWERS = 64
 
 #: Typed as a whole, which the library is not.
@@ -68,7 +68,7 @@ class _Answers:
 
     @contextmanager
     def around(self) -> Iterator[None]:
-        """Inside, the models do as `noting` and `zeros` say, when this thread calls them."""
+        """Inside, the models note or answer zeros by `noting` and `zeros`, when this thread calls them."""
         handles = [
             model.register_forward_hook(self._note(name), with_kwargs=True) for name, model in self._models.items()
         ]
@@ -146,7 +146,7 @@ class Resumption:
         self._keeps = True
         self._earlier, refused = self._checkpoints.find(output, binding)
         if self._earlier is not None:
-            # Models will answer with what is known of them: not while another job asks them.
+            # Models will answer with what is known of them: not while another job calls them.
             monitor.turn.take()
         self._answers = _Answers(pipe, dict(self._earlier.plain["answers"]) if self._earlier is not None else {})
         #: Why a newer checkpoint was not taken; "": there is none.
@@ -316,7 +316,7 @@ def _shapes(tensors: dict[str, Any]) -> dict[str, list[int]]:
 
 
 def _key(name: str, args: Any, kwargs: Any) -> str:
-    """Model and shapes of its inputs, in one word."""
+    """Model and shapes of its inputs, as one text."""
     return " ".join([name, *("x".join(map(str, one.shape)) for one in _tensors(args, kwargs))])
 
 

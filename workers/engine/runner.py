@@ -173,7 +173,7 @@ class Runner:
         while True:
             try:
                 return self._prepared(order) if prepared else self._begun(order, self._turns.take(order))
-            except Exception as error:  # told apart at once
+            except Exception as error:  # distinguished at once
                 if not (_may_fit(error) and self._may_draw_again(order, error)):
                     raise
                 _again(error)
@@ -195,7 +195,7 @@ class Runner:
     def _may_draw_again(self, order: EngineJob, error: Exception) -> bool:
         """After a denoise stage ran out of memory: whether another job was beside it, or it can be had in less.
 
-        A refusal is the engine's last word.
+        A refusal is the engine's last message.
         """
         excused = self._turns.excuse(order)
         if excused or excused is None:
@@ -250,7 +250,7 @@ class Runner:
             self._turns.lock.notify_all()
         try:
             return stage.run()
-        except Exception as error:  # told apart at once
+        except Exception as error:  # distinguished at once
             with self._turns.lock:
                 excused = is_out_of_memory(error) and planner.excuse_stage()
             if not excused:
@@ -298,7 +298,7 @@ class Runner:
         except Exception as error:  # the process's outermost loop
             ending = _failed(order.job, engine, error, monitor.phase)
         if isinstance(ending, JobFailed) and ending.fatal:
-            return ending  # the device is not to be asked anything any more
+            return ending  # the device is not to be used any more
         if monitor.keeping is not None:
             monitor.keeping.settle()
         if isinstance(ending, JobFailed) and ending.kind == FailureKind.OUT_OF_MEMORY:

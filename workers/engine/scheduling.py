@@ -1,6 +1,6 @@
 """Choice of a job's scheduler: by its preset or its model's sampler, or with a shift of its own (`extra.flow_shift`).
 
-The scheduler is replaced while the job is drawn, by one whose class knows the noise levels (`_Exact`): most pipelines call `set_timesteps`
+The scheduler is replaced while the job is drawn, by one whose class has the noise levels (`_Exact`): most pipelines call `set_timesteps`
 with a number of steps alone, and diffusers' flow schedulers then end elsewhere than where a distilled model was trained. Where steps add
 noise, it comes from the job's generator: many pipelines do not pass theirs on, and a seed would draw another picture each time.
 """
@@ -53,7 +53,7 @@ def sampler_of(card: ModelCard, spec: JobSpec) -> Sampler:
 
 @contextmanager
 def sampled(pipe: Any, sampler: Sampler, spec: JobSpec, monitor: Monitor) -> Iterator[None]:
-    """Inside, the pipeline takes its steps as the job asks. Raises `InvalidInput`."""
+    """Inside, the pipeline takes its steps as the job requests. Raises `InvalidInput`."""
     shift = _own_shift(spec)
     if shift is not None and sampler.fixes_shift and shift != sampler.shift:
         fixed = "is fixed" if sampler.shift is None else f"is fixed at {sampler.shift:g}"
@@ -214,7 +214,7 @@ class _Exact:
             self.base.set_timesteps(self, sigmas=levels, device=device, **({"mu": mu} if self.by_size else {}))
             return
         if self.by_size and mu is not None:
-            # A pipeline gives its shift by size as a logarithm, unless the config says otherwise.
+            # A pipeline gives its shift by size as a logarithm, unless the config has it otherwise.
             shift = mu if self.config.get("time_shift_type") == "linear" else math.exp(mu)
             self.register_to_config(**{"shift" if name == _HEUN else FLOW_SHIFT: shift})
         if name == _HEUN:
@@ -225,7 +225,7 @@ class _Exact:
             self.base.set_timesteps(self, steps if steps is not None else len(levels), device=device)
 
     def _set_heun(self, levels: torch.Tensor, device: Any) -> None:
-        """Each step but the last looks at its end, too: its time comes twice."""
+        """Each step but the last evaluates the model at its end, too: its time comes twice."""
         own: Any = self
         shift = own.config["shift"]
         sigmas = (shift * levels / (1 + (shift - 1) * levels)).to(device)

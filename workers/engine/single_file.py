@@ -41,7 +41,7 @@ def _has_text_encoders(card: ModelCard) -> bool:
 
 
 def _encoders(configs: Path, dtype: torch.dtype, replaced: frozenset[str]) -> dict[str, Any]:
-    """The encoders whose weights are in the directory: the loader of single files does not see them there."""
+    """The encoders whose weights are in the directory: the loader of single files does not read them there."""
     wanted = {
         name: kind
         for name, (library, kind) in components(read_json(configs / INDEX)).items()

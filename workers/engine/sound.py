@@ -25,7 +25,7 @@ _RATES = (
 
 
 def sound_for(pipe: Any, output: Any, media: MediaKind, monitor: Monitor) -> Sound | None:
-    """The sound for a file of the kind that is wanted; None when the pipeline made none, or the file can hold none, which is a warning.
+    """The sound for a file of the kind `media`; None when the pipeline made none, or the file can hold none, which is a warning.
 
     Raises `EngineError` for sound that is no sound.
     """

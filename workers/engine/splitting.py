@@ -56,7 +56,7 @@ class Answers:
 
 @contextmanager
 def split(pipe: Any, layout: Layout, group: Group, votes: Votes, answers: Answers) -> Iterator[None]:
-    """Inside, the denoisers of a pipeline compute as the layout says, after a vote before each pass."""
+    """Inside, the denoisers of a pipeline compute by the layout, after a vote before each pass."""
     with ExitStack() as stack:
         for part in denoisers_of(pipe):
             if layout.sequence > 1:

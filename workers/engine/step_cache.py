@@ -6,7 +6,7 @@ Each kind is lossy: "safe" leaves out few blocks, "fast" many. A few steps leave
   then is used again.
 - taylorseer: between full steps at a fixed interval, what the denoiser gives is foretold from the last two.
 - mag: as long as the errors that the model's own ratios foretell stay within a bound, the blocks' last change is used again.
-- dbcache: cache-dit's first-block cache, for pipelines that do not say to diffusers which of two calls they make.
+- dbcache: cache-dit's first-block cache, for pipelines that do not mark for diffusers which of two calls they make.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def prepare_cache(speed: Speed) -> None:
 def step_cached(
     pipe: Any, card: ModelCard, speed: Speed, spec: JobSpec, monitor: Monitor, *, together: bool = False
 ) -> Iterator[None]:
-    """Inside, the pipeline leaves out blocks as the job, or else the model, says. Raises `InvalidInput`.
+    """Inside, the pipeline leaves out blocks as the job, or else the model, has it. Raises `InvalidInput`.
 
     Not where several GPUs draw `together`: each would decide by its own part, and some leave out what the others wait for.
     """

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 #: Lengths that pipelines have in their code, by the start of their names; where there are two encoders, that of the longer.
 _FIXED = {"Latte": 120, "Kandinsky3": 128, "HunyuanDiT": 256, "IF": 77}
 
-#: Tokenizers without a length of their own say a number as large as this, or larger.
+#: Tokenizers without a length of their own have a number as large as this, or larger.
 _NO_LENGTH = 1 << 20
 
 #: Tokens, at most, that tokenizers put before and after a text.

@@ -2,7 +2,7 @@
 
 One job at a time has the *turn*: from the beginning of its denoise stage until the next may begin its own. While it takes its last steps
 one other may be prepared, and waits; one more, from before it, may be in its postprocess stages. A thread that waits gives signs of life
-and obeys its own cancel. All state is guarded by one lock, and every change of it wakes those who wait.
+and obeys its own cancel. All state is guarded by one lock, and every change of it wakes all waiting threads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from workers.engine.overlap import Candidate, OverlapPlanner, Where, shape_of
 from workers.engine.progress import Monitor
 from workers.ipc.messages import NextRequested, PostprocessBegun, RunJob
 
-#: How often a thread that waits looks whether its job is cancelled: the cancel word is another process's, and wakes no thread.
+#: How often a thread that waits checks whether its job is cancelled: the cancel flag is another process's, and wakes no thread.
 _LOOK_S = 0.02
 
 #: For at most this long a job that is denoised does nothing: two threads in Python would keep each other from the next one's first step.
@@ -53,7 +53,7 @@ class Turns:
         self._postprocessing: EngineJob | None = None
         #: The one that has the turn, if it takes its last steps.
         self._nearly_denoised: EngineJob | None = None
-        #: Whether that one has requested the next job.
+        #: Whether the next job was requested for that one.
         self._next_requested = False
         #: What the process could hold, as read when a job that waits last looked: reading takes up to a millisecond, and the moment in
         #: which one job follows another is not the time for it.
@@ -209,7 +209,7 @@ class Turns:
         self.planner.enter_stage(order.candidate.shape, where)
         self._postprocessing = order
         engine = order.engine
-        # While the lock is held: nothing that the next job says comes before it.
+        # While the lock is held: no message of the next job comes before it.
         self._send(PostprocessBegun(fence=order.job.fence, model=engine.loaded(), loaded_loras=engine.loaded_loras()))
         self.lock.notify_all()
 

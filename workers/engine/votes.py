@@ -117,7 +117,7 @@ class Votes:
         self.left = strongest >= Vote.LEAVE
         reasons = self._group.reasons(reason) if strongest is Vote.FAILED else []
         if own in (strongest, Vote.LEAVE, Vote.FAILED):
-            return highest  # its own exception says more
+            return highest  # its own exception has more detail
         self._left_by = _exception_of(strongest, reasons, self._group.rank.of)
         raise self._left_by
 

@@ -1,6 +1,6 @@
 """Diagnosis of a GPU from its measurements: whether it is throttled, and whether it is broken. Pure.
 
-An Xid is the driver's number for an error. Those of a program (13, 31, 43, 45, …) say nothing of the device: the engine fails and is
+An Xid is the driver's number for an error. Those of a program (13, 31, 43, 45, …) are no fault of the device: the engine fails and is
 started again. Those in `BROKEN` mean that the device is not to be used before it is reset or replaced (NVIDIA's "Xid errors" document).
 """
 
@@ -33,7 +33,7 @@ ROW_REMAP = 63
 #: Different Xids that are counted.
 MAX_XIDS = 32
 
-#: Bit of the clocks' reasons -> its name. An idle GPU and clocks that somebody has set are none.
+#: Bit of the clocks' reasons -> its name. An idle GPU and clocks set by the operator are none.
 _THROTTLING: Mapping[int, str] = {
     0x4: "power_cap",
     0x8: "hardware_slowdown",
@@ -53,7 +53,7 @@ def throttling(clock_reasons: int) -> tuple[str, ...]:
 
 
 def fault(reading: Reading, xids: Mapping[int, int], *, lost: bool = False) -> str:
-    """Return the reason why this device is not to be used, in one clause; "" when nothing says so. `xids`: how often each was reported."""
+    """Return the reason why this device is not to be used, in one clause; "" when there is none. `xids`: how often each was reported."""
     for xid in xids:
         if xid in BROKEN:
             return f"Xid {xid}: {BROKEN[xid]}"

@@ -1,6 +1,6 @@
 """The GPUs of this machine through NVIDIA's management library (NVML), behind a small port.
 
-Everything here may raise `GpuLibraryError`, and any call may hang in the driver of a broken GPU: callers run them on a thread that nobody
+Everything here may raise `GpuLibraryError`, and any call may hang in the driver of a broken GPU: callers run them on a thread that no other
 waits for without an end (`watch`, `in_time`). A single number that cannot be read is -1 in a `Reading`: not every device has every sensor.
 """
 
@@ -28,7 +28,7 @@ class GpuLibraryError(Exception):
 
 
 class GpuLostError(GpuLibraryError):
-    """The library says that the GPU is not reachable any more."""
+    """The library reports that the GPU is not reachable any more."""
 
 
 class PhysicalGpu(Struct, frozen=True):
@@ -39,7 +39,7 @@ class PhysicalGpu(Struct, frozen=True):
 
 
 class Reading(Struct, frozen=True, kw_only=True):
-    """Measurements of a GPU now; -1 where it does not say. Of a MIG slice, all but its memory is the GPU's that it is part of."""
+    """Measurements of a GPU now; -1 where it gives none. Of a MIG slice, all but its memory is the GPU's that it is part of."""
 
     memory_used_mb: float = -1.0
     memory_total_mb: float = -1.0
@@ -62,7 +62,7 @@ class Reading(Struct, frozen=True, kw_only=True):
 class Gpu(Protocol):
     """Opened GPU, or MIG slice."""
 
-    #: As people know it: "NVIDIA H100 80GB HBM3".
+    #: Product name: "NVIDIA H100 80GB HBM3".
     name: str
 
     def read(self) -> Reading:
@@ -168,7 +168,7 @@ class NvmlGpu:
         except pynvml.NVMLError as error:
             if error.value != pynvml.NVML_ERROR_TIMEOUT:
                 _raise_if_lost(error)
-            # What fails at once must not be asked again at once.
+            # What fails at once must not be tried again at once.
             time.sleep(max(0.0, seconds - (time.monotonic() - started)))
             return ()
         ours = self._instance is None or data.gpuInstanceId in (self._instance, _WHOLE_GPU)
@@ -196,7 +196,7 @@ def _raise_if_lost(error: Any) -> None:
 
 
 def in_time(call: Callable[[], _Answer], seconds: float) -> _Answer:
-    """Call `ask` on a thread of its own and return its result. Raises `GpuLibraryError` when it does, or has not answered in this time."""
+    """Call `call` on a thread of its own and return its result. Raises `GpuLibraryError` when it does, or has not answered in this time."""
     answers: list[_Answer] = []
     errors: list[GpuLibraryError] = []
 

@@ -24,7 +24,7 @@ _PACE_S = 1.0
 #: The start waits so long for the device's name, and goes on without it then.
 _OPEN_S = 5.0
 
-#: A measurement older than this says nothing of now.
+#: A measurement older than this does not count any more.
 _STALE_S = 10.0
 
 
@@ -36,7 +36,7 @@ class Sample(Struct, frozen=True):
 
 
 class GpuWatch:
-    """The latest measurement of one GPU. Owner of all that changes is the thread; `_latest` is replaced whole."""
+    """The latest measurement of one GPU. The thread alone changes anything; `_latest` is replaced whole."""
 
     def __init__(self, library: GpuLibrary, visible: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._library = library
@@ -49,7 +49,7 @@ class GpuWatch:
         #: Whether there is something to wait for: false once the library is known not to be there, or the GPU is lost.
         self._watching = True
         self._silent = False
-        #: As people know it; "" when the library has not said.
+        #: Product name; "" until the library has given it.
         self.name = ""
         opened = threading.Event()
         self.thread = threading.Thread(target=self._run, args=(opened,), name="gpu-watch", daemon=True)

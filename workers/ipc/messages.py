@@ -22,7 +22,7 @@ class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
 
     models: tuple[ModelCard, ...]
     preload: str
-    #: "cpu" or "cuda"; the process sees only its own GPU.
+    #: "cpu" or "cuda"; only its own GPU is visible to the process.
     device: str
     #: torch CPU threads; 0 leaves torch's default.
     threads: int = 0
@@ -115,7 +115,7 @@ class JobFailed(Struct, frozen=True, kw_only=True, tag="failed"):
 
 
 class JobCancelled(Struct, frozen=True, kw_only=True, tag="cancelled"):
-    """The job stopped where the cancel word reached it; the engine is clean and can take the next."""
+    """The job stopped where the cancel flag reached it; the engine is clean and can take the next."""
 
     fence: int
     model: str = ""
@@ -123,7 +123,7 @@ class JobCancelled(Struct, frozen=True, kw_only=True, tag="cancelled"):
 
 
 class JobParked(Struct, frozen=True, kw_only=True, tag="parked"):
-    """The job stopped after a step, as asked; `kept` of its denoising steps lie in a checkpoint. The engine can take the next."""
+    """The job stopped after a step, on request; `kept` of its denoising steps lie in a checkpoint. The engine can take the next."""
 
     fence: int
     kept: int

@@ -1,6 +1,6 @@
 """Counters in shared memory: what changes all the time, and what must not queue behind anything (cancel, park).
 
-Each word is an aligned unsigned 64-bit integer with exactly one writer, so a store is seen whole or not at all. An engine holds at most
+Each word is an aligned unsigned 64-bit integer with exactly one writer, so a store is read whole or not at all. An engine holds at most
 three jobs (one that is prepared, denoised, postprocessed); each has a slot, a row of words of its own.
 """
 
@@ -72,7 +72,7 @@ class SharedCounters:
         return tuple(slot.progress() for slot in self.slots)
 
     def memory(self) -> tuple[int, int]:
-        """(used, total) in MB as the engine last saw them: of the GPU, or the process's resident size and the machine's."""
+        """(used, total) in MB as the engine last read them: of the GPU, or the process's resident size and the machine's."""
         return self.slots[0].memory()
 
 
@@ -86,7 +86,7 @@ class Slot:
         self._park, self._kept = first + _PARK, first + _KEPT
 
     def request_cancel(self, fence: int) -> None:
-        """Ask the engine to stop the job of this fence, and only that one."""
+        """Request that the engine stop the job of this fence, and only that one."""
         self._words[self._cancel] = fence
 
     def cancelled(self, fence: int) -> bool:
@@ -94,7 +94,7 @@ class Slot:
         return self._words[self._cancel] == fence
 
     def request_park(self, fence: int) -> None:
-        """Ask the engine to write a checkpoint of the job of this fence after its next step, and to hand it back."""
+        """Request that the engine write a checkpoint of the job of this fence after its next step, and hand it back."""
         self._words[self._park] = fence
 
     def park_requested(self, fence: int) -> bool:
@@ -109,7 +109,7 @@ class Slot:
         self.touch()
 
     def report(self, phase: str, step: int, total: int) -> None:
-        """Set phase, step and total in one store: a reader never sees the step of one phase with the total of another."""
+        """Set phase, step and total in one store: a reader never gets the step of one phase with the total of another."""
         packed = (PHASES.index(phase) + 1) << (2 * _STEP_BITS)
         self._words[self._progress] = packed | (min(step, _STEP_MASK) << _STEP_BITS) | min(total, _STEP_MASK)
         self.touch()

@@ -51,7 +51,7 @@ _NEEDS_IMAGE = (
 #: Pipelines that draw in a size of their own, by the shape of the image or the number of pixels they were trained on.
 _OWN_SIZE = r"HunyuanVideo15ImageToVideo|QwenImageEditInpaint|LongCatImageEdit|QwenImageLayered|IFImg2Img"
 
-#: Components that give sound, the last of their kind in a pipeline; and how `model_index.json` says that a model has none.
+#: Components that give sound, the last of their kind in a pipeline; and the form in `model_index.json` of one that a model lacks.
 _MAKES_SOUND = ("vocoder", "sound_tokenizer")
 _ABSENT = [None, None]
 
@@ -89,7 +89,7 @@ def image_use(taken: PipelineClass, index: Mapping[str, Any], transformer: Mappi
     parameter = inputs.parameters(taken.name, taken.parameters).get("image", "")
     takes = bool(parameter)
     if taken.name.startswith("Kandinsky6") and transformer.get("visual_token_type_num_embeddings", 2) < 2:
-        takes = False  # it tells the frame that is given from those to be drawn by the embedding of their type
+        takes = False  # it marks the given frame among those to be drawn by the embedding of their type
     needs = takes and (taken.parameters[parameter].required or re.match(_NEEDS_IMAGE, taken.name) is not None)
     both = taken.name == "WanPipeline" and index.get("expand_timesteps") is True  # see `engine.siblings`
     return takes or both, needs

@@ -21,7 +21,7 @@ _BOUNDS = {
     "max_frames": (1, MAX_FRAMES), "frame_step": (1, MAX_FRAMES), "frame_offset": (0, MAX_FRAMES), "max_steps": (1, MAX_STEPS),
 }  # fmt: skip
 
-#: Of defaults: what a request may say.
+#: Of defaults: as in a request.
 _DEFAULT_BOUNDS = {
     "fps": (1, 240),
     "guidance_scale": (0, 100),

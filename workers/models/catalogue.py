@@ -1,6 +1,6 @@
 """Building a model's card from its directory: its output, the fields it takes, and the defaults of a request.
 
-Read without torch, so that an agent knows its models before its engine has started. Each value comes from the first of
+Read without torch, so that an agent has its models before its engine has started. Each value comes from the first of
 
 1. `[models.NAME]` of the service's zoetrope.toml (`table.py` has its keys),
 2. `zoetrope.toml` in the model's own directory (the same keys),

@@ -49,7 +49,7 @@ def model_content(card: ModelCard, setup: ModelSetup, device: str, dtype: str) -
 
 
 def _below(place: Path) -> list[Path]:
-    """The files of a directory, without hidden ones: what those who fetched it noted, such as when that was."""
+    """The files of a directory, without hidden ones: notes of the client that fetched it, such as the time."""
     if place.is_file():
         return [place]
     shown = (path for path in place.rglob("*") if not any(part[0] == "." for part in path.relative_to(place).parts))

@@ -29,9 +29,9 @@ class Denoiser(Struct, frozen=True):
     chooses_attention: bool
     #: Whether the blocks that it repeats are known, so that one compilation serves all of them.
     has_repeated_blocks: bool
-    #: Whether diffusers' step caches know its blocks.
+    #: Whether diffusers' step caches support its blocks.
     caches: bool
-    #: Whether what it gives is made by one last layer, by the name under which step caches know it.
+    #: Whether what it gives is made by one last layer, by the name under which step caches find it.
     projects_out: bool = False
     #: Whether LoRAs can be loaded into it.
     takes_adapters: bool = False
@@ -70,7 +70,7 @@ def _blocks(text: str) -> set[str]:
 
 @functools.cache
 def _registered() -> frozenset[str]:
-    """Classes of blocks whose inputs and outputs the step caches know."""
+    """Classes of blocks whose inputs and outputs the step caches support."""
     files = (Path(place, "hooks", "_helpers.py") for place in library_places())
     return frozenset(
         name for file in files for name in re.findall(r"model_class=(\w+)", file.read_text(encoding="utf-8"))

@@ -21,10 +21,10 @@ class Family(Struct, frozen=True, kw_only=True):
     pattern: str
     output: MediaKind
     defaults: Defaults
-    #: Compression of the VAE, where its config does not say.
+    #: Compression of the VAE, where its config has none.
     spatial: int = 8
     temporal: int = 4
-    #: Latent pixels a token side, where the transformer's config says 1 and the pipeline packs by itself.
+    #: Latent pixels a token side, where the transformer's config has 1 and the pipeline packs by itself.
     pack: int = 1
     #: What the pipeline demands of sides, whatever the VAE.
     side_multiple: int = 8

@@ -159,7 +159,7 @@ def _listed(names: list[str], most: int = 12) -> str:
 
 
 def plan(source: str, files: Iterable[str] = (), variant: str = "") -> Fetch:
-    """Ask the hub what `pull` would fetch of `OWNER/NAME` or `OWNER/NAME@REVISION`; at most the index is fetched. Raises `PullError`.
+    """Read from the hub what `pull` would fetch of `OWNER/NAME` or `OWNER/NAME@REVISION`; at most the index is fetched. Raises `PullError`.
 
     `files` name single files of the repository (LoRAs, GGUF), which need no `model_index.json`.
     """
@@ -197,7 +197,7 @@ def pull(fetch: Fetch, progress: Progress = lambda done, total: None) -> Path:
     _check_disk(cache, fetch.missing - begun)
     with _Explained(fetch.model), _Transfer(fetch, cache, progress) as transfer:
         transfer.run()
-    # Last: by this file `sources.find` knows the model.
+    # Last: by this file `sources.find` finds the model.
     reference = cache / "refs" / fetch.model.ref
     reference.parent.mkdir(parents=True, exist_ok=True)
     beside = reference.with_name(f"{reference.name}.{os.getpid()}.tmp")
@@ -305,7 +305,7 @@ class _Transfer:
                 raise httpx.ReadError(f"{response.status_code} {response.reason_phrase}")
             if response.status_code not in ((200, 206) if begin else (200,)):
                 raise PullError(f"{name}: the hub answered {response.status_code} {response.reason_phrase}")
-            if begin and response.status_code == 200:  # whoever answered knows no ranges
+            if begin and response.status_code == 200:  # the server supports no ranges
                 part.restart()
                 self._came(-begin)
             # As they come: what is short of a full buffer would be lost with the connection.
@@ -383,7 +383,7 @@ def _index(path: str) -> Mapping[str, Any]:
 
 
 class _Explained:
-    """Turn what the hub's client raises into one sentence, and say what to do."""
+    """Turn what the hub's client raises into one sentence with what to do."""
 
     def __init__(self, model: HubId) -> None:
         self._model = model

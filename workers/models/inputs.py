@@ -1,6 +1,6 @@
-"""Mapping of a job's inputs to parameters of a pipeline's call, read from the signature, as far as that says it.
+"""Mapping of a job's inputs to parameters of a pipeline's call, read from the signature, as far as that has it.
 
-Both sides go by it: the catalogue, which says what a model takes, and the engine, which calls the pipeline. Pure, without torch.
+Both sides go by it: the catalogue, which lists what a model takes, and the engine, which calls the pipeline. Pure, without torch.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _STEERED_BY_IMAGE = r"StableDiffusion(XL)?(ControlNet(PAG|XS)?|Adapter)Pipeline"
 #: Pipelines that draw over a clip, and take it as `video`; elsewhere a parameter of this name is for other ends.
 _DRAWS_OVER_CLIP = r"(Wan|CogVideoX|AnimateDiff)VideoToVideo|VideoToVideoSD|LucyEdit|WanVACE"
 
-#: Pipelines that go on from a clip, and how much of it they see: as much as they were trained on where they would take any number.
+#: Pipelines that go on from a clip, and how much of it they take: as much as they were trained on where they would take any number.
 _GOES_ON = (
     ("LTX2?Condition", StartFrames(least=1, step=8, most=25)),
     ("CosmosVideoToWorld", StartFrames(least=1, step=8, most=9)),
     ("Cosmos2VideoToWorld|Cosmos2_5_PredictBase|Cosmos3Omni", StartFrames(least=1, step=4, most=5)),
-    # What it remembers are 19 latent frames, read in chunks of 9.
+    # Its context is 19 latent frames, read in chunks of 9.
     ("Helios", StartFrames(least=33, step=33, most=99, drawn=False)),
 )
 
@@ -88,7 +88,7 @@ def parameters(name: str, takes: Container[str]) -> dict[str, str]:
 
 
 def start_frames(name: str) -> StartFrames | None:
-    """Number of frames that the pipeline of this class sees of a clip to go on from; None where it takes none."""
+    """Number of frames that the pipeline of this class takes of a clip to go on from; None where it takes none."""
     return next((seen for pattern, seen in _GOES_ON if re.match(pattern, name)), None)
 
 

@@ -58,7 +58,7 @@ _DOWN = ("lora_A", "lora_down", "down")
 _OTHER = re.compile(r"\.(?P<kind>hada_|lokr_|oft_|dora_scale)")
 _OTHER_NAMES = {"hada_": "a LoHa", "lokr_": "a LoKr", "oft_": "an OFT", "dora_scale": "a DoRA"}
 
-#: How a file says which component a layer is of: in diffusers' format, and in kohya's. All else is of the one that denoises.
+#: Prefixes of a layer's component in a file: in diffusers' format, and in kohya's. All else is of the one that denoises.
 _COMPONENT = re.compile(r"(transformer_2|transformer|unet|text_encoder_2|text_encoder_3|text_encoder)\.")
 _KOHYA = re.compile(r"lora_(te\d?|text_encoder(?:_\d)?)_")
 _KOHYA_COMPONENTS = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}

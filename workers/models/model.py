@@ -1,4 +1,4 @@
-"""A model as a worker knows it: the card that clients see, and what its engine makes it ready by."""
+"""A model of a worker: the card for clients, and the setup by which its engine makes it ready."""
 
 from __future__ import annotations
 

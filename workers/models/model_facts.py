@@ -22,12 +22,12 @@ from workers.models.sources import config, read_json
 _MIN_SIDE = 64
 _VIDEO_LIMITS = Limits(max_side=1920, max_pixels=1920 * 1088)
 
-#: Pipeline -> (steps, guidance) of those whose index says `is_distilled`.
+#: Pipeline -> (steps, guidance) of those whose index has `is_distilled`.
 _DISTILLED_STEPS = {
     "Flux2KleinPipeline": (4, 1.0), "Flux2KleinKVPipeline": (4, 1.0), "Krea2Pipeline": (8, 0.0), "HeliosPyramidPipeline": (6, 1.0),
 }  # fmt: skip
 
-#: What is read from the signature of a class that no family knows, and the most that is taken from there.
+#: What is read from the signature of a class of no known family, and the most that is taken from there.
 _OWN_DEFAULTS = {"num_inference_steps": Limits().max_steps, "width": Limits().max_side, "height": Limits().max_side}
 
 
@@ -63,7 +63,7 @@ def _whole(value: Any) -> int:
 
 
 def family_for(taken: PipelineClass) -> Family:
-    """Return the family of a class; for one that no family knows, with the class's own steps and size."""
+    """Return the family of a class; for one of no known family, with the class's own steps and size."""
     family = family_of(taken.name, clips=abilities.draws_clips(taken))
     if family.pattern:
         return family

@@ -116,7 +116,7 @@ def layout_for(parallel: Parallel, ranks: int, *, guided: bool) -> Layout:
 
 
 def on_group(card: ModelCard, parallel: Parallel, ranks: int) -> ModelCard:
-    """The card of a model on a worker of so many GPUs: its `setup` says how they share jobs, or why they cannot."""
+    """The card of a model on a worker of so many GPUs: its `setup` has how they share jobs, or why they cannot."""
     if ranks == 1 or card.engine == "fake":
         return card
     layouts = [_as_text(parallel, ranks, guided=False)]

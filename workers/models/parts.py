@@ -1,6 +1,6 @@
 """Files that replace components of a model: `parts` in its table, as `transformer = "wan-lightning-Q4_K_M.gguf"`.
 
-A file has the names of diffusers (transformers, for a text encoder), of the model's authors, or of ComfyUI. Its header says what it is:
+A file has the names of diffusers (transformers, for a text encoder), of the model's authors, or of ComfyUI. Its header identifies it:
 a LoRA, a whole checkpoint or another component's weights are refused at start, not after minutes of loading.
 """
 
@@ -35,7 +35,7 @@ _LORA = re.compile(r"lora_(?:A|B|up|down|unet|te)|\.lora\.|\.hada_|\.lokr_|\.dor
 _OTHERS = re.compile(r"first_stage_model\.|cond_stage_model\.|conditioner\.|text_encoders?\.|vae\.")
 _TEXT_ENCODER = re.compile(r"cond_stage_model\.|conditioner\.|text_encoders?\.")
 
-#: How a component's tensors are named, by anyone: enough to tell one from another.
+#: Names of a component's tensors in all formats: enough to tell components apart.
 _NAMES = (
     ("a VAE", re.compile(r"(?:encoder|decoder)\.(?:conv_in|conv1|conv_out|head|down|up|mid|stages)")),
     (

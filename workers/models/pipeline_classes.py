@@ -77,7 +77,7 @@ class PipelineClass(Struct, frozen=True):
     needed: frozenset[str]
     #: Whether `strength` x steps, rounded down, are the steps that are drawn.
     steps_by_strength: bool
-    #: Whether its loop says which of its calls of the denoiser belong together, which a step cache must know.
+    #: Whether its loop marks which of its calls of the denoiser belong together, which a step cache needs.
     marks_cache_context: bool = False
     #: Whether all of it may be read from one file.
     from_single_file: bool = False
@@ -165,7 +165,7 @@ def _given_out() -> frozenset[str]:
 
 
 def _optional(family: list[tuple[ast.ClassDef, str]]) -> set[str]:
-    """Components that a model may lack, as the class says."""
+    """Components that a model may lack, by the class."""
     for node, _ in family:
         for item in node.body:
             match item:

@@ -128,7 +128,7 @@ def choose(
     wanted: PlacementSetting = AUTO,
     possible: Sequence[Placement] = ORDER,
 ) -> Placement:
-    """The fastest placement that fits, of those that are `possible` with this pipeline; the `wanted` one, if one is.
+    """The fastest placement that fits, of those that are `possible` with this pipeline; the `wanted` one, if it is given.
 
     Raises `DoesNotFit` with the numbers: before a job begins, and not after it has failed.
     """

@@ -1,6 +1,6 @@
 """Classes of pipelines whose jobs go on from a checkpoint and then end bit for bit as if they had never been interrupted.
 
-The suite of families (`tests/engine/families`) tries it with every class that it knows, and holds this list to what it finds. Others
+The suite of families (`tests/engine/families`) tries it with every class of its table, and holds this list to what it finds. Others
 begin anew, as they have a state that neither their callback nor their scheduler hands out:
 
 - sound beside the latents: LTX 2, Cosmos 3 Omni

@@ -1,6 +1,6 @@
 """Samplers of models: which solvers there are, the exact schedules of distilled models, and reading both from a model's table.
 
-`sampler` says how a model samples always; one of `presets` is chosen by a request, or by a LoRA that names it. Either is a table of the
+`sampler` is how a model samples always; one of `presets` is chosen by a request, or by a LoRA that names it. Either is a table of the
 fields of `Sampler`, or the name of a preset, or a table with `preset = "NAME"` and what differs from it.
 Nothing here imports torch: what a scheduler takes stands in `KINDS`, which a test holds against the classes.
 """
@@ -364,7 +364,7 @@ def _check_schedule(key: str, sampler: Sampler) -> None:
             raise SamplerError(f"{key}.steps", text)
 
 
-#: (beginning of the pipeline's class, pattern in a directory's name or hub id, preset): distilled models that no config tells apart.
+#: (beginning of the pipeline's class, pattern in a directory's name or hub id, preset): distilled models that no config marks.
 _DISTILLED = (
     ("Wan", r"self-?forcing", "wan-self-forcing-4step"),
     ("Wan", r"causvid", "wan-causvid"),

@@ -1,4 +1,4 @@
-"""A whole model in one file, as its authors publish it: `path` is the file, `config` a directory that says how to build it."""
+"""A whole model in one file, as its authors publish it: `path` is the file, `config` a directory with the configuration to build it."""
 
 from __future__ import annotations
 

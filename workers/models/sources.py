@@ -35,7 +35,7 @@ class CatalogueError(Exception):
     def __init__(self, where: str, key: str, text: str) -> None:
         place = " ".join(filter(None, (where, key if where else "")))
         super().__init__(f"{place}: {text}" if place else text)
-        #: The table ("" where the caller knows it), the key in it, and what is wrong: the value, the rule and the cure.
+        #: The table ("" where the caller has it), the key in it, and what is wrong: the value, the rule and the cure.
         self.where, self.key, self.text = where, key, text
 
 
@@ -108,7 +108,7 @@ def own_settings(directory: Path | None) -> dict[str, Any]:
 
 
 def read_index(source: str, directory: Path | None, pipeline: str = "") -> Mapping[str, Any]:
-    """The model's parts, and its class under "_class_name": `pipeline`, or what the index says. Raises `CatalogueError`."""
+    """The model's parts, and its class under "_class_name": `pipeline`, or that of the index. Raises `CatalogueError`."""
     index = read_json(directory / INDEX) if directory is not None else {}
     own = index.get("_class_name")
     named = pipeline or own

@@ -82,7 +82,7 @@ def cache_modes(speed: Speed, taken: PipelineClass, index: Mapping[str, Any]) ->
 
 
 def _no_cache(speed: Speed, taken: PipelineClass, index: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(key, why not) of what is said of the step cache."""
+    """(key, why not) of the settings of the step cache."""
     why = unfit_cache(speed.cache_kind, speed.cache_ratios, taken, index)
     if any(not 0 < ratio < math.inf for ratio in speed.cache_ratios):
         return [("cache_ratios", "must be numbers above 0")]

@@ -25,7 +25,7 @@ from workers.models.video_file import VideoFile
 
 T = TypeVar("T", bound=Struct)
 
-#: What a model cannot say of itself.
+#: Fields that a model's own file cannot have.
 _FOREIGN = ("path", "config", "trust_remote_code")
 
 
@@ -54,7 +54,7 @@ class ModelTable(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
     loras: dict[str, LoraEntry] = field(default_factory=dict)
     #: Directory each of whose *.safetensors is a LoRA, named by its stem.
     lora_dir: str = ""
-    #: How its steps are taken, always; and by name, where a request or a LoRA says so.
+    #: How its steps are taken, always; and by name, where a request or a LoRA names one.
     sampler: SamplerEntry = ""
     presets: dict[str, SamplerEntry] = field(default_factory=dict)
     speed: Speed = Speed()
@@ -67,12 +67,12 @@ class ModelTable(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
 
 
 def read(where: str, table: Mapping[str, Any]) -> ModelTable:
-    """The table, named `where` in what is said of it. Raises `CatalogueError`."""
+    """The table, named `where` in errors. Raises `CatalogueError`."""
     return convert(where, "", table, ModelTable)
 
 
 def convert(where: str, prefix: str, table: Mapping[str, Any], kind: type[T]) -> T:
-    """The struct of this kind that a table gives, whose keys begin with `prefix` in what is said. Raises `CatalogueError`."""
+    """The struct of this kind that a table gives, whose keys begin with `prefix` in errors. Raises `CatalogueError`."""
     for key, text in (*_faults(prefix, table, inspect.type_info(kind)), *_nul(prefix, table)):
         raise CatalogueError(where, key, text)
     try:
@@ -102,7 +102,7 @@ class Layers(Struct, frozen=True):
     given: Mapping[str, Any]
 
     def merged(self) -> dict[str, Any]:
-        """`own` with what `given` says in its place; within a table, key by key."""
+        """`own`, overridden by `given`; within a table, key by key."""
         both = {**self.own, **self.given}
         for key, value in self.own.items():
             if isinstance(value, dict) and isinstance(self.given.get(key), dict):
@@ -110,14 +110,14 @@ class Layers(Struct, frozen=True):
         return both
 
     def is_own(self, key: str) -> bool:
-        """Whether what an error says of a key is of the model's own file."""
+        """Whether an error's key is in the model's own file."""
         table, _, name = key.partition(".")
         if table == "defaults" and any(_has_key(self.given, f"limits.{limit}") for limit in _BOUND_BY.get(name, ())):
             return False  # the two do not agree, and the service's table can mend both
         return _has_key(self.own, key) and not _has_key(self.given, key)
 
     def outranks(self, one: str, other: str) -> bool:
-        """Whether the service's table says the `one`, and the `other` is the model's own or nobody's."""
+        """Whether the service's table has the `one`, and the `other` is in the model's own file or in none."""
         return _has_key(self.given, one) and not _has_key(self.given, other)
 
 
@@ -166,7 +166,7 @@ _NOTHING: list[str] = []
 def _faults(path: str, value: Any, kind: inspect.Type, beside: list[str] = _NOTHING) -> Iterator[tuple[str, str]]:
     """(path of the key, what is wrong) for keys that there are not and words that are no choice; all else msgspec finds.
 
-    `beside`: what else may stand in the place of a word.
+    `beside`: other values that may stand in place of a choice.
     """
     if isinstance(kind, inspect.UnionType):
         beside = [_KINDS["bool"]] if any(isinstance(one, inspect.BoolType) for one in kind.types) else []

@@ -13,10 +13,10 @@ from workers.models.sources import CatalogueError
 
 
 class VideoFile(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The encoding of an MP4. Empty: H.264 that looks lossless, which everything plays."""
+    """The encoding of an MP4. Empty: H.264 without visible loss, which everything plays."""
 
     codec: Literal["h264", "hevc", "av1"] = "h264"
-    #: Constant rate factor: the lower the better and the larger. None: what looks lossless.
+    #: Constant rate factor: the lower the better and the larger. None: the one without visible loss.
     crf: int | None = None
     pixel_format: Literal["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"] = "yuv420p"
 
@@ -25,7 +25,7 @@ class Codec(Struct, frozen=True):
     """An encoder of FFmpeg, and how it is run."""
 
     encoder: str
-    #: The highest rate factor, and the one that looks lossless.
+    #: The highest rate factor, and the one without visible loss.
     worst: int
     usual: int
     formats: tuple[str, ...]

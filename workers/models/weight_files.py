@@ -21,7 +21,7 @@ _GGUF_MAGIC = b"GGUF"
 _GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _ARRAY = 8, 9
 
-#: How files begin that are read by running what they say: zip archives of torch, pickles.
+#: First bytes of files that are read by executing their content: zip archives of torch, pickles.
 _CODE = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -71,7 +71,7 @@ def read_weights(file: Path) -> WeightFile:
 def _safetensors(stream: BinaryIO, lead: bytes, size: int) -> dict[str, Tensor]:
     length = int.from_bytes(lead, "little")
     text = stream.read(min(length, MAX_HEADER))
-    # A header may be as long as a pickle's first bytes say, and begins as one of JSON.
+    # A header may be as long as by a pickle's first bytes, and begins as one of JSON.
     if lead.startswith(_CODE) and not text.startswith(b"{"):
         raise NoWeights("is a pickle, which can run code when it is read, and is not opened; get it as safetensors")
     if len(lead) < 8 or length > MAX_HEADER:

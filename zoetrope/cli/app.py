@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         err().print(f"zoetrope: {error.format_message().rstrip('.')}; --help lists the options", markup=False)
         return 2
     except BrokenPipeError:
-        # `zoetrope ps | head`: nobody reads on. Nor shall the interpreter try to, at its end.
+        # `zoetrope ps | head`: the reader is gone. Nor shall the interpreter write on, at its end.
         sys.stderr.close()
         return 0
     return code if isinstance(code, int) else 0

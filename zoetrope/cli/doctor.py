@@ -1,4 +1,4 @@
-"""`zoetrope doctor`: whether this machine can run the service, and what to do where it cannot. What it looks at is `doctor_facts`."""
+"""`zoetrope doctor`: whether this machine can run the service, and what to do where it cannot. The facts are read in `doctor_facts`."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def check_port(facts: Facts) -> Check:
 
 
 def check_keys(facts: Facts) -> Check:
-    """Check who may use the port."""
+    """Check the access to the port."""
     if facts.keys_file and not facts.keys_there:
         return Check(
             "keys", "fail", f"{facts.keys_file} is not there", "zoetrope keys add NAME makes a key and the file"

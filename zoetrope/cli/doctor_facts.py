@@ -1,4 +1,6 @@
-"""Facts of this machine that `zoetrope doctor` checks: versions, GPUs, disk, ports, settings, and who answers where the settings point."""
+"""Facts of this machine that `zoetrope doctor` checks: versions, GPUs, disk, ports, settings, and the servers at the settings'
+addresses.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ from zoetrope.client.results import Health
 _SERVE = ("zmq", "starlette", "uvicorn", "honcho", "torch", "diffusers", "transformers", "av", "PIL")
 #: A depot that is a directory.
 LOCAL = "local"
-#: Seconds for the object store to say whether it may be used.
+#: Seconds for the check of the object store.
 _STORE_S = 30.0
 #: Seconds for the depot to take a connection.
 _CONNECT_S = 3.0
@@ -64,7 +66,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     disk_free_mb: float = 0.0
     host: str = "0.0.0.0"
     port: int = 8000
-    #: Who has the port: "free", "zoetrope", "other".
+    #: State of the port: "free", "zoetrope", "other".
     port_holder: str = "free"
     health: Health | None = None
     #: The file of API keys; "" where none is set. Whether it is there.
@@ -76,7 +78,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     marking_gone: str = ""
     traces: bool = False
     can_trace: bool = True
-    #: URL of the depot, `local`, or what else the setting says; "": this machine's disk. Why nobody answers there; "".
+    #: URL of the depot, `local`, or the setting's other value; "": this machine's disk. Why there is no answer; "".
     depot: str = ""
     depot_fault: str = ""
     #: URL of the object store of results; "": there is none. Why it does not take them; "". Whether its setting is wrong.
@@ -223,7 +225,7 @@ def _depot_fault(url: str) -> str:
 
 
 def _store_facts(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of `Facts` that say whether the object store takes results, as a process of the service finds."""
+    """The fields of `Facts` about the object store of results, checked in a process of the service."""
     line = [sys.executable, "-m", "broker.depot"]
     try:
         done = subprocess.run(
@@ -278,7 +280,7 @@ def _file_facts(config: Mapping[str, Any], environ: Mapping[str, str], home: Pat
 
 
 def read_facts(environ: Mapping[str, str], url: str | None, key_file: Path | None) -> Facts:
-    """Read the facts of this machine. Asks the service on its port, the depot, and the object store of results."""
+    """Read the facts of this machine. Queries the service on its port, the depot, and the object store of results."""
     fault, config = "", {}
     try:
         config = read_config(environ)

@@ -12,7 +12,7 @@ from zoetrope.cli.terminal import err, megabytes, out, quiet_interrupt, show_jso
 from zoetrope.client.client import Client
 from zoetrope.client.results import Model, Worker
 
-#: Seconds between two looks at a worker that is to leave.
+#: Seconds between two polls of a worker that is to leave.
 _LOOK_S = 0.5
 
 

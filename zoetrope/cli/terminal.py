@@ -1,4 +1,4 @@
-"""Output to a terminal: tables and lines, JSON instead of them, and exit codes that a script can tell apart."""
+"""Output to a terminal: tables and lines, JSON instead of them, and exit codes for scripts."""
 
 from __future__ import annotations
 

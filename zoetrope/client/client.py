@@ -1,6 +1,6 @@
 """The two clients: `Client` blocks, `AsyncClient` awaits. Each method is a flow of `flows`, which a `connection` carries out.
 
-Methods say the same in both, and raise `ServiceError` (the service refused), `ServiceUnreachable` (no answer) or an error of their own.
+Methods are the same in both, and raise `ServiceError` (the service refused), `ServiceUnreachable` (no answer) or an error of their own.
 """
 
 from __future__ import annotations

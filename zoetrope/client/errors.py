@@ -27,7 +27,7 @@ class ClientClosed(ZoetropeError):
 class ServiceError(ZoetropeError):
     """The service refused a request.
 
-    `status` is the HTTP status, `code` the service's word for the error ("invalid_value"), `param` the field at fault as it was written.
+    `status` is the HTTP status, `code` the service's name of the error ("invalid_value"), `param` the field at fault as it was written.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Conflict(ServiceError):
 
 
 class QueueFull(ServiceError):
-    """The queue has no room, or too many requests wait; `retry_after_s` says when to try again."""
+    """The queue has no room, or too many requests wait; `retry_after_s`: when to try again."""
 
 
 class Unavailable(ServiceError):
@@ -82,7 +82,7 @@ class Unavailable(ServiceError):
 
 
 class ServiceFault(ServiceError):
-    """The service failed at something it should have done; its log says more."""
+    """The service failed at something it should have done; its log has more."""
 
 
 _BY_CODE: dict[str, type[ServiceError]] = {

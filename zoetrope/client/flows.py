@@ -78,7 +78,7 @@ class Flows:
         self._wall = wall
 
     def send(self, request: Request) -> Flow[Reply]:
-        """The answer to a request, tried again as the policy says. Raises `ServiceError`, `ServiceUnreachable`."""
+        """The answer to a request, tried again by the policy. Raises `ServiceError`, `ServiceUnreachable`."""
         failures = 0
         while True:
             try:

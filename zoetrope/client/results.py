@@ -138,7 +138,7 @@ class Page(Listed, kw_only=True):
 class Outcome(Result, kw_only=True):
     """Outcome of a request about a job.
 
-    Of a cancel: `cancelled` (it waited and is over), `requested` (its worker is being asked) or `already_final`; of a pause, resume or
+    Of a cancel: `cancelled` (it waited and is over), `requested` (its worker is being stopped) or `already_final`; of a pause, resume or
     commit: `done` or `requested`.
     """
 
@@ -157,7 +157,7 @@ class WorkerJob(Struct, kw_only=True):
 
 
 class Estimate(Result, kw_only=True):
-    """Forecast of a job that came now: `ready_within_s` is the least that could be promised; `unknown` says why nothing could."""
+    """Forecast of a job that came now: `ready_within_s` is the least that could be promised; `unknown` is the reason why nothing could."""
 
     model: str
     position: int = 0

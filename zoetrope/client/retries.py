@@ -1,6 +1,6 @@
 """Retries of requests: whether one is sent again, and after how long: pure, given every outcome.
 
-A request is sent again only where that cannot do a thing twice: reads, requests that say the same however often they are sent, submissions
+A request is sent again only where that cannot do a thing twice: reads, idempotent requests, submissions
 with an idempotency key or an id of their own; and any request whose connection was never made.
 """
 
@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 
 from msgspec import Struct
 
-#: Statuses that may be another the next time, unless `x-should-retry` says otherwise.
+#: Statuses that may be another the next time, unless `x-should-retry` decides.
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 
 

@@ -1,4 +1,4 @@
-"""Say how far the services on these ports are until all are ready, then wait to be stopped.
+"""Show how far the services on these ports are until all are ready, then wait to be stopped.
 
 `python -m zoetrope.serving.ready WORKERS PORT…`
 """
@@ -55,5 +55,5 @@ def _print(line: str) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     main(int(sys.argv[1]), sys.argv[2:])
-    # Whoever started the services takes the end of any process for the end of all.
+    # The parent of the services takes the end of any process for the end of all.
     signal.pause()

@@ -1,7 +1,7 @@
 """`zoetrope serve`: one broker, one pool of workers and one or several edges in the foreground.
 
 With one service the edge shows the whole pool. With several, each edge has its own port and shows one worker only.
-Ends when any process ends or on Ctrl-C, takes all processes with it, and says last why it ended.
+Ends when any process ends or on Ctrl-C, takes all processes with it, and prints last why it ended.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TextIO
 from honcho.manager import Manager
 from honcho.printer import Message, Printer
 
-#: Of several services, when nobody named another.
+#: Of several services, unless another is named.
 FIRST_PORT = 8000
 
 _DESCRIPTION = """\
@@ -40,7 +40,7 @@ class EndingPrinter(Printer):  # type: ignore[misc]  # honcho has no types
         super().__init__(output)
         self._last_lines: dict[str, str] = {}
         self._over = False
-        #: Why the service ends; "" while it runs, when it was asked to stop, and when the first process ended with 0.
+        #: Why the service ends; "" while it runs, when it was stopped by a signal, and when the first process ended with 0.
         self.reason = ""
 
     def write(self, message: Message) -> None:
@@ -71,7 +71,7 @@ def _how(code: int) -> str:
 def commands(
     services: int, port: int | None, gpus: str, model: str, output_roots: Sequence[str] = ()
 ) -> dict[str, list[str]]:
-    """Name and command line of every process. `services` 1: the whole pool behind `port`; None, "", (): as the settings say."""
+    """Name and command line of every process. `services` 1: the whole pool behind `port`; None, "", (): from the settings."""
     # The start directory, where relative paths lead, stays one of them.
     roots = ["--output-roots", ",".join([".", *output_roots])] if output_roots else []
     result = {
