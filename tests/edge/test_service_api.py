@@ -147,7 +147,7 @@ def test_what_waits_is_told_by_class_of_workers(world: World) -> None:
 def test_jobs_of_models_on_demand_are_taken_without_any_worker(world: World) -> None:
     cards = {card.name: card for one in world.fake.workers.values() for card in one.models}
     world.fake.workers.clear()
-    world.edge.calls.catalogue._known = {}
+    world.edge.calls.catalogue._last_cards = {}
     world.edge.calls.catalogue._pool_at = float("-inf")
     assert world.http.post("/v1/jobs", json={"prompt": "a cat", "model": "demo"}).status_code == 503
     world.fake.on_demand = (m.OnDemandModel(card=cards["demo"], device="H100"),)
