@@ -31,7 +31,7 @@ these a launcher does not start it again; after any other it does.
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
-    """Run the workers until asked to stop; returns the exit code (`workers.supervisor.exit_codes`)."""
+    """Run the workers until a signal stops them; returns the exit code (`workers.supervisor.exit_codes`)."""
     if argv[:1] == ["drain"]:
         return drain.main(argv[1:], environ)
     if argv[:1] == ["healthy"]:

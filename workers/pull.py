@@ -44,9 +44,7 @@ def main(argv: Sequence[str], out: TextIO = sys.stdout) -> int:
     parser.add_argument("--json", action="store_true", help="write what was fetched as JSON, and progress to stderr")
     arguments = parser.parse_args(argv)
     progress = sys.stderr if arguments.json else out
-    huggingface_hub.logging.set_verbosity(
-        logging.CRITICAL
-    )  # its warnings say at length what the one sentence at the end says
+    huggingface_hub.logging.set_verbosity(logging.CRITICAL)  # its warnings repeat at length the one sentence at the end
     try:
         fetch = hub.plan(arguments.model, arguments.files, arguments.variant)
         _print_plan(fetch, progress, listed=arguments.dry_run and not arguments.json)

@@ -44,7 +44,7 @@ DEMO = "demo"
 
 
 class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
-    """Run one worker for each GPU: an agent that talks to the broker, and an engine that draws."""
+    """Run one worker for each GPU: an agent that is connected to the broker, and an engine that draws."""
 
     gpus: Annotated[
         str,

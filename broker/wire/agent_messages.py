@@ -113,7 +113,7 @@ class Failed(Message, frozen=True, kw_only=True, tag="failed"):
 
 
 class Cancelled(Message, frozen=True, kw_only=True, tag="cancelled"):
-    """The attempt was stopped as asked. Resent until `ResultAck`."""
+    """The attempt was stopped by request. Resent until `ResultAck`."""
 
     job_id: KnownId
     fence: Fence
@@ -125,7 +125,7 @@ class Goodbye(Message, frozen=True, kw_only=True, tag="goodbye"):
     """This worker leaves; what it holds goes back to the queue."""
 
     reason: Short = ""
-    #: Whether it was asked to leave: what it holds is handed back, and no worker was lost under it.
+    #: Whether it was drained or dismissed: what it holds is handed back, and no worker was lost under it.
     orderly: bool = False
 
 
@@ -138,19 +138,19 @@ class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
     epoch: int
     heartbeat_s: Seconds = 1.0
     lost_s: Seconds = 6.0
-    #: With which this worker signs what it asks of the depot; "": there is none.
+    #: Key with which this worker signs its requests to the depot; "": there is none.
     depot_key: Short = ""
 
 
 class Identify(Message, frozen=True, kw_only=True, tag="who"):
-    """I do not know this address: say `Hello`."""
+    """The address is unknown: register with `Hello`."""
 
 
 class WorkerRejected(Message, frozen=True, kw_only=True, tag="bye"):
-    """Dismissal of a worker, which ends. `remedy` says whether this name can be served from here later.
+    """Dismissal of a worker, which ends. `remedy` is whether this name can be served from here later.
 
     `none`: never (your protocol is unknown, the name is not your key's). `anew`: by a new process, at once. `yield`: by a new process that
-    waits until nobody else bears the name.
+    waits until no other process bears the name.
     """
 
     reason: Short = ""

@@ -61,7 +61,7 @@ _BATCH_ROOM = MAX_BATCH_BYTES - len(_BATCH_HEADS[-1])
 
 
 class _Probe(msgspec.Struct, array_like=True):
-    """Enough of any version's frame to know it: the first frame of a message of protocol 1 begins like one of today."""
+    """Start of a frame of any version, to recognise it: the first frame of a message of protocol 1 begins like one of today."""
 
     tag: str
     v: int

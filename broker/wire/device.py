@@ -24,5 +24,5 @@ class DeviceHealth(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ecc_uncorrected: Annotated[int, Meta(ge=-1)] = -1
     #: Errors that the driver has reported since the worker started: how often each number.
     xids: Annotated[dict[int, Count], Meta(max_length=32)] = msgspec.field(default_factory=dict)
-    #: Why the device is not to be used, in one clause; "": nothing is wrong with it. It stays until another agent process speaks.
+    #: Why the device is not to be used, in one clause; "": nothing is wrong with it. It stays until another agent process registers.
     fault: Short = ""

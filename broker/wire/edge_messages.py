@@ -46,11 +46,11 @@ class Submit(Message, frozen=True, kw_only=True, tag="submit"):
     max_queued: Count = 0
     #: The job must be final so long after it was accepted, or it fails as `expired`. 0: no deadline.
     deadline_s: Seconds = 0.0
-    #: The edge has just drawn the id: no job can bear it, but one that this very message, said before, has made.
+    #: The edge has just drawn the id: no job can bear it, but one that this very message, sent before, has made.
     fresh: bool = False
     #: The job spec, opaque to the broker.
     body: bytes
-    #: Refuse with code `promise` unless this can be promised. None: nothing is asked for.
+    #: Refuse with code `promise` unless this can be promised. None: no promise is requested.
     promise: PromiseWish | None = None
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class CancelJob(Message, frozen=True, kw_only=True, tag="cancel_job"):
 
     req: int
     job_id: KnownId
-    #: Whose job it must be, or it is not found; "" for anybody's.
+    #: Tenant whose job it must be, or it is not found; "": of any.
     tenant: Tenant = ""
 
 
@@ -77,7 +77,7 @@ class ControlJob(Message, frozen=True, kw_only=True, tag="control_job"):
     req: int
     job_id: KnownId
     action: JobAction
-    #: Whose job it must be, or it is not found; "" for anybody's.
+    #: Tenant whose job it must be, or it is not found; "": of any.
     tenant: Tenant = ""
 
 
@@ -88,7 +88,7 @@ class GetJob(Message, frozen=True, kw_only=True, tag="get_job"):
     job_id: KnownId = ""
     origin: Annotated[str, Meta(max_length=32)] = ""
     alias: Short = ""
-    #: Whose job it must be, or it is not found; "" for anybody's.
+    #: Tenant whose job it must be, or it is not found; "": of any.
     tenant: Tenant = ""
 
 
@@ -97,7 +97,7 @@ class ListJobs(Message, frozen=True, kw_only=True, tag="list_jobs"):
 
     req: int
     limit: Annotated[int, Meta(ge=0, le=1000)] = 50
-    #: Continue behind this job id; an unknown one gives an empty page, unless `after_at` says where it was.
+    #: Continue behind this job id; an unknown one gives an empty page, unless `after_at` has where it was.
     after: KnownId = ""
     newest_first: bool = True
     states: Annotated[tuple[JobStateName, ...], Meta(max_length=8)] = ()
@@ -107,7 +107,7 @@ class ListJobs(Message, frozen=True, kw_only=True, tag="list_jobs"):
     tenant: Tenant = ""
     #: When `after` is no job any more: continue behind what was accepted at this time; 0: an empty page.
     after_at: Seconds = 0.0
-    #: Continue from here, which the answer before said (`Jobs.behind`), whatever `after` is; 0: from there.
+    #: Continue from here, which was in the answer before (`Jobs.behind`), whatever `after` is; 0: from there.
     behind: Fence = 0
     #: Whose prompt has this in it, in upper or lower case.
     text: Annotated[str, Meta(max_length=256)] = ""
@@ -128,7 +128,7 @@ class Watch(Message, frozen=True, kw_only=True, tag="watch"):
 class Follow(Message, frozen=True, kw_only=True, tag="follow"):
     """Send me the steps of these jobs, too, until they are over (or no more): answered by an `Event` with those of them that live.
 
-    Of a peer that does not watch it is nothing. It ends with the stream: who sees a gap in that says it again.
+    From a peer that does not watch it has no effect. It ends with the stream: it is sent again after a gap in that.
     """
 
     job_ids: Annotated[tuple[KnownId, ...], Meta(max_length=MAX_FOLLOW)]
@@ -138,7 +138,7 @@ class Follow(Message, frozen=True, kw_only=True, tag="follow"):
 class GetPool(Message, frozen=True, kw_only=True, tag="get_pool"):
     """Workers by name, and the queue's totals. Answered by `Pool`.
 
-    Thousands are asked for page by page, as the broker does nothing else while it writes an answer.
+    Thousands are requested page by page, as the broker does nothing else while it writes an answer.
     """
 
     req: int
@@ -194,7 +194,7 @@ class UndrainWorker(Message, frozen=True, kw_only=True, tag="undrain_worker"):
 class ForgetJobs(Message, frozen=True, kw_only=True, tag="forget_jobs"):
     """Delete the records of these jobs, those of them that are final. Answered by `Forgotten` after the commit.
 
-    Whoever asks removes the files; a job's id is free again.
+    The requesting edge removes the files; a job's id is free again.
     """
 
     req: int
@@ -281,7 +281,7 @@ class Rejected(Message, frozen=True, kw_only=True, tag="rejected"):
 
 
 class JobReply(Message, frozen=True, kw_only=True, tag="job"):
-    """The job asked for, or `found` false."""
+    """The job requested, or `found` false."""
 
     req: int
     found: bool
@@ -294,7 +294,7 @@ class Jobs(Message, frozen=True, kw_only=True, tag="jobs"):
 
     req: int
     more: bool = False
-    #: The broker has looked long enough: ask on from here for what is missing, and for whether more follow; 0: it is all here.
+    #: The broker has looked long enough: go on from here for what is missing, and for whether more follow; 0: it is all here.
     behind: Fence = 0
     #: A list of `JobView` with spec bytes.
     body: bytes
@@ -306,7 +306,7 @@ CancelOutcome = Literal["cancelled", "requested", "already_final", "not_found"]
 
 
 class CancelReply(Message, frozen=True, kw_only=True, tag="cancel_reply"):
-    """Outcome of a cancel. `requested`: its worker is being asked to stop."""
+    """Outcome of a cancel. `requested`: its worker is being stopped."""
 
     req: int
     outcome: CancelOutcome
@@ -318,7 +318,7 @@ ControlOutcome = Literal["done", "requested", "refused", "not_found"]
 
 
 class ControlReply(Message, frozen=True, kw_only=True, tag="control_reply"):
-    """Outcome of a `ControlJob`. `done`: the job is as asked; `requested`: its worker is being asked; `refused`: `reason` says why."""
+    """Outcome of a `ControlJob`. `done`: the job is as requested; `requested`: its worker is to hand it back; `refused`: for `reason`."""
 
     req: int
     outcome: ControlOutcome
@@ -387,7 +387,7 @@ class SetAsideSettled(Message, frozen=True, kw_only=True, tag="set_aside_settled
 
 
 class Event(Message, frozen=True, kw_only=True, tag="event"):
-    """Jobs changed. A gap in `seq` means: events were lost, ask again."""
+    """Jobs changed. A gap in `seq` means: events were lost, read anew."""
 
     seq: int
     #: A list of `JobUpdate`, no job twice.

@@ -1,6 +1,6 @@
 """The media that a job may carry beside its image, by role: what each is, and how many of it there may be.
 
-A role's name is a request's field, a key of `JobSpec.inputs`, and what a model's card says that its pipeline takes.
+A role's name is a request's field, a key of `JobSpec.inputs`, and an entry in a model's card if its pipeline takes it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ROLES: Mapping[str, Role] = MappingProxyType(
 
 
 class StartFrames(Struct, frozen=True):
-    """Number of last frames of a `start_video` that a pipeline sees: `least`, or by so many `step`s more, up to `most`."""
+    """Number of last frames of a `start_video` that a pipeline takes: `least`, or by so many `step`s more, up to `most`."""
 
     least: int
     step: int

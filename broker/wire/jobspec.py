@@ -51,7 +51,7 @@ _ARTEFACT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 MAX_WARNINGS = 16
 MAX_WARNING_CHARS = 500
 
-#: Words on what a job was drawn with: how many there may be, and the length of a name and of what is said of it.
+#: Notes on what a job was drawn with: their most, and the length of a name and of a value.
 MAX_USED, MAX_USED_NAME, MAX_USED_CHARS = 32, 64, 500
 
 #: Most work that a job is counted as, in steps x latent tokens.
@@ -78,7 +78,7 @@ def is_client_id(text: str) -> bool:
 
 def is_job_id(text: str) -> bool:
     """Whether `text` may name a job: what a client may call one, alone or behind a tag."""
-    # Most ids have no tag. That no other character is in it costs less to see without a regular expression.
+    # Most ids have no tag. That no other character is in it costs less to check without a regular expression.
     if not text.strip(_ID_CHARACTERS):
         return 0 < len(text) <= _MAX_CLIENT_ID
     return _JOB_ID.fullmatch(text) is not None
@@ -115,21 +115,21 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     image: str = ""
     #: Further arguments of the pipeline's call, passed on only if the pipeline takes them.
     extra: dict[str, Scalar] = msgspec.field(default_factory=dict)
-    #: Where the client asked for a copy: absolute, checked; "" when it did not. Filled by the edge after publication.
+    #: Path of a copy that the client requested: absolute, checked; "": none. Filled by the edge after publication.
     save_to: str = ""
     #: The client's own request fields, for APIs whose replies repeat them. No engine reads this.
     echo: dict[str, Scalar] = msgspec.field(default_factory=dict)
     #: Pictures to write while each output is being denoised, as `preview_name` calls them; a pipeline that cannot writes none.
     previews: Annotated[int, Meta(ge=0, le=MAX_PREVIEWS)] = 0
-    #: The request's place in a trace, as its header says; goes into log lines.
+    #: The request's place in a trace, from its header; goes into log lines.
     traceparent: Annotated[str, Meta(max_length=64)] = ""
-    #: Span of the client that asked, 16 hex digits; "": it named none. No engine reads this.
+    #: Span of the request's client, 16 hex digits; "": it named none. No engine reads this.
     parent_span: Annotated[str, Meta(max_length=16)] = ""
-    #: Of a request with an idempotency key: SHA-256 of what it said, hex. No engine reads this.
+    #: Of a request with an idempotency key: SHA-256 of its content, hex. No engine reads this.
     request_digest: Annotated[str, Meta(max_length=64)] = ""
     #: What of the request was changed or is ignored, one sentence each. No engine reads this.
     warnings: tuple[str, ...] = ()
-    #: Which of the card's presets says how the steps are taken; "" for the model's own way.
+    #: Preset of the card by which the steps are taken; "" for the model's own way.
     preset: Annotated[str, Meta(max_length=256)] = ""
     #: The step cache; "" for the model's usual one.
     cache: Literal["", "off", "safe", "fast"] = ""
@@ -259,13 +259,13 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     takes_negative_prompt: bool = True
     takes_guidance: bool = True
     takes_guidance_2: bool = True
-    #: Whether the picture has the size that is asked for; False where the pipeline chooses it, as some do by the source image's shape.
+    #: Whether the picture has the size that is requested; False where the pipeline chooses it, as some do by the source image's shape.
     takes_size: bool = True
     #: What a job's `extra` may carry: the further parameters of the pipeline's call. None: not known, so any.
     extra_parameters: tuple[str, ...] | None = None
     #: Of pipelines that skip part of the steps by `extra.strength`: the strength where a job gives none. See `steps_drawn`.
     default_strength: float | None = None
-    #: Whether its pipeline makes sound beside the frames of a clip, by itself or where `extra` asks for it.
+    #: Whether its pipeline makes sound beside the frames of a clip, by itself or where `extra` requests it.
     sound: bool = False
     #: How its steps are taken where a job names no preset; None: as the pipeline does by itself.
     sampler: Sampler | None = None
@@ -282,7 +282,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     #: Roles of further media (`inputs.ROLES`) that the pipeline takes, and those without which it draws nothing.
     takes_inputs: tuple[str, ...] = ()
     needs_inputs: tuple[str, ...] = ()
-    #: LoRAs that a job may ask for by name.
+    #: LoRAs that a job may request by name.
     loras: dict[str, LoraCard] = msgspec.field(default_factory=dict)
     #: Of a pipeline that takes a `start_video`.
     start_frames: StartFrames | None = None
@@ -301,7 +301,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
         )
 
     def makes(self, output: str) -> bool:
-        """Whether a job of this model may ask for `output`."""
+        """Whether a job of this model may request `output`."""
         return output == self.output or (output == "image" and self.also_image)
 
     @property
@@ -390,7 +390,7 @@ class Result(Struct, frozen=True, kw_only=True):
     stage_durations: dict[str, float] = msgspec.field(default_factory=dict)
     peak_memory_mb: float = 0.0
     seed: int = 0
-    #: What was found while drawing that the client should know, one sentence each.
+    #: What was found while drawing that concerns the client, one sentence each.
     warnings: Annotated[
         tuple[Annotated[str, Meta(max_length=MAX_WARNING_CHARS)], ...], Meta(max_length=MAX_WARNINGS)
     ] = ()

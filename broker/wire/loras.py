@@ -1,4 +1,4 @@
-"""LoRAs: low-rank weights beside a model's own, which a job asks for by name. Files and their places are the worker's alone."""
+"""LoRAs: low-rank weights beside a model's own, which a job requests by name. Files and their places are the worker's alone."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class LoraCard(Struct, frozen=True, kw_only=True):
 
 
 class LoraMemory(Struct, frozen=True, kw_only=True):
-    """Memory in which a worker keeps LoRAs that no job of the moment asks for, MB."""
+    """Memory in which a worker keeps LoRAs that no job of the moment uses, MB."""
 
     #: Files as they were read, in the engine's host memory.
     host_mb: int = 4096

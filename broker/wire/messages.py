@@ -1,4 +1,4 @@
-"""Every message that crosses a socket: tagged, frozen structs, one class a message, named by what its sender says.
+"""Every message that crosses a socket: tagged, frozen structs, one class a message, named by a verb of its sender.
 
 On the wire a message is a msgpack array: tag, protocol version, then the fields in the order written here. New fields go at
 the end, with a default. `body` is bytes that its reader decodes: the job spec in `Submit` and `Run` (opaque to the broker), and the struct

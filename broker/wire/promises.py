@@ -1,4 +1,4 @@
-"""Promised times: what is asked for, what is promised, and what can be said before anything is submitted."""
+"""Promised times: the request for one, the promise given, and the forecast before anything is submitted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-#: Probability with which a promised time is to be kept. Beyond the upper bound nothing that was measured says anything.
+#: Probability with which a promised time is to be kept. Beyond the upper bound no measurement supports it.
 Confidence = Annotated[float, Meta(ge=0.5, le=0.999)]
 
 #: Of a request that names none.

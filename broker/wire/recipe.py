@@ -1,4 +1,4 @@
-"""Recipe of a result: what a file was drawn with. It stands in the file itself as JSON text, and is a request that asks for the same again.
+"""Recipe of a result: what a file was drawn with. It stands in the file itself as JSON text, and is a request for the same again.
 
 Engines write it, edges read it; where in a file it stands is in `broker.runtime.recipe_file`.
 """
@@ -22,7 +22,7 @@ FORM = 1
 #: Longest text that is read as a recipe, bytes: a spec with its longest prompts takes a third of it.
 MAX_RECIPE_BYTES = 512 * 1024
 
-#: Members of a spec that are no part of what is drawn, or that a request says in another way.
+#: Members of a spec that are no part of what is drawn, or that a request has in another form.
 _NOT_IN_REQUEST = frozenset(
     [
         "echo",

@@ -39,7 +39,7 @@ class Sampler(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def own_steps(self) -> int | None:
-        """The number of steps it takes unless a request says otherwise; None leaves the model's."""
+        """The number of steps it takes unless a request has its own; None leaves the model's."""
         return len(self.sigmas) or len(self.timesteps) or self.steps
 
     @property
@@ -53,7 +53,7 @@ class Sampler(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return bool(self.sigmas or self.timesteps or self.fixed)
 
     def decides(self) -> dict[str, tuple[float, bool]]:
-        """Field of a request -> its value, and whether a request may say no other; what it leaves open is not in it."""
+        """Field of a request -> its value, and whether a request may have no other; what it leaves open is not in it."""
         found: dict[str, tuple[float, bool]] = {}
         if self.own_steps is not None:
             found["num_inference_steps"] = (self.own_steps, self.fixes_steps)

@@ -10,7 +10,7 @@ from broker.wire.jobspec import MAX_UNITS
 from broker.wire.loras import LoraNames
 from broker.wire.terms import Count, Short, WebhookEvent, WebhookUrl
 
-#: The most GPUs that a job may ask for.
+#: The most GPUs that a job may request.
 MAX_GPUS = 64
 
 #: Priority of a job whose client names none.
@@ -34,7 +34,7 @@ class Submission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     alias: Short = ""
     #: Name of the only worker that may run it; "" for any.
     pinned: Annotated[str, Meta(max_length=128)] = ""
-    #: Jobs of its tenant that workers may hold at once, of which the newest job says it. 0: no limit.
+    #: Jobs of its tenant that workers may hold at once, by the newest job's limit. 0: no limit.
     max_running: Count = 0
     #: URL to which the job's events are delivered, and which events; none named: all of them.
     webhook: WebhookUrl = ""

@@ -13,8 +13,8 @@ from broker.wire.jobspec import JOB_ID_PATTERN, Phase
 #: of its own for an attempt's start, and the whole view in `Accepted`. 3, of no release: one message a frame.
 PROTOCOL = 4
 
-#: A job's id where its reader makes a path of it (`Run`); where it enters (`Submit`), `jobspec.is_job_id` says the same for less. `\Z`, not
-#: `$`, which would let a line break pass behind the id.
+#: A job's id where its reader makes a path of it (`Run`); where it enters (`Submit`), `jobspec.is_job_id` checks the same for less. `\Z`,
+#: not `$`, which would let a line break pass behind the id.
 Id = Annotated[str, Meta(pattern=rf"^{JOB_ID_PATTERN}\Z")]
 #: Longest `Id`: a tenant's tag of 12 and a point before a client's 64.
 MAX_ID = 77
@@ -47,15 +47,15 @@ class JobState(StrEnum):
     DELAYED = "delayed"
     #: Waits for its client: it was paused, or is a draft.
     PARKED = "parked"
-    #: Granted to a worker that has not said that it has it.
+    #: Granted to a worker that has not reported it yet.
     ASSIGNED = "assigned"
     #: In an engine.
     RUNNING = "running"
     #: Its result is published.
     SUCCEEDED = "succeeded"
-    #: It is over without a result; `Failure.kind` says the class.
+    #: It is over without a result; `Failure.kind` is the class.
     FAILED = "failed"
-    #: Its client asked for that.
+    #: Its client requested that.
     CANCELLED = "cancelled"
 
 
@@ -82,12 +82,12 @@ HELD = frozenset((JobState.ASSIGNED, JobState.RUNNING))
 ParkedName = Literal["", "paused", "draft", "preempted"]
 
 #: The first attempt began; the job succeeded, failed, or was cancelled; the time promised for it cannot be kept; its draft waits to be
-#: committed; it was first parked, and first goes on, as its client asked. Each once a job.
+#: committed; it was first parked, and first goes on, by its client's request. Each once a job.
 WebhookEvent = Literal[
     "started", "completed", "failed", "cancelled", "promise_broken", "draft_ready", "parked", "resumed"
 ]
 
-#: `failed`: tried as often as it is tried; `disabled`: the receiver wants no more of this job.
+#: `failed`: tried as often as it is tried; `disabled`: the receiver refused all further ones of this job.
 DeliveryState = Literal["pending", "delivered", "failed", "disabled"]
 
 #: A header holds it beside a job's other names. Printable ASCII: see `Submission`.
@@ -141,6 +141,6 @@ class DepotWait(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
 
 
 class Message(Struct, frozen=True, kw_only=True, array_like=True, tag=True, gc=False):
-    """Base of all messages. Never sent itself. Plain data is in no circle, so the collector need not know of it (`gc`)."""
+    """Base of all messages. Never sent itself. Plain data is in no circle, so it is not tracked by the collector (`gc`)."""
 
     v: int = PROTOCOL

@@ -1,1 +1,1 @@
-"""The agent: the half of a worker that talks to the broker and keeps an engine. No torch here."""
+"""The agent: the half of a worker that is connected to the broker and keeps an engine. No torch here."""

@@ -119,12 +119,12 @@ class Attempt:
         self.fence = fence
         self.slot = slot
         self.alone = alone
-        #: "last_steps": the engine has asked for the next job, to prepare it beside them; "postprocess": that runs by itself.
+        #: "last_steps": the engine has requested the next job, to prepare it beside them; "postprocess": that runs by itself.
         self.stage: Literal["denoise", "last_steps", "postprocess"] = "denoise"
         #: For log lines.
         self.trace_id = trace_id
         self.cancel_by: float | None = None
-        #: Whether it may end by being handed back with a checkpoint: it was asked to.
+        #: Whether it may end by being handed back with a checkpoint, as was requested.
         self.parks = parks
         #: Denoising steps of its job in a checkpoint on disk.
         self.kept = kept
@@ -145,7 +145,7 @@ class Attempt:
 
     @property
     def next_requested(self) -> bool:
-        """Whether the engine has asked for the next job, to prepare it beside this one's last steps."""
+        """Whether the engine has requested the next job, to prepare it beside this one's last steps."""
         return self.stage == "last_steps"
 
     @property
@@ -163,7 +163,7 @@ class Attempt:
             self._pulse.last_sign_at = now
 
     def grace_s(self, policy: AgentPolicy, requested_s: float) -> float:
-        """Return the seconds that a cancel may take before the engine is killed: as asked, 0 for the agent's own rule.
+        """Return the seconds that a cancel may take before the engine is killed: as requested, 0 for the agent's own rule.
 
         Neither an order nor a prediction, however large, takes the promise back.
         """

@@ -1,7 +1,7 @@
 """Begin, cancel and park of attempts, as the broker orders them, with the inputs that are fetched before.
 
 - A job that crashed before is alone in the engine, so that no other is blamed if it does so again.
-- An attempt that is asked to park ends when the engine says so, and is handed back; until then, or should it end otherwise, nothing else
+- An attempt that is to park ends when the engine reports it, and is handed back; until then, or should it end otherwise, nothing else
   is different. A cancel of it counts for more.
 - A cancel that has no effect by `Attempt.cancel_by` is escalated by `EngineSlot`: the engine is killed.
 """
@@ -62,7 +62,7 @@ class AttemptControl:
             park_at=run.park_at,
         )
         names = input_names(run.body) if self._dirs.remote else ()
-        # A broker that has died since may not know what an attempt left.
+        # A broker that has restarted since may lack what an attempt left.
         goes_on = self._dirs.remote and (run.kept > 0 or run.attempt > 1)
         if names or goes_on:
             self._attempts.fetching[run.fence] = job
@@ -90,7 +90,7 @@ class AttemptControl:
             return
         if not fault and self._life.state == "busy":
             attempt.wait_no_more(now)
-            # What is no spec is the engine's to say.
+            # What is no spec is refused by the engine.
             local = with_local_inputs(job.body, self._dirs.inputs) if input_names(job.body) else job.body
             self._emit(fx.StartJob(replace(job, body=local, kept=attempt.kept)))
             return
@@ -110,7 +110,7 @@ class AttemptControl:
             self._attempts.fail(attempt, m.FailureKind.ENGINE_ERROR, f"the worker could not begin: {reason}", now)
 
     def cancel(self, order: m.Cancel, now: float) -> bool:
-        """Ask the engine to stop this attempt; False when it has another or none. Asking again never extends the time."""
+        """Request that the engine stop this attempt; False when it has another or none. A repeated request never extends the time."""
         attempt = self._attempts.find(order.job_id, order.fence)
         if attempt is None:
             return False
@@ -125,7 +125,7 @@ class AttemptControl:
         return True
 
     def park(self, job_id: str, fence: int, now: float) -> bool:
-        """Ask the engine to hand this attempt back with a checkpoint; False when it has another or none."""
+        """Request that the engine hand this attempt back with a checkpoint; False when it has another or none."""
         attempt = self._attempts.find(job_id, fence)
         if attempt is not None:
             self._park(attempt, now)

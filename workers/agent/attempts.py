@@ -49,7 +49,7 @@ class Attempts:
         return next((attempt for attempt in self._held if not attempt.postprocessing), None)
 
     def pass_turn(self, fence: int) -> Attempt | None:
-        """Make the attempt of this fence the one that is denoised, as the engine says that it is; None where it cannot be."""
+        """Make the attempt of this fence the one that is denoised, as the engine reports it; None where it cannot be."""
         attempt, before = self.of(fence), self.denoising
         if attempt is None or before is None or attempt.postprocessing or fence in self.fetching:
             return None
@@ -100,7 +100,7 @@ class Attempts:
         self.return_to_broker(attempt, reason, now)
 
     def return_to_broker(self, attempt: Attempt, reason: str, now: float) -> None:
-        """Say that an attempt which was dropped is handed back."""
+        """Report that an attempt which was dropped is handed back."""
         refusal = m.Refused(
             job_id=attempt.job_id,
             fence=attempt.fence,

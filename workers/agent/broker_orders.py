@@ -72,7 +72,7 @@ class BrokerOrders:
                 self._emit(fx.RemoveDir(message.job_id, message.fence))
 
     def run(self, run: m.Run, now: float) -> None:
-        """Begin an attempt, or say what became of it, or refuse it."""
+        """Begin an attempt, or report what became of it, or refuse it."""
         if self._attempts.find(run.job_id, run.fence) or self._waits_for_depot(run):
             self._registration.beat_now(now)  # no report of it has reached the broker
         elif answer := self._unacked_results.answer(run.job_id, run.fence, self._capacity.free, now):
@@ -87,7 +87,7 @@ class BrokerOrders:
                 self._control.begin(run, now)
 
     def cancel(self, cancel: m.Cancel, now: float) -> None:
-        """Cancel an attempt wherever it is, or say what became of it, or refuse."""
+        """Cancel an attempt wherever it is, or report what became of it, or refuse."""
         # It cannot overtake its `Run`, but it can arrive where that was lost: the fence is spent then, too.
         self.seen = max(self.seen, cancel.fence)
         if self._control.cancel(cancel, now) or self._parked.cancel(cancel.job_id, cancel.fence, now):
@@ -100,7 +100,7 @@ class BrokerOrders:
             self._refuse(cancel, "this attempt is not held here")
 
     def park(self, park: m.Park, now: float) -> None:
-        """Ask for an attempt back, or say what became of it, or refuse."""
+        """Park an attempt, or report what became of it, or refuse."""
         self.seen = max(self.seen, park.fence)
         if self._control.park(park.job_id, park.fence, now) or self._waits_for_depot(park):
             return

@@ -4,11 +4,11 @@ Rules:
 
 - At most three jobs are in the engine (`engine_slot`): one in its postprocessing, one that is denoised, and one that is prepared. A job's
   end makes a result, which waits in `unacked_results` until it is acknowledged.
-- What it has room for is `capacity`'s; what the broker orders of an attempt is obeyed by its fence (`broker_orders`); what is said
-  unasked is said when it is due (`reporter`).
+- What it has room for is `capacity`'s; what the broker orders of an attempt is obeyed by its fence (`broker_orders`); reports without a
+request are sent when they are due (`reporter`).
 - What is here: the entrances, the broker's epoch, and how the worker drains, stops and leaves.
 
-The first `tick` starts the engine, unless the name may be another process's, and says `Hello`. No peer can make an entrance raise;
+The first `tick` starts the engine, unless the name may be another process's, and sends `Hello`. No peer can make an entrance raise;
 `EngineStateError` is a bug here.
 """
 
@@ -59,11 +59,11 @@ class AgentCore:
             identity, self.registration, self.unacked_results, self.engine_slot, self.capacity, self.orders, emit
         )
         if identity.yields:
-            # The name may be another process's, and that one may have the GPU: no engine before the broker says that it is ours.
+            # The name may be another process's, and that one may have the GPU: no engine before the broker confirms that it is ours.
             self.engine_slot.engine.life.hold_back()
         self.epoch = 0
         self.orders.resume(left, now)
-        #: Once asked to stop, with grace: when what is held is handed back all the same.
+        #: After a signal to stop, with grace: when what is held is handed back all the same.
         self.stop_at: float | None = None
         #: Once leaving: the exit code, and when to go even if the engine is still there.
         self.leaving: tuple[int, float] | None = None
@@ -134,7 +134,7 @@ class AgentCore:
                 if message.remedy == "anew":
                     self.orders.drop_results()
                 self._leave(message.reason, _EXITS[message.remedy], now, goodbye=False)
-            case _:  # HeartbeatAck: having been heard is all
+            case _:  # HeartbeatAck: the link is alive, no more
                 pass
 
     def from_engine(self, message: FromEngine, now: float) -> list[fx.Effect]:
@@ -210,7 +210,9 @@ class AgentCore:
         return self._flush_effects(now)
 
     def stop(self, reason: str, now: float) -> list[fx.Effect]:
-        """Asked to end: hand back what can be parked, finish the rest while the grace lasts. Without grace, or asked again: `leave`."""
+        """A signal to end: hand back what can be parked, finish the rest while the grace lasts. Without grace, or at a second signal:
+        `leave`.
+        """
         if self.leaving is None and self.stop_at is None and self.policy.stop_grace_s > 0:
             self.capacity.draining = True
             # Known before anything is handed back: a short step ends before the next heartbeat would be due.
@@ -271,7 +273,7 @@ class AgentCore:
     # ------------------------------------------------------------ sending
 
     def _flush_effects(self, now: float) -> list[fx.Effect]:
-        """Say what is due, and hand out all effects of this entrance."""
+        """Send what is due, and hand out all effects of this entrance."""
         if self.leaving is None and self.capacity.draining and self.capacity.is_empty:
             self._leave("drained", EXIT_LEFT, now, orderly=True)
         if self.leaving is None:

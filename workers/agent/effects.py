@@ -1,4 +1,4 @@
-"""All that the agent's core may ask of its shell, and what the shell measures for it."""
+"""All that the agent's core may have its shell do, and what the shell measures for it."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class StartJob(Struct, frozen=True):
 
 
 class RequestCancel(Struct, frozen=True):
-    """Ask the engine to stop the job of this fence, in this slot."""
+    """Request that the engine stop the job of this fence, in this slot."""
 
     slot: int
     fence: int
 
 
 class RequestPark(Struct, frozen=True):
-    """Ask the engine to hand the job of this fence, in this slot, back with a checkpoint."""
+    """Request that the engine hand the job of this fence, in this slot, back with a checkpoint."""
 
     slot: int
     fence: int
@@ -153,7 +153,7 @@ class Exit(Struct, frozen=True):
     code: int
 
 
-#: What is asked of the depot.
+#: Request to the depot.
 DepotEffect = KeepResult | PutFiles | PutDraft | PutParked | FetchInputs | Revoke | DiscardFiles | SetDepotKey
 
 Effect = (

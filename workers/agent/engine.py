@@ -31,7 +31,7 @@ class Engine:
         self._policy = policy
         self._emit = emit
         self._load_trouble = ""
-        #: Whether this process was sent SIGKILL, which it may not have heard yet.
+        #: Whether this process was sent SIGKILL, which may not have taken effect yet.
         self._killed = False
         #: Ids of the jobs in a row that ran out of memory in this process.
         self._out_of_memory: set[str] = set()
@@ -64,13 +64,13 @@ class Engine:
         self._out_of_memory.clear()
 
     def failed_one(self) -> None:
-        """A job failed otherwise than for want of memory."""
+        """A job failed for another reason than lack of memory."""
         self._out_of_memory.clear()
 
     def has_leaked(self, job_id: str, now: float) -> str:
         """Note that this job ran out of memory; why to replace the process now, else "".
 
-        A job that is tried again says no more than it did: it may be too large.
+        A job that is tried again counts once: it may be too large.
         """
         self._out_of_memory.add(job_id)
         jobs = len(self._out_of_memory)
@@ -100,11 +100,11 @@ class Engine:
         self._emit(fx.Note(action=Action.ENGINE_EXITED, level="warning", detail=f"{how}; {then}"))
 
     def report_load_trouble(self, how: str) -> None:
-        """Say why its process, which is gone, never had its model."""
+        """Return why its process, which is gone, never had its model."""
         trouble = clip(self._load_trouble or f"the engine ended before its model was loaded: {how}", MAX_TEXT)
         self.life.could_not_load(trouble)
         if not self.life.waits_for:
-            # Else a machine was lost meanwhile, which says nothing about the model.
+            # Else a machine was lost meanwhile, which is no fault of the model.
             self._emit(fx.Report(LoadTrouble(message=trouble)))
 
     def condemn(self, fault: str) -> None:

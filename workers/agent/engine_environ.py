@@ -1,4 +1,4 @@
-"""Environments of an engine's processes: the device that each sees, and how the ranks of a group find each other."""
+"""Environments of an engine's processes: the device visible to each, and how the ranks of a group find each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers.ipc.messages import ENGINE_WITHOUT
 from workers.models import optional_packages
 from workers.supervisor.messages import AgentConfig
 
-#: How whoever started this service may have numbered it among others: no engine is to take it for its own number.
+#: Variables in which the launcher of this service may have numbered it among others: no engine is to take it for its own number.
 _OF_OTHERS = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT"
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """An engine as the agent holds it: one process, or one for each GPU of the worker, here or on other machines. One's end is the end of all.
 
-All ranks get the same setup and each has a socketpair and words of its own; rank 0 alone gets jobs, is asked to stop them, and answers.
+All ranks get the same setup and each has a socketpair and words of its own; rank 0 alone gets jobs and requests to stop them, and answers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Rank(Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether it says nothing more."""
+        """Whether it sends nothing more."""
 
     def send(self, message: Struct) -> None:
         """Send, or keep until it can be."""
@@ -72,7 +72,7 @@ class EngineGroup:
 
     @property
     def open_ranks(self) -> list[EngineProcess]:
-        """The processes to poll for what they say."""
+        """The processes to poll for messages."""
         return [rank for rank in self._own if not rank.closed]
 
     def send(self, message: Struct) -> None:
@@ -97,7 +97,7 @@ class EngineGroup:
                 followers += [(number, message) for message in rank.receive()]
             except IpcError as error:
                 broken = broken or error
-        # Before rank 0's, which sees that a rank is gone, and not why.
+        # Before rank 0's, which has that a rank is gone, and not why.
         for number, message in followers:
             if isinstance(message, JobFailed) and message.fatal:
                 yield self._named(number, message)
@@ -135,11 +135,11 @@ class EngineGroup:
         return tuple(rank.memory_mb() for rank in self._own)
 
     def request_cancel(self, slot: int, fence: int) -> None:
-        """Set the cancel word of a slot."""
+        """Set the cancel flag of a slot."""
         self._first.request_cancel(slot, fence)
 
     def request_park(self, slot: int, fence: int) -> None:
-        """Set the park word of a slot."""
+        """Set the park flag of a slot."""
         self._first.request_park(slot, fence)
 
     def poll(self) -> str | None:

@@ -1,12 +1,13 @@
-"""The life of the engine process as the agent sees it: one table, and the times that go with each state.
+"""The life of the engine process in the agent: one table, and the times that go with each state.
 
 - `down`: no process; one is started at `start_at` (back-off), or not yet when that is None.
 - `loading`: the process is there, its model is not; `load_by` is the end of its patience.
 - `idle`: takes a job, though the postprocessing of the last one may still run in it. `busy`: takes none, it draws one.
-- `stopping`: killed, or about to end by itself (it said so, or closed its socket); it takes nothing any more. `kill_at` is when an engine
+- `stopping`: killed, or about to end by itself (it reported so, or closed its socket); it takes nothing any more. `kill_at` is when an
+engine
   that was to end by itself is killed, `unkillable_at` when a killed one is given up.
 
-Only `exited` leads out of `stopping`: a GPU is free when the process is gone, not when somebody sent a signal.
+Only `exited` leads out of `stopping`: a GPU is free when the process is gone, not when a signal was sent.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ TABLE: dict[State, dict[Event, State]] = {
     "stopping": {"exit": "down"},
 }
 
-#: What a heartbeat says.
+#: State in heartbeats.
 _SHOWN: dict[State, EngineState] = {
     "down": "restarting",
     "loading": "loading",
@@ -138,7 +139,7 @@ class EngineLife:
         return structs.replace(self._process.shows, age_s=max(0.0, now - self._process.spawned_at))
 
     def could_not_load(self, error: str) -> None:
-        """Its process is gone, and its model was never ready: what the next has to say until it is."""
+        """Its process is gone, and its model was never ready: the reason that the next one reports until it is."""
         self._process.shows = Loading(error=error)
 
     def run(self) -> None:

@@ -57,7 +57,7 @@ class EngineProcess:
 
     @property
     def fd(self) -> int:
-        """To poll for what it says."""
+        """To poll for messages."""
         return self._socket.fileno()
 
     @property
@@ -79,7 +79,7 @@ class EngineProcess:
         except BlockingIOError:
             pass
         except OSError:
-            # The other end is gone; `receive` still has what it said before.
+            # The other end is gone; `receive` still has what it sent before.
             self._outgoing.clear()
 
     def receive(self) -> list[Struct]:
@@ -100,11 +100,11 @@ class EngineProcess:
         return self._words.memory()
 
     def request_cancel(self, slot: int, fence: int) -> None:
-        """Set the cancel word of a slot."""
+        """Set the cancel flag of a slot."""
         self._words.slots[slot].request_cancel(fence)
 
     def request_park(self, slot: int, fence: int) -> None:
-        """Set the park word of a slot."""
+        """Set the park flag of a slot."""
         self._words.slots[slot].request_park(fence)
 
     @property

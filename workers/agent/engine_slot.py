@@ -1,9 +1,9 @@
 """The worker's place for jobs: its engine, the attempts in it, and what each does to the other.
 
 - At most three attempts: one that is denoised, before it one in its postprocessing (decode, encode, save), and behind it one that is
-  prepared, which the engine asks for shortly before the last step of the one that is denoised. The prepared one may be denoised before
+  prepared, which the engine requests shortly before the last step of the one that is denoised. The prepared one may be denoised before
   the end of the one before it is reported, and before that one where it ran out of memory and is drawn again.
-- What the engine reports before its process is gone is the attempt's result. Else `Attempt.ending` says why it was killed, and nothing
+- What the engine reports before its process is gone is the attempt's result. Else `Attempt.ending` has why it was killed, and nothing
   there means that it crashed, whichever of its attempts did it. An attempt that the engine never took up is handed back, not failed,
   and so is one that had to go because the engine was killed for the other.
 - A killed engine holds its job until the process is gone: only then is the GPU free and the result true. A process that even SIGKILL
@@ -98,7 +98,7 @@ class EngineSlot:
         """Whether there are attempts, and an engine that still works on them."""
         return bool(self.attempts) and self.engine.life.state in ("idle", "busy")
 
-    # ------------------------------------------------------------ what the engine says and does
+    # ------------------------------------------------------------ messages and end of the engine
 
     def receive(self, message: FromEngine, now: float) -> None:
         """A message of the engine."""
@@ -129,13 +129,14 @@ class EngineSlot:
         attempt.stage = "postprocess"
 
     def _takes_next(self, attempt: Attempt) -> None:
-        """This attempt is denoised: the engine takes the next job, unless it may have been given one since it asked for that."""
+        """This attempt is denoised: the engine takes the next job, unless it may have been given one since it requested that."""
         if not attempt.next_requested:
             self.engine.life.free()
 
     def _job_ended(self, attempt: Attempt, message: JobEnding, now: float) -> None:
         if attempt is self.attempts.denoising:
-            # A failure may not say which model is in memory; then it is the one that was. A tail says nothing: another may be loading.
+            # A failure may not name the model in memory; then it is the one that was. One in postprocessing never does: another may be
+            # loading.
             if message.model or not isinstance(message, JobFailed):
                 self.engine.holds(message.model, message.loaded_loras)
             self._takes_next(attempt)

@@ -1,7 +1,7 @@
 """Starts of an agent's engine: its processes on this machine, and those of its group on others.
 
-Rank 0 of a group inherits the socket at which the others find it, so that nobody can take its port between the choice and the meeting,
-however long a spare engine waits.
+Rank 0 of a group inherits the socket at which the others find it, so that no other process can take its port between the choice and the
+meeting, however long a spare engine waits.
 """
 
 from __future__ import annotations

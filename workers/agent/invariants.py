@@ -21,7 +21,7 @@ def check(core: AgentCore) -> None:
     held = [*(attempt.fence for attempt in attempts), *parked, *waiting]
     rules = {
         "a busy engine draws a job": bool(denoising) or state != "busy",
-        # It takes another while it draws one, if it asked for that.
+        # It takes another while it draws one, if it requested that.
         "only a busy or stopping engine draws a job": not denoising
         or state in ("busy", "stopping")
         or denoising[-1].next_requested,

@@ -60,12 +60,12 @@ class Machines:
         return math.inf if due is None else due
 
     def register(self, poller: zmq.Poller) -> None:
-        """Have the poller wake for what they say."""
+        """Have the poller wake for their messages."""
         if self._socket is not None:
             self._socket.register(poller)
 
     def serve(self, now: float) -> None:
-        """Take what they have said, and say what is due."""
+        """Take their messages, and send what is due."""
         if self._socket is None:
             return
         for peer, message in self._socket.receive():

@@ -1,8 +1,8 @@
 """Attempts that the engine has parked and that are not handed back yet: their checkpoints are on their way into the depot.
 
-A job that is handed back may begin on another machine at once, and goes on there from what the depot has. So the broker is told when the
-checkpoints are there, after `park_put_s`, or when this worker leaves (the end of `stop_grace_s`), whichever comes first. Until then the
-worker holds the attempt as one that runs, though its engine is free. A cancel ends it here.
+A job that is handed back may begin on another machine at once, and goes on there from what the depot has. So it is reported to the broker
+when the checkpoints are there, after `park_put_s`, or when this worker leaves (the end of `stop_grace_s`), whichever comes first. Until
+then the worker holds the attempt as one that runs, though its engine is free. A cancel ends it here.
 """
 
 from __future__ import annotations

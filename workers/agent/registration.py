@@ -15,7 +15,7 @@ from workers.supervisor.agent_policy import AgentPolicy
 #: Heartbeats without any answer after which the agent introduces itself again.
 SILENT_BEATS = 3
 
-#: What a broker may ask for: below, agents would flood it; above, they would be taken for lost.
+#: Bounds of what a broker may set: below, agents would flood it; above, they would be taken for lost.
 _BEAT_RANGE_S = (0.05, 10.0)
 
 
@@ -42,7 +42,7 @@ class Registration:
         self.last_message_at = now
 
     def unregister(self, now: float) -> None:
-        """Note that the broker does not know this agent (any more): a `Hello` is due at once."""
+        """Note that the broker does not have this agent (any more): a `Hello` is due at once."""
         self.registered = False
         self._hello_at = now
 

@@ -1,6 +1,6 @@
 """Messages that the agent sends unasked, when they are due: `Hello`, heartbeats, results.
 
-Nothing waits for the broker: each may be lost, and everything that matters is said again by a later one.
+Nothing waits for the broker: each may be lost, and everything that matters is repeated by a later one.
 """
 
 from __future__ import annotations

@@ -36,9 +36,9 @@ from workers.supervisor.messages import AgentConfig, EngineProcess
 
 logger = logging.getLogger(__name__)
 
-#: How often the engine's words are read while it has a job: a step shorter than this shows late, never wrong.
+#: How often the engine's shared words are read while it has a job: a step shorter than this shows late, never wrong.
 _WORDS_S = 0.05
-#: A process that is on its way out is asked for this often; its end has no descriptor to poll on every system.
+#: A process that is on its way out is polled this often; its end has no descriptor to poll on every system.
 _REAP_S = 0.01
 _SAMPLE_S = 1.0
 
@@ -46,7 +46,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class AgentShell:
-    """Runs one core until it says `Exit`."""
+    """Runs one core until its `Exit`."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class AgentShell:
         engine = self._engine
         if engine is None:
             return
-        # Asked before reading: what a dead process said is all there to be read.
+        # Checked before reading: all messages of a dead process are there to be read.
         how = engine.poll()
         now = self._clock.now()
         engine.flush()
@@ -303,12 +303,12 @@ class AgentShell:
 
     def _notify_supervisor(self, message: object) -> None:
         if self._link is not None:
-            with contextlib.suppress(OSError):  # gone: its end of the stream says so in the next pass
+            with contextlib.suppress(OSError):  # gone: its end of the stream shows it in the next pass
                 self._link.send(message)  # type: ignore[arg-type]
 
 
 def _dismissal(core: AgentCore, code: int | None) -> tuple[bool | None, str]:
-    """Whether the worker has ended for good, as it was drained, or as the broker did not want it; None: another agent of it may start."""
+    """Whether the worker has ended for good, as it was drained, or dismissed by the broker; None: another agent of it may start."""
     if code == EXIT_LEFT and core.capacity.draining and core.stop_at is None:
         return True, "the worker was drained"
     return (False, "the broker does not want the worker") if code == EXIT_UNWANTED else (None, "")

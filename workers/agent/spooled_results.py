@@ -1,8 +1,8 @@
 """Results on the disk of their worker while their files are on the way to a depot, so that the worker's next agent sends them should this
 one die.
 
-A result lies beside its files, in the directory of its attempt, and goes with it. Whether it still counts is for the broker to say, as of
-every result: the next agent says that it holds the attempt.
+A result lies beside its files, in the directory of its attempt, and goes with it. Whether it still counts is for the broker to decide, as
+of every result: the next agent reports that it holds the attempt.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _read(out_root: Path, directory: Path, now: float) -> SpooledResult | None:
         message = record.message
         if directory != attempt_dirs.attempt_dir(out_root, message.job_id, message.fence):
             return None
-        if message.v != PROTOCOL:  # of an agent before an upgrade: the broker dismisses who sends such a message
+        if message.v != PROTOCOL:  # of an agent before an upgrade: the broker dismisses the sender of such a message
             return None
         result: Result = codec.result(message.body)
         whole = all((directory / file.name).stat().st_size == file.size for file in result.artefacts)

@@ -21,11 +21,11 @@ _MB = 1024 * 1024
 class Sampler(Protocol):
     """Reads the numbers of one worker."""
 
-    #: As people know it: "NVIDIA H100 80GB HBM3", "cpu".
+    #: Product name: "NVIDIA H100 80GB HBM3", "cpu".
     device: str
 
     def sample(self, engine_pids: Sequence[int], shown_mb: Sequence[tuple[int, int]]) -> Stats:
-        """The numbers now, of all ranks together. None of either: no engine. `shown_mb`: (used, total) as each rank's shared words say."""
+        """The numbers now, of all ranks together. None of either: no engine. `shown_mb`: (used, total) from each rank's shared words."""
 
 
 class CpuSampler:

@@ -72,7 +72,7 @@ class UnackedResults:
         return {fence: pending.given_at for fence, pending in self._pending.items() if pending.put_bytes >= 0}
 
     def send_all_now(self, now: float) -> None:
-        """The broker came back, or came to know us: everything is due."""
+        """The broker came back, or accepted the registration: everything is due."""
         for pending in self._pending.values():
             pending.due_at = now
 
@@ -107,7 +107,7 @@ class UnackedResults:
         return messages
 
     def answer(self, job_id: str, fence: int, free: int, now: float) -> AgentResult | None:
-        """The result of this attempt, waiting or remembered, to say it once more."""
+        """The result of this attempt, waiting or remembered, to send it once more."""
         pending = self._pending.get(fence) or self._acknowledged.get(fence)
         if pending is None or pending.message.job_id != job_id or pending.put_bytes >= 0:
             return None
@@ -116,7 +116,7 @@ class UnackedResults:
     def held(self, now: float) -> tuple[Held, ...]:
         """The lines of a heartbeat."""
         return tuple(
-            # One whose files are being put has no result yet that would settle it, if the broker knows nothing of it any more.
+            # One whose files are being put has no result yet that would settle it, if the broker has no record of it any more.
             Held(
                 job_id=pending.message.job_id,
                 fence=fence,

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class WorkerFiles:
-    """Carries out what the agent's core asks of files."""
+    """Carries out the file effects of the agent's core."""
 
     def __init__(self, dirs: WorkerDirs, transfers: Transfers | None, *, yields: bool = False) -> None:
         """`yields`: another process may bear the worker's name, and use its spool."""
@@ -48,7 +48,7 @@ class WorkerFiles:
         if transfers is not None:
             if not yields:
                 self.left = spooled_results.take_up(self._out_root, time.time())
-            # No edge of this machine looks after them, and their jobs may have ended elsewhere.
+            # No edge of this machine cleans them up, and their jobs may have ended elsewhere.
             attempt_dirs.remove_old_checkpoints(self._artefacts, time.time() - _CHECKPOINTS_KEPT_S)
 
     def make_dir(self, job_id: str, fence: int) -> None:

@@ -41,7 +41,7 @@ does.
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ, engine_command: Sequence[str] = _ENGINE) -> int:
-    """Run the ranks until asked to stop; returns the exit code (`workers.supervisor.exit_codes`)."""
+    """Run the ranks until a signal stops them; returns the exit code (`workers.supervisor.exit_codes`)."""
     try:
         settings = load(RankSettings, "python -m workers.rank", "workers", argv, environ, _DESCRIPTION)
         if settings.die_with_parent:

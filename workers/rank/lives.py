@@ -46,7 +46,7 @@ class Lives:
 
     def start(self, order: LifeOrder) -> None:
         """Start the processes of a life. Raises `OSError`; then none of them runs."""
-        # Asked each time: the leader may have moved, and the network of this machine may not have been up when it started.
+        # Resolved each time: the leader may have moved, and the network of this machine may not have been up when it started.
         network = device_of(address_towards(*self._leader))
         meeting = Meeting(of=order.of, first=order.first, host=order.host, port=order.port, network=network)
         environs = environs_of(self._visible, self._environ, {ENGINE_WITHOUT: order.without}, meeting)
@@ -77,7 +77,7 @@ class Lives:
             process.send(own)
 
     def messages(self) -> Iterator[tuple[int, int, FromEngine]]:
-        """(life, number, message) of what they have said. One that breaks the protocol is killed."""
+        """(life, number, message) of their messages. One that breaks the protocol is killed."""
         for life, processes in self._lives.items():
             for number, process in enumerate(processes):
                 process.flush()

@@ -22,7 +22,7 @@ from workers.supervisor.heartbeat_file import HeartbeatFile, WorkerBeat
 
 logger = logging.getLogger(__name__)
 
-#: A process that has closed its socket, or was killed, is asked for this often; its end has no descriptor to poll on every system.
+#: A process that has closed its socket, or was killed, is polled this often; its end has no descriptor to poll on every system.
 _REAP_S = 0.01
 _SAMPLE_S = 1.0
 
@@ -30,7 +30,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class RankShell:
-    """Runs one rank host until it says `Exit`."""
+    """Runs one rank host until its `Exit`."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class RankShell:
         for number in signals.take():
             if number in _SIGNALS:
                 self._apply(self._host.stop(f"stopped by {number.name}", self._clock.now()))
-        # Asked before reading: what a dead process said is all there to be read.
+        # Checked before reading: all messages of a dead process are there to be read.
         ends = self._lives.ends()
         for life, rank, message in [*self._lives.messages()]:
             self._apply(self._host.said(life, rank, message))

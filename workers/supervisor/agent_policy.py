@@ -8,13 +8,13 @@ from msgspec import Struct
 class AgentPolicy(Struct, frozen=True, kw_only=True):
     """Times in seconds."""
 
-    #: Until the broker's `Welcome` says otherwise.
+    #: Until the broker's `Welcome` sets it.
     heartbeat_s: float = 1.0
     #: Least time between two heartbeats, however much changes.
     beat_gap_s: float = 0.25
     #: Between two sendings of a result that has no acknowledgement, and of a `Hello` that has no `Welcome`.
     resend_s: float = 1.0
-    #: A running job is given up after this long without a word from the broker.
+    #: A running job is given up after this long without a message from the broker.
     detached_s: float = 900.0
     #: A cancel may take two predicted steps and this much, and never longer than the most; then the engine is killed. A cancel is obeyed
     #: inside a step, between the blocks of the model, so that even steps of minutes need no more.
@@ -30,17 +30,17 @@ class AgentPolicy(Struct, frozen=True, kw_only=True):
     step_floor_s: float = 30.0
     step_budget_max_s: float = 3600.0
     first_step_budget_s: float = 300.0
-    #: An engine that closed its socket or said it would end has this long to do so.
+    #: An engine that closed its socket or reported its end has this long to do so.
     exit_s: float = 5.0
     #: A killed process that is still there after this long sits in the kernel: its job is given up, its worker takes no more.
     unkillable_s: float = 30.0
-    #: When asked to leave: how long to wait for the killed engine.
+    #: When drained or dismissed: how long to wait for the killed engine.
     leave_s: float = 1.5
-    #: When asked to stop: how long a running job may go on before it is handed back.
+    #: After a signal to stop: how long a running job may go on before it is handed back.
     stop_grace_s: float = 3.0
     #: An engine that was ready for this long, or finished a job, is healthy: its next death is the first of a new count.
     good_life_s: float = 60.0
-    #: How often a worker whose name another process bears looks whether it is free.
+    #: How often a worker whose name another process bears checks whether it is free.
     name_taken_s: float = 30.0
     #: Results awaiting acknowledgement, beyond which no new job is taken.
     max_unacknowledged: int = 16

@@ -94,5 +94,5 @@ def _granted(directory: Path, version: int) -> float | None:
         else:
             granted, period = ((directory / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
         return int(granted) / int(period) if int(granted) > 0 and int(period) > 0 else None
-    except (OSError, ValueError):  # this group has no limit, or says "max"
+    except (OSError, ValueError):  # this group has no limit, or "max"
         return None

@@ -1,6 +1,6 @@
-"""`python -m workers drain NAME`: asks the service to let a worker finish what it holds and leave, and shows how far it is.
+"""`python -m workers drain NAME`: has the service let a worker finish what it holds and leave, and shows how far it is.
 
-It speaks HTTP as any client does, so that it runs on any machine that reaches the service, with the key that the service asks of
+It uses HTTP as any client does, so that it runs on any machine that reaches the service, with the key that the service asks of
 everybody else.
 """
 
@@ -17,10 +17,10 @@ from zoetrope.client.errors import ZoetropeError
 from zoetrope.client.results import Worker
 from zoetrope.client.retries import RetryPolicy
 
-#: Seconds between two looks.
+#: Seconds between two polls.
 _LOOK_S = 0.5
-#: Looks in a row that may fail (the service restarts) before waiting ends.
-_MOST_FAILED_LOOKS = 60
+#: Polls in a row that may fail (the service restarts) before waiting ends.
+_MAX_FAILED_POLLS = 60
 
 EXIT_REFUSED = 1
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     options = parser.parse_args(argv)
     try:
         key = _key(options.key_file, environ)
-        # A service that cannot be asked is reported at once; while it is waited for, looking again is the loop's.
+        # A service that cannot be reached is reported at once; while it is waited for, the loop tries again.
         with Client(options.url, key, retries=RetryPolicy(most=0)) as client:
             _drain(client, options.name, wait=not options.no_wait, hand_back=options.hand_back)
     except ZoetropeError as error:
@@ -74,7 +74,7 @@ def _drain(client: Client, name: str, *, wait: bool, hand_back: bool) -> None:
             workers = client.workers()
         except ZoetropeError:
             failed += 1
-            if failed >= _MOST_FAILED_LOOKS:
+            if failed >= _MAX_FAILED_POLLS:
                 raise
             continue
         failed = 0

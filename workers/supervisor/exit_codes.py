@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import signal
 
-#: Stopped as asked, or drained: not started again.
+#: Stopped by a signal, or drained: not started again.
 EXIT_LEFT = 0
 #: Bad settings; the sentence is on stderr. Starting again would not help.
 EXIT_SETTINGS = 2
-#: The broker does not want this worker (the protocol differs, or the name is not its key's). Not started again.
+#: The broker dismissed this worker (the protocol differs, or the name is not its key's). Not started again.
 EXIT_UNWANTED = 3
 #: No worker can load its model; the sentence is on stderr.
 EXIT_NO_MODEL = 4
-#: The agent asks for a fresh start: the broker it found has another journal than the one it knew.
+#: The agent needs a fresh start: the broker it found has another journal than the one before.
 EXIT_RESTART = 5
-#: Another process took this worker's name: started again after a while, to take the name back once nobody bears it.
+#: Another process took this worker's name: started again after a while, to take the name back once no other bears it.
 EXIT_NAME_TAKEN = 6
 
 

@@ -1,8 +1,9 @@
 """Choice of devices: `--gpus` in words -> a list of devices, one worker each. `/2` behind it makes groups of two.
 
-Asks NVIDIA's management library which GPUs there are; torch is never imported here (it would cost seconds, and a CUDA context on GPU 0).
-GPU numbers are those of `nvidia-smi`; where CUDA_VISIBLE_DEVICES narrows the machine down, they count within it, as in every CUDA program.
-A GPU that is divided (MIG) cannot be used as a whole: its slices are devices, `3:1` is the second one of GPU 3, and `3` is all of them.
+Reads from NVIDIA's management library which GPUs there are; torch is never imported here (it would cost seconds, and a CUDA context on GPU
+0). GPU numbers are those of `nvidia-smi`; where CUDA_VISIBLE_DEVICES narrows the machine down, they count within it, as in every CUDA
+program. A GPU that is divided (MIG) cannot be used as a whole: its slices are devices, `3:1` is the second one of GPU 3, and `3` is all of
+them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Between the supervisor and its agents: messages on a socketpair, framed as in `ipc`.
 
 The supervisor sends the configuration and then nothing; at the end of its stream the agent leaves. The agent reports what
-the supervisor must know: whether its engine ever became ready, which processes to kill if the agent itself dies without a word, and whether
+the supervisor needs: whether its engine ever became ready, which processes to kill if the agent itself dies without a message, and whether
 a name that was taken is its own again.
 """
 

@@ -16,7 +16,7 @@ _OTHER = re.compile(r"[^A-Za-z0-9_-]+")
 def automatic(environ: Mapping[str, str], host: str | None = None) -> str:
     """The pod's name, else the Slurm task's, else that of the host, with the GPU where the launcher shows this process only some of them.
 
-    Every device that a process sees is counted from 0, so two processes of one host would both call theirs `gpu-0`.
+    The devices visible to a process are counted from 0, so two processes of one host would both call theirs `gpu-0`.
     """
     if pod := environ.get("POD_NAME"):
         return _prefix(pod)
@@ -28,5 +28,5 @@ def automatic(environ: Mapping[str, str], host: str | None = None) -> str:
 
 
 def _prefix(text: str) -> str:
-    # What tells one from another is at the end more often than not.
+    # What distinguishes names is at the end more often than not.
     return _OTHER.sub("-", text).strip("-")[-(_LONGEST - 1) :] + "."

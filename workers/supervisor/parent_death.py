@@ -1,4 +1,4 @@
-"""End with the parent: for launchers that may be killed without a word."""
+"""End with the parent: for launchers that may be killed at any time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent() -> None:
     """Have the kernel send this process SIGTERM when the thread that started it ends. Linux only.
 
-    Raises `SettingsError` elsewhere, and where the parent has ended before it could be asked.
+    Raises `SettingsError` elsewhere, and where the parent has ended before the request was made.
     """
     if sys.platform != "linux":
         raise SettingsError("die_with_parent: only Linux signals a process at its parent's end")

@@ -37,7 +37,7 @@ def adopt_orphans() -> None:
 
 def kill_group(pid: int) -> None:
     """SIGKILL to the process group that `pid` leads, and to its descendants in groups of their own; one that is gone is no error."""
-    # Asked before: afterwards they have another parent.
+    # Listed before: afterwards they have another parent.
     descendants = _descendants(pid)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
@@ -55,7 +55,7 @@ def kill_orphans(spared: Collection[int] = ()) -> None:
 
 
 def end_strangers(known: set[int]) -> None:
-    """SIGKILL to the orphans of ended descendants, and reap all ended children but the `known` ones, which their owner reaps.
+    """SIGKILL to the orphans of ended descendants, and reap all ended children but the `known` ones, which the caller reaps.
 
     A process may have children that are not its own to kill: of what ran in it before (`exec`), and as PID 1 of a container whatever
     was started there from outside. These do not bear its mark, and are reaped only.

@@ -1,7 +1,7 @@
 """Restart policy for a process that ended: pure, used by the supervisor for agents and by an agent for its engine.
 
 The first restart is immediate: most deaths are one-offs. A process that keeps dying young waits 1, 2, 4, … seconds, at most `LIMIT_S`, so
-that a broken one costs nothing and is still tried once a minute. A good life (the caller says what that is) forgets all earlier deaths.
+that a broken one costs nothing and is still tried once a minute. A good life (as the caller defines it) clears all earlier deaths.
 
 An engine in which job after job runs out of memory may have lost some, or the jobs are too large for any engine. Which it is shows only
 afterwards, so the first replacement is immediate here too, and a later one waits until the engine has served a multiple of its load time.

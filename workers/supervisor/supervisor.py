@@ -2,11 +2,11 @@
 
 - An agent that dies is started again with back-off (`restart`); the engine it leaves behind is killed first, with all that this started,
   so that its GPU is free.
-- One whose name another process took yields: it waits, takes the name only from nobody, and yields no more once it has it.
+- One whose name another process took yields: it waits, takes the name only when no other bears it, and yields no more once it has it.
 - One that leaves on purpose (`exits`) is not: when all have, so does the supervisor. SIGUSR1 starts those that were drained again.
 - A stop is passed on as SIGTERM; what is still there after `STOP_S` is killed. honcho kills its children after five seconds, so
   this must be less. If the supervisor itself dies, the links close and the agents leave.
-- When no worker ever got its model into memory and each has failed twice, the fault is in the settings: the supervisor says so and
+- When no worker ever got its model into memory and each has failed twice, the fault is in the settings: the supervisor reports it and
   ends. Later failures are a worker's own, and it keeps trying.
 """
 
@@ -82,7 +82,7 @@ class _Process:
         self._link: Channel | None = Channel(ours, FromAgentProcess)
         # A new process reads this as soon as Python is up; a socket buffer holds it but for a very long list of models.
         ours.settimeout(10.0)
-        with contextlib.suppress(OSError):  # it died at once: `poll` will see
+        with contextlib.suppress(OSError):  # it died at once: `poll` will show it
             self._link.send(config)
         ours.setblocking(False)
 
@@ -318,7 +318,7 @@ class Supervisor:
             self._stop(EXIT_NO_MODEL, self.fault)
 
     def _stop(self, code: int, reason: str) -> None:
-        """End all agents, each within its grace; asked again, at once."""
+        """End all agents, each within its grace; at a second call, at once."""
         again = self._code is not None
         grace_s = 0.0 if again else max((agent.config.policy.stop_grace_s for agent in self.agents), default=0.0)
         if not again:
