@@ -123,7 +123,7 @@ class PromisePool:
         )
         self._core = Core(1, policy, 0.0)
         rng = random.Random(seed)
-        rates = [(MODEL, UNITS_A_SECOND * size, size * rng.lognormvariate(0.0, noise)) for size in taught]
+        rates = [(MODEL, UNITS_A_SECOND * size, size * rng.lognormvariate(0.0, noise), 1) for size in taught]
         self._core.restore([], rates, 0.0)
         self._orders = orders
         self._confidence = confidence

@@ -72,8 +72,8 @@ def makes_room(state: State, worker: Worker) -> bool:
 
 def left(state: State, job: Job, now: float) -> tuple[float, float]:
     """(expected seconds until a held job is done, their standard deviation)."""
-    model, units = job.submission.model, job.left(job.submission.units, job.goes_on_from)
-    predicted = state.costs.predict(model, units)
+    model, units, size = job.submission.model, job.left(job.submission.units, job.goes_on_from), gpus(state, job)
+    predicted = state.costs.predict(model, units, size)
     left_s = views.remaining_s(job, predicted, now)
     done = job.step - job.goes_on_from
     if job.state is JobState.RUNNING and job.phase == "denoise" and done > 0:
@@ -86,7 +86,13 @@ def left(state: State, job: Job, now: float) -> tuple[float, float]:
             left_s = max(0.0, left_s) + load_s(state, model)
     left_s = max(left_s, OVERDUE_SHARE * predicted)
     share = min(1.0, left_s / predicted) if predicted > 0 else 1.0
-    return left_s, state.costs.spread(model, units) * predicted * sqrt(share)
+    return left_s, state.costs.spread(model, units, size) * predicted * sqrt(share)
+
+
+def gpus(state: State, job: Job) -> int:
+    """GPUs of the worker that holds a job; where it is not there, of one like those that run such jobs."""
+    worker = state.pool.workers.get(job.worker)
+    return worker.info.gpus if worker is not None else job.held_gpus or state.run_times.least_gpus(job.submission)
 
 
 def units(job: Job) -> float:
@@ -95,7 +101,9 @@ def units(job: Job) -> float:
 
 
 def takes_s(state: State, job: Job) -> float:
-    return state.costs.predict(job.submission.model, units(job))
+    if job.held:
+        return state.costs.predict(job.submission.model, units(job), gpus(state, job))
+    return state.run_times.predict(job.submission, units(job))
 
 
 def availability(state: State, now: float, *, making_room: bool = False) -> list[Availability]:
@@ -110,15 +118,15 @@ def availability(state: State, now: float, *, making_room: bool = False) -> list
             for job_id in worker.held:
                 if (job := state.jobs.get(job_id)) is not None:
                     model = job.submission.model
-            found.append(Availability(worker.name, busy_s, variance, model))
+            found.append(Availability(worker.name, worker.info.gpus, busy_s, variance, model))
     return found
 
 
 def work(state: State, submission: m.Submission, units: float) -> Work:
-    model = submission.model
-    takes_s = state.costs.predict(model, units)
-    lane = Lane(model, submission.gpus, submission.pinned)
-    return Work(lane, submission.tenant, takes_s, takes_s * state.costs.spread(model, units))
+    lane = Lane(submission.model, submission.gpus, submission.pinned)
+    takes_s = state.run_times.predict(submission, units)
+    sd_s = takes_s * state.run_times.spread(submission, units)
+    return Work(lane, submission.tenant, state.run_times.by_size(submission, units), takes_s, sd_s)
 
 
 def limits(state: State, submission: m.Submission) -> dict[str, int]:

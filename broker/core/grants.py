@@ -21,8 +21,16 @@ def grant_all(state: State, now: float) -> None:
         turn = choice.turn
         if turn.submission.model != choice.job.submission.model:
             turn.skipped_s += choice.job.cost
-        state.queue.serve(choice.job.id)
+        state.queue.serve(choice.job.id, _charge(state, choice.job, choice.worker))
         grant(state, choice.job, choice.worker, now)
+
+
+def _charge(state: State, job: Job, worker: Worker) -> float | None:
+    """GPU-seconds that a job is charged on this worker; None: those that were expected of it, as all workers are alike."""
+    if state.pool.one_size:
+        return None
+    submission, gpus = job.submission, worker.info.gpus
+    return gpus * state.costs.predict(submission.model, job.left(submission.units, job.kept), gpus)
 
 
 def grant(state: State, job: Job, worker: Worker, now: float) -> None:
@@ -38,7 +46,7 @@ def give(state: State, job: Job, worker: Worker) -> None:
     """Begin the attempt that is about to be granted: its fence and its holder."""
     job.renew_fence("granted", state.next_fence())
     job.change_holder("granted")
-    job.worker = worker.name
+    job.worker, job.held_gpus = worker.name, worker.info.gpus
     state.pool.grant(worker, job.id, job.fence)
 
 
@@ -49,15 +57,18 @@ def send_grant(state: State, job: Job, worker: Worker, now: float, *, known: boo
     job.granted_at = now
     job.goes_on_from = job.kept
     submission = job.submission
+    if known is None:
+        known = state.run_times.can_predict(submission, submission.units)
+    predicted_s = job.cost if known else 0.0
+    if known and not state.pool.one_size:
+        predicted_s = state.costs.predict(submission.model, job.left(submission.units, job.kept), worker.info.gpus)
     run = m.Run(
         job_id=job.id,
         fence=job.fence,
         lease_s=state.policy.lost_after_s,
         attempt=job.attempts + 1,
         profile=job.profile,
-        predicted_s=job.cost
-        if known or (known is None and state.costs.can_predict(submission.model, submission.units))
-        else 0.0,
+        predicted_s=predicted_s,
         alone=job.crashes > 0,
         body=job.body,
         kept=job.kept,

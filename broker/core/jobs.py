@@ -304,6 +304,8 @@ class Job(JobRecord, kw_only=True, array_like=False):
     cost: float = 0.0
     #: Seconds of other work that model affinity has put before it.
     skipped_s: float = 0.0
+    #: GPUs of the worker that holds it, or held it last; 0: not known.
+    held_gpus: int = 0
     #: When the current grant was sent, last.
     granted_at: float = 0.0
     #: How often it was sent again.
@@ -365,7 +367,11 @@ class Job(JobRecord, kw_only=True, array_like=False):
             self.finished_at = now
         if len(history) >= MAX_HISTORY:
             del history[MAX_HISTORY // 2]
-        history.append(HistoryEntry(now, source or "", target, cause, self.attempts, self.worker, note and note[:200]))
+        history.append(
+            HistoryEntry(
+                now, source or "", target, cause, self.attempts, self.worker, note and note[:200], self.held_gpus
+            )
+        )
         return source
 
     def move_through(self, via: Cause, via_at: float, cause: Cause, now: float) -> tuple[JobState | None, JobState]:
@@ -387,8 +393,11 @@ class Job(JobRecord, kw_only=True, array_like=False):
             self.finished_at = now
         if len(history) >= MAX_HISTORY - 1:
             del history[MAX_HISTORY // 2 : MAX_HISTORY // 2 + 2]
-        first = HistoryEntry(via_at, source or "", between, via, self.attempts, worker if source else "")
-        history += (first, HistoryEntry(now, between, target, cause, self.attempts, worker))
+        gpus = self.held_gpus
+        first = HistoryEntry(
+            via_at, source or "", between, via, self.attempts, worker if source else "", "", gpus if source else 0
+        )
+        history += (first, HistoryEntry(now, between, target, cause, self.attempts, worker, "", gpus))
         return source, between
 
     def request_stop(self, reason: Stop) -> None:

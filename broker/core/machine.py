@@ -102,17 +102,17 @@ class Core:
         self.now = now
 
     def restore(
-        self, jobs: Iterable[Job], rates: Iterable[tuple[str, float, float]], now: float, *, empty: bool = False
+        self, jobs: Iterable[Job], rates: Iterable[tuple[str, float, float, int]], now: float, *, empty: bool = False
     ) -> None:
-        """Take back what the journal holds: jobs that are not final, and (model, units, run_s) of finished ones, oldest first. `empty`:
-        it holds no job at all.
+        """Take back what the journal holds: jobs that are not final, and (model, units, run_s, GPUs) of finished ones, oldest first.
+        `empty`: it holds no job at all.
 
         Raises `UnsoundJob` for a row that no core can have written.
         """
         self.now = now
         state = self.state
-        for model, units, run_s in rates:
-            state.costs.learn(model, units, run_s)
+        for model, units, run_s, gpus in rates:
+            state.costs.learn(model, units, run_s, gpus)
         for job in jobs:
             _require_sound(job, state.epoch)
             state.adopt_record(job)

@@ -168,15 +168,16 @@ def handed_back(state: State, job: Job, now: float, why: str = "") -> None:
         state.move(job, Cause.RETURNED, now, note)
         state.enqueue(job, front=True)
     # No worker has it, so none can have it adopted.
-    job.worker = ""
+    job.worker, job.held_gpus = "", 0
 
 
 def _yields_until(state: State, job: Job, now: float) -> float:
     """Until when a job that has just made room lets shorter ones of its tenant pass: as long as it may still wait."""
-    model, units = job.submission.model, job.left(job.submission.units, job.kept)
-    left_s = state.costs.predict(model, units)
-    sd_s = left_s * state.costs.spread(model, units)
-    bounds, whole_s = state.policy.preempt_bounds, state.costs.predict(model, job.submission.units)
+    submission, run_times = job.submission, state.run_times
+    units = job.left(submission.units, job.kept)
+    left_s = run_times.predict(submission, units)
+    sd_s = left_s * run_times.spread(submission, units)
+    bounds, whole_s = state.policy.preempt_bounds, run_times.predict(submission, submission.units)
     spare_s = preemption.spare_s(job.promise, job.deadline_at, left_s, sd_s, now) - bounds.overhead_s
     most_s = state.policy.preempt_delay * whole_s
     wait_s = preemption.delay_left_s(most_s, job.preemptions, job.preempted_s, bounds)

@@ -94,7 +94,7 @@ def pressed(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job
     job, worker = choice.job, choice.worker
     bounds = state.policy.preempt_bounds
     # One that is many times shorter goes first whenever it must start: all long ones are past their time where they have to wait at all.
-    short_s = state.costs.predict(job.submission.model, job.submission.units) / bounds.factor
+    short_s = state.run_times.predict(job.submission, job.submission.units) / bounds.factor
     start_by = key_of(state.queue, job.id) if job.parked_at else _start_by(state, job)
     until = start_by if job.parked_at else max(start_by, now + bounds.patience * short_s)
     found: Job | None = None
@@ -124,7 +124,7 @@ def going_on(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Jo
     ):
         other = state.jobs[other_id]
         submission = other.submission
-        most_s = state.policy.preempt_delay * state.costs.predict(submission.model, submission.units)
+        most_s = state.policy.preempt_delay * state.run_times.predict(submission, submission.units)
         wait_s = key_of(state.queue, other_id) - now
         if (
             other.cost == left_s
@@ -149,10 +149,9 @@ def _soonest(state: State, until: float, now: float) -> Iterator[tuple[float, st
 
 def _may_lead(state: State, job: Job) -> bool:
     """Whether a job may press others, for what its tenant is owed and what is known of such jobs."""
-    known = state.costs.can_predict(job.submission.model, job.submission.units)
-    return (
-        known and state.tenants.may_start(job.submission.tenant) and state.queue.lead_s(job.id) <= promises.MAX_LEAD_S
-    )
+    known = state.run_times.can_predict(job.submission, job.submission.units)
+    most = promises.MAX_LEAD_S * state.run_times.least_gpus(job.submission)
+    return known and state.tenants.may_start(job.submission.tenant) and state.queue.lead_s(job.id) <= most
 
 
 def _pressing(state: State, now: float) -> Iterator[tuple[Job, Lane, Waiting]]:
@@ -196,7 +195,7 @@ def _running(
             job = state.jobs[job_id]
             own, units = job.submission.model, job.submission.units
             above = job.submission.priority > priority and not waiting.promised
-            if above or not state.costs.can_predict(own, units):
+            if above or not state.costs.can_predict(own, units, worker.info.gpus):
                 continue
             left_s, sd_s = expected.left(state, job, now)
             done = job.step - job.goes_on_from
@@ -205,7 +204,7 @@ def _running(
             yield Running(
                 job_id=job_id,
                 left_s=left_s,
-                whole_s=state.costs.predict(own, units),
+                whole_s=state.run_times.predict(job.submission, units),
                 preemptions=job.preemptions,
                 preempted_s=job.preempted_s,
                 reload_s=sum(state.reloads.predict(name, otherwise=state.policy.reload_s) for name in names),

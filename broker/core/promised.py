@@ -39,11 +39,11 @@ def forecast_of(state: State, submission: m.Submission, confidence: float, now: 
     model, units = submission.model, submission.units
     if job_id:
         units = expected.units(state.jobs[job_id])
-    predicted = state.costs.estimate(model, units)
+    predicted = state.run_times.estimate(submission, units)
     able = expected.able(state)
     lane = Lane(model, submission.gpus, submission.pinned)
     workers = able(lane)
-    cost = state.costs.predict(model, units)
+    cost = state.run_times.predict(submission, units)
     position = state.queue.ahead(job_id)[0] if job_id else _position(state, submission, now, cost)
     known = m.Forecast(position=position, confidence=confidence, workers=len(workers))
     if not workers:
@@ -53,18 +53,21 @@ def forecast_of(state: State, submission: m.Submission, confidence: float, now: 
     start = _start(state, submission, now, cost, job_id, units, able)
     if start is None:
         return replace(known, unknown="a job of a model that is not known yet runs, or waits, before it")
-    spread = state.costs.spread(model, units)
-    whole_s = state.costs.quantile(model, units, confidence) or predicted
-    ready_s = forecast.done_within(start, predicted, whole_s, confidence)
+    spread = state.run_times.spread(submission, units)
+    # Which worker takes it is not known before one does: any that could must be in time.
+    least = state.run_times.least_gpus(submission)
+    slowest_s = state.costs.predict(model, units, least)
+    whole_s = state.run_times.quantile(submission, units, confidence) or slowest_s
+    ready_s = forecast.done_within(start, slowest_s, whole_s, confidence)
     wish = m.Promise(ready_by=0.0, confidence=confidence)
-    demand = promises.demand_of(job_id, submission, units, wish, state.costs, start.load_s)
+    demand = promises.demand_of(job_id, submission, units, wish, state.run_times, start.load_s)
     promised_s = _beside_others(state, demand, ready_s, now, able)
     return replace(
         known,
         starts_s=bounds.wait_s(start.at_s),
-        done_s=bounds.wait_s(start.at_s + start.load_s + predicted),
+        done_s=bounds.wait_s(start.at_s + start.load_s + start.takes_s),
         ready_s=-1.0 if promised_s is None else bounds.wait_s(promised_s),
-        takes_s=predicted,
+        takes_s=start.takes_s,
         unknown="" if promised_s is not None else f"what is promised already leaves no room (spread {spread:.2f})",
     )
 
@@ -83,11 +86,11 @@ def _start(
     able: Callable[[Lane], frozenset[str]],
 ) -> Start | None:
     """Start of it; None: something before it is not known."""
-    queue, costs = state.queue, state.costs
+    queue, run_times = state.queue, state.run_times
     for worker in state.pool:
         for held_id in worker.held:
             held = state.jobs.get(held_id)
-            if held is not None and not costs.can_predict(held.submission.model, held.submission.units):
+            if held is not None and not run_times.can_predict(held.submission, held.submission.units):
                 return None
     limits = expected.limits(state, submission)
     line = forecast.Line(
@@ -106,7 +109,7 @@ def _start(
                 break
             job = state.jobs[ahead_id]
             ahead = job.submission
-            if not costs.can_predict(ahead.model, ahead.units):
+            if not run_times.can_predict(ahead, ahead.units):
                 return None
             work = expected.work(state, ahead, job.left(ahead.units, job.kept))
             line.give(work)
@@ -198,7 +201,7 @@ def guarded(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job
 
 def _reserved_s(state: State, job: Job, worker: Worker) -> float:
     model, units = job.submission.model, expected.units(job)
-    reserved = state.costs.quantile(model, units, promises.RESERVED)
+    reserved = state.costs.quantile(model, units, promises.RESERVED, worker.info.gpus)
     load_s = 0.0 if worker.model == model else expected.load_s(state, model)
     return load_s + (job.cost if reserved is None else reserved)
 
@@ -214,7 +217,7 @@ def _may_lead(state: State, job: Job) -> bool:
     return (
         job.id in state.queue
         and state.tenants.may_start(job.submission.tenant)
-        and state.queue.lead_s(job.id) <= promises.MAX_LEAD_S
+        and state.queue.lead_s(job.id) <= promises.MAX_LEAD_S * state.run_times.least_gpus(job.submission)
     )
 
 
@@ -292,8 +295,11 @@ def break_promise(state: State, job: Job, now: float) -> None:
 
 def _new_time_s(state: State, job: Job, confidence: float, now: float) -> float | None:
     """Seconds until the job is done with this confidence; None where that is not known."""
-    model, units = job.submission.model, expected.units(job)
-    whole_s = state.costs.quantile(model, units, confidence)
+    units = expected.units(job)
+    if job.held:
+        whole_s = state.costs.quantile(job.submission.model, units, confidence, expected.gpus(state, job))
+    else:
+        whole_s = state.run_times.quantile(job.submission, units, confidence)
     if whole_s is None:
         return None
     if job.held:
@@ -312,12 +318,12 @@ def review(state: State, now: float) -> None:
     for job_id in _by_laxity(state):
         job = state.jobs[job_id]
         start = line.give(expected.work(state, job.submission, expected.units(job)))
-        if job.promise is not None and (start is None or now + _end_s(state, job, start) > job.promise.ready_by):
+        if job.promise is not None and (start is None or now + _end_s(start) > job.promise.ready_by):
             break_promise(state, job, now)
 
 
-def _end_s(state: State, job: Job, start: Start) -> float:
-    return start.at_s + start.load_s + expected.takes_s(state, job)
+def _end_s(start: Start) -> float:
+    return start.at_s + start.load_s + start.takes_s
 
 
 def _by_laxity(state: State) -> Iterator[str]:

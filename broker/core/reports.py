@@ -269,7 +269,7 @@ def finished(state: State, worker: Worker, message: m.Finished, found: Found, no
     job.run_s = run_s if run_s <= bounds.MAX_RUN_S else bounds.run_s(run_s)
     job.failure = None
     load_s = result.ready_s
-    state.costs.learn(job.submission.model, job.submission.units, job.run_s - load_s)
+    state.costs.learn(job.submission.model, job.submission.units, job.run_s - load_s, worker.info.gpus)
     if load_s:
         state.reloads.learn(job.submission.model, load_s)
     if start_unreported:

@@ -37,8 +37,8 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
         _answer_repeat(state, peer, message, existing, found, now)
         return
     submission = message.submission
-    known = state.costs.outlook(submission.model, submission.units)
-    cost = state.costs.predict(submission.model, submission.units) if known is None else known[0]
+    known = state.run_times.outlook(submission, submission.units)
+    cost = state.run_times.predict(submission, submission.units) if known is None else known[0]
     refusal = _refusal(state, message, cost, found, now)
     if refusal is not None:
         code, text, retry_after_s = refusal
@@ -159,7 +159,7 @@ def _most_gpus(state: State, submission: Submission, now: float) -> int:
 
 def _too_late(state: State, message: m.Submit, cost: float, now: float) -> tuple[m.RejectCode, str, float] | None:
     submission, left = message.submission, message.deadline_s
-    needed = views.wait_s(state, now) + cost if state.costs.can_predict(submission.model, submission.units) else 0.0
+    needed = views.wait_s(state, now) + cost if state.run_times.can_predict(submission, submission.units) else 0.0
     if left > needed:
         return None
     return "deadline", f"the deadline is in {left:.1f} s, the job would take about {needed:.1f} s", 0.0

@@ -24,6 +24,7 @@ from broker.core.scheduling import preemption
 from broker.core.scheduling.costs import Costs, Reloads
 from broker.core.scheduling.promises import Promises, demand_of
 from broker.core.scheduling.queue import Queue
+from broker.core.scheduling.run_times import RunTimes
 from broker.core.scheduling.tenants import Tenants
 from broker.core.scheduling.urgency import Urgency
 from broker.core.spec_cache import SpecCache
@@ -82,6 +83,7 @@ class State:
         self.pool = Pool()
         self.deadlines = Deadlines()
         self.costs = Costs()
+        self.run_times = RunTimes(self.costs, self.pool)
         self.reloads = Reloads()
         self.promises = Promises()
         #: Where running jobs make room: the jobs that wait and have not made room themselves.
@@ -269,14 +271,20 @@ class State:
     def enqueue(self, job: Job, *, front: bool = False, yields_until: float | None = None) -> None:
         """Put a job that is `queued` into the queue, where `Queue.add` puts it."""
         units = job.submission.units
-        job.cost = self.costs.predict(job.submission.model, job.left(units, job.kept) if job.kept else units)
+        job.cost = self.run_times.predict(job.submission, job.left(units, job.kept) if job.kept else units)
         self.line_up(job, front=front, yields_until=yields_until)
         if job.promise is not None:
             self.expect(job)
 
     def line_up(self, job: Job, *, front: bool = False, yields_until: float | None = None) -> None:
         """Put a job whose cost is known into the queue, and among those for which others may make room, if it made none itself."""
-        self.queue.add(job, front=front, yields_until=yields_until)
+        charge = job.cost if self.pool.one_size == 1 else self.run_times.gpu_seconds(job.submission, job.cost)
+        if yields_until is None:
+            self.queue.add(job, charge, front=front)
+        else:
+            units, gpus = job.left(job.submission.units, job.kept), job.held_gpus
+            refund = gpus * self.costs.predict(job.submission.model, units, gpus) if gpus else charge
+            self.queue.add(job, charge, front=front, yields_until=yields_until, refund=refund)
         if self.policy.preempt and yields_until is not None:
             self.preempted.add(job.id, job.cost)
         elif self.policy.preempt:
@@ -290,7 +298,7 @@ class State:
             if any(worker.model != submission.model for worker in self.pool if submission.model in worker.models):
                 load_s = self.reloads.predict(submission.model, otherwise=self.policy.reload_s)
             self.promises.add(
-                demand_of(job.id, submission, job.left(submission.units, job.kept), promise, self.costs, load_s)
+                demand_of(job.id, submission, job.left(submission.units, job.kept), promise, self.run_times, load_s)
             )
             self.deadlines.set(("promise", job.id), promise.ready_by - job.cost)
 
@@ -333,7 +341,7 @@ class State:
     def hold(self, job: Job, worker: Worker) -> None:
         """Note that `worker` has this job's current attempt: it reported so, or is about to be sent it."""
         job.change_holder("adopted")
-        job.worker = worker.name
+        job.worker, job.held_gpus = worker.name, worker.info.gpus
         self.orphans.discard(job.id)
         self.pool.adopt(worker, job.id, job.fence)
 

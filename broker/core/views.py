@@ -163,7 +163,11 @@ def _outlook(state: State, job: Job, now: float) -> tuple[int, float, float]:
     if job.state in FINAL:
         return -1, -1.0, -1.0
     units, done = job.submission.units, job.goes_on_from if job.held else job.kept
-    known = state.costs.outlook(job.submission.model, job.left(units, done) if done else units)
+    left = job.left(units, done) if done else units
+    if job.held_gpus and job.state in HELD:
+        known = state.costs.outlook(job.submission.model, left, job.held_gpus)
+    else:
+        known = state.run_times.outlook(job.submission, left)
     if job.state is QUEUED and not job.damaged:
         return _waiting(state, job, known, now)
     if job.state in HELD:
@@ -224,7 +228,8 @@ def _sum_running(state: State, now: float) -> float:
             job = state.jobs.get(job_id)
             if job is not None:
                 units = job.left(job.submission.units, job.goes_on_from)
-                total += max(0.0, remaining_s(job, state.costs.predict(job.submission.model, units), now))
+                predicted = state.costs.predict(job.submission.model, units, worker.info.gpus)
+                total += max(0.0, remaining_s(job, predicted, now))
                 seen += 1
         if seen >= _SAMPLE:
             break

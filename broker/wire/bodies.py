@@ -57,6 +57,8 @@ class HistoryEntry(Struct, frozen=True, array_like=True, gc=False):
     attempt: int = 0
     worker: str = ""
     note: str = ""
+    #: GPUs of that worker; 0: none has the job yet, or they are not known.
+    gpus: int = 0
 
 
 class Failure(Struct, frozen=True):

@@ -85,7 +85,7 @@ def assert_finite(value: Any) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    rates=st.lists(st.tuples(st.just("demo"), ANY, ANY), max_size=3),
+    rates=st.lists(st.tuples(st.just("demo"), ANY, ANY, st.integers(1, 64)), max_size=3),
     names=st.text(min_size=1, max_size=128),
     steps=STEPS,
 )

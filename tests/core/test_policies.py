@@ -235,7 +235,7 @@ def test_a_pinned_job_waits_for_its_worker():
 
 def test_work_for_the_loaded_model_goes_first_but_not_forever():
     desk = CoreHarness()
-    desk.core.restore([], [("demo", UNIT, 10.0), ("flux", UNIT, 10.0)], desk.now)
+    desk.core.restore([], [("demo", UNIT, 10.0, 1), ("flux", UNIT, 10.0, 1)], desk.now)
     desk.hello("w1", body=worker_info("demo", "flux"))
     desk.submit("first", model="demo")
     desk.start("w1", "first")

@@ -128,7 +128,7 @@ def test_what_a_job_may_be_delayed_by(promise: Promise | None, deadline_at: floa
 def busy(*, resumes: bool = True, preempt: bool = True, **of_long: Any) -> CoreHarness:
     """A core that knows its model's pace, with one worker that is in the middle of a long job."""
     desk = CoreHarness(Policy(preempt=preempt, preempt_delay=SHARE))
-    rates = [("demo", 10 * UNIT * (1 + number % 3), 20.0 * (1 + number % 3)) for number in range(60)]
+    rates = [("demo", 10 * UNIT * (1 + number % 3), 20.0 * (1 + number % 3), 1) for number in range(60)]
     desk.core.restore([], rates, desk.now)
     desk.hello("w1", body=worker_info(resumes=resumes))
     desk.beat("w1", free=1, model="demo", engine="ready")
@@ -274,7 +274,7 @@ def two_wait(**of_short: Any) -> CoreHarness:
     """A core whose worker is at a job of 20 s that makes no room, while a long job waits that came first, and 2 s later a short one of
     another tenant."""
     desk = CoreHarness(Policy(preempt=True))
-    rates = [("demo", 10 * UNIT * (1 + number % 3), 20.0 * (1 + number % 3)) for number in range(60)]
+    rates = [("demo", 10 * UNIT * (1 + number % 3), 20.0 * (1 + number % 3), 1) for number in range(60)]
     desk.core.restore([], rates, desk.now)
     desk.hello("w1", body=worker_info(resumes=True))
     desk.beat("w1", free=1, model="demo", engine="ready")
@@ -444,7 +444,7 @@ def test_a_tenant_is_charged_once_for_a_job_that_made_room():
     queue.add(Waiting("b1", Submission(model="demo", tenant="b"), 1.0, 1.0))
     queue.serve("long")
     assert queue.lead_s("a1") == 100.0
-    queue.add(Waiting("long", Submission(model="demo", tenant="a"), 0.0, 60.0), yields_until=50.0)
+    queue.add(Waiting("long", Submission(model="demo", tenant="a"), 0.0, 60.0), yields_until=50.0, refund=60.0)
     assert queue.lead_s("a1") == 40.0
     queue.serve("long")
     assert queue.lead_s("a1") == 100.0

@@ -64,7 +64,7 @@ def test_the_earliest_feasible_time_is_found():
 def learned(workers: int = 1, jobs: int = 30) -> CoreHarness:
     """A core that knows that a job of one `UNIT` takes 10 s, with workers that have the model in memory."""
     desk = CoreHarness()
-    desk.core.restore([], [("demo", UNIT * (1 + n % 3), 10.0 * (1 + n % 3)) for n in range(jobs)], desk.now)
+    desk.core.restore([], [("demo", UNIT * (1 + n % 3), 10.0 * (1 + n % 3), 1) for n in range(jobs)], desk.now)
     for number in range(workers):
         desk.hello(f"w{number}")
         desk.beat(f"w{number}", free=1, model="demo", engine="ready")
@@ -304,7 +304,7 @@ def test_no_more_promised_jobs_wait_than_are_planned_for(monkeypatch):
 
 def test_promises_of_another_model_are_kept_by_the_workers_that_have_it():
     desk = CoreHarness()
-    rates = [(model, UNIT, 10.0) for model in ("demo", "flux") for _ in range(20)]
+    rates = [(model, UNIT, 10.0, 1) for model in ("demo", "flux") for _ in range(20)]
     desk.core.restore([], rates, desk.now)
     for name, models in (("w0", ("demo", "flux")), ("w1", ("demo",))):
         desk.hello(name, body=worker_info(*models))

@@ -186,7 +186,7 @@ def test_attempts_are_counted_right_over_a_restart():
 
 def test_predictions_are_learned_again_from_the_journal():
     desk = CoreHarness()
-    desk.core.restore([], [("demo", 10 * UNIT, 5.0)], desk.now)
+    desk.core.restore([], [("demo", 10 * UNIT, 5.0, 1)], desk.now)
     desk.hello("w1")
     desk.submit("a", units=4 * UNIT)
     assert sent(desk.effects, m.Run)[0].predicted_s == pytest.approx(2.0, rel=0.01)

@@ -16,6 +16,7 @@ from tests.journal.jobs import RESULT, fail, finish, give, new_job, put
 
 NOT_JOURNALED = {
     "evicted",
+    "held_gpus",
     "phase",
     "step",
     "total",
@@ -330,7 +331,15 @@ def test_rates_are_those_of_succeeded_jobs_oldest_first_without_loading(journal,
         new_job("job-4", model="wan", units=40.0),
     )
     journal.close()
-    assert open_journal().rates() == [("wan", 10.0, 7.5), ("flux", 30.0, 7.5)]
+    assert open_journal().rates() == [("wan", 10.0, 7.5, 1), ("flux", 30.0, 7.5, 1)]
+
+
+def test_rates_know_the_gpus_of_the_worker_and_take_those_asked_for_where_nothing_has_them(journal, open_journal):
+    on_group, of_old = new_job("job-1", model="wan", units=10.0), new_job("job-2", model="wan", units=10.0, gpus=2)
+    on_group.held_gpus = 4
+    put(journal, finish(give(on_group, 1)), finish(give(of_old, 2)))
+    journal.close()
+    assert [gpus for *_, gpus in open_journal().rates()] == [4, 2]
 
 
 def test_a_start_looks_for_live_jobs_where_they_can_be_and_finds_all(journal, open_journal, monkeypatch):

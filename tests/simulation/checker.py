@@ -91,8 +91,8 @@ class Checker(EdgeChecks, EngineChecks):
         ran_s = at - job.started_at
         rest_s = min(bounds.most_rest_s, bounds.rest * other.cost)
         require(old.preemptions == 0 or ran_s >= rest_s, "who made room runs for a while", job.id, ran_s, rest_s)
-        most_s = self.world.plan.policy.preempt_delay * core.state.costs.predict(
-            job.submission.model, job.submission.units
+        most_s = self.world.plan.policy.preempt_delay * core.state.run_times.predict(
+            job.submission, job.submission.units
         )
         delay_s = job.preempted_s + old.preemptions * bounds.overhead_s + other.cost
         require(delay_s <= most_s, "a job is delayed by a share of its time", job.id, delay_s, most_s)

@@ -1,4 +1,4 @@
-"""Predicted run times: seconds = start-up + rate x units, both learned by model; units = steps x latent tokens.
+"""Predicted run times: seconds = start-up + rate x units, both learned by model and GPUs of the worker; units = steps x latent tokens.
 
 A least-squares fit of two numbers that drift (a Kalman filter): each finished job moves both, in the proportion in which they
 are uncertain. What tells them apart before jobs of different sizes have been seen is what is believed beforehand: a start-up of some
@@ -8,6 +8,9 @@ long teaches a long start-up, and says almost nothing of a large job.
 How far each job was off is learned too, as the logarithm of its time over the prediction: a mean and a mean deviation, both exponential and
 of clipped values, so that one odd job moves little. They give the time within which a job ends with a stated confidence.
 
+A group of GPUs that has not finished a job of a model is taken to be as much faster than one that has, the nearest in size, as groups are
+in general (`speed`); what it measures then takes the place of that.
+
 30 % error costs the queue almost nothing, while knowing nothing costs it a factor of 2.6 to 6 in mean wait. A prediction orders the
 queue, is shown, may refuse a deadline that cannot be met, and is what times are promised by; it never lengthens a limit that protects
 something.
@@ -16,7 +19,7 @@ something.
 from __future__ import annotations
 
 from functools import lru_cache
-from math import exp, log, sqrt
+from math import exp, inf, log, log2, sqrt
 from statistics import NormalDist
 
 from broker.core.scheduling import bounds
@@ -53,6 +56,20 @@ CLIP_DEVIATIONS = 4.0
 _SD = 1.2533
 
 
+#: How many times as fast as one GPU a group is, as a share of its GPUs, until that was measured: of two, less for each doubling, at least.
+EFFICIENCY_OF_TWO, LESS_A_DOUBLING, LEAST_EFFICIENCY = 0.8, 0.05, 0.5
+#: Standard deviation of that, as a share of a predicted time.
+SPEED_SD = 0.2
+
+
+@lru_cache(maxsize=64)
+def speed(gpus: int) -> float:
+    """How many times as fast as one GPU so many are, before a job of a model was seen on them: 1.6 on 2, 3.0 on 4, 5.6 on 8."""
+    if gpus <= 1:
+        return 1.0
+    return gpus * max(LEAST_EFFICIENCY, EFFICIENCY_OF_TWO - LESS_A_DOUBLING * (log2(gpus) - 1.0))
+
+
 @lru_cache(maxsize=256)
 def deviations(confidence: float) -> float:
     """Standard deviations above the mean that a normal value stays below with this probability, between 0 and 1 (both excluded)."""
@@ -64,7 +81,10 @@ _LEAST_NOISE = NOISE_S**2
 
 
 class _Fit:
-    """Estimates and their covariance, of one model. No struct: every job writes a dozen of its fields, which cost half as much in slots."""
+    """Estimates and their covariance, of one model on workers of one size.
+
+    No struct: every job writes a dozen of its fields, which cost half as much in slots.
+    """
 
     __slots__ = (
         "bias",
@@ -88,6 +108,19 @@ class _Fit:
         self.bias, self.deviation, self.judged = 0.0, DEVIATION, 0
         #: How many times as long as predicted a job takes at most, with `CONFIDENCE`; worked out when it changes, as it is shown more.
         self.longest = exp(_DEVIATIONS * _SD * DEVIATION)
+
+    def scaled(self, factor: float) -> _Fit:
+        """What this says of workers on which the same takes `factor` as long, as far as is known of that."""
+        fit = _Fit()
+        startup, rate = self.startup * factor, self.rate * factor
+        fit.startup, fit.rate = startup, rate
+        both, square = SPEED_SD * SPEED_SD, factor * factor
+        fit.var_startup = self.var_startup * square + both * startup * startup
+        fit.var_rate = self.var_rate * square + both * rate * rate
+        fit.covariance = self.covariance * square + both * startup * rate
+        fit.largest, fit.bias, fit.deviation = self.largest, self.bias, self.deviation
+        fit.longest = max(1.0, exp(self.bias + _DEVIATIONS * sqrt((_SD * self.deviation) ** 2 + both)))
+        return fit
 
     def judge(self, ratio: float) -> None:
         """Learn the spread from a job that took `ratio` times as long as was predicted."""
@@ -141,20 +174,25 @@ class _Fit:
 
 
 class Costs:
-    """Fits by model."""
+    """Fits by model and GPUs of a worker."""
 
     def __init__(self) -> None:
-        self._fits: dict[str, _Fit] = {}
+        self._fits: dict[tuple[str, int], _Fit] = {}
+        #: By model: the sizes of workers that have finished a job, and that of the last one.
+        self._sizes: dict[str, list[int]] = {}
+        self.last_size: dict[str, int] = {}
         #: By model: how far predictions were off lately, as a share of what the job took; an exponential mean.
         self.errors: dict[str, float] = {}
 
-    def learn(self, model: str, units: float, seconds: float) -> None:
-        """Learn from a job of this model and size that ran this long. A size or time that is not positive, or out of range, is ignored."""
-        if not (units > 0 and 0.0 < seconds <= bounds.MAX_RUN_S):
+    def learn(self, model: str, units: float, seconds: float, gpus: int = 1) -> None:
+        """Learn from a job of this model and size that ran this long on so many GPUs. A size or time that is not positive, or out of range,
+        is ignored."""
+        if not (0.0 < units < inf and 0.0 < seconds <= bounds.MAX_RUN_S):
             return
-        fit = self._fits.get(model)
+        fit = self._fits.get((model, gpus))
         if fit is None:
-            fit = self._fits[model] = _Fit()
+            fit = self._fits[model, gpus] = self._scaled(model, gpus) or _Fit()
+            self._sizes.setdefault(model, []).append(gpus)
         else:
             predicted = fit.startup + fit.rate * units
             error = (predicted - seconds if predicted > seconds else seconds - predicted) / seconds
@@ -166,45 +204,59 @@ class Costs:
             if predicted > 0.0 and units <= REACH * fit.largest and (ratio := seconds / predicted) > 0.0:
                 fit.judge(ratio)
         fit.learn(units, seconds)
+        self.last_size[model] = gpus
 
-    def can_predict(self, model: str, units: float) -> bool:
+    def _fit(self, model: str, gpus: int) -> _Fit | None:
+        fit = self._fits.get((model, gpus))
+        return fit if fit is not None else self._scaled(model, gpus)
+
+    def _scaled(self, model: str, gpus: int) -> _Fit | None:
+        """The fit for workers of a size that has finished no job of this model, by that of the nearest one which has; None: none has."""
+        sizes = self._sizes.get(model)
+        if sizes is None:
+            return None
+        own = speed(gpus)
+        nearest = min(sizes, key=lambda size: abs(log(speed(size) / own)))
+        return self._fits[model, nearest].scaled(speed(nearest) / own)
+
+    def can_predict(self, model: str, units: float, gpus: int = 1) -> bool:
         """Whether a prediction for a job of this size is worth showing and acting on."""
-        fit = self._fits.get(model)
+        fit = self._fit(model, gpus)
         return fit is not None and units <= REACH * fit.largest
 
-    def estimate(self, model: str, units: float) -> float | None:
+    def estimate(self, model: str, units: float, gpus: int = 1) -> float | None:
         """Seconds; None where a prediction is not worth showing: see `can_predict`."""
-        fit = self._fits.get(model)
+        fit = self._fit(model, gpus)
         if fit is None or units > REACH * fit.largest:
             return None
         seconds = fit.startup + fit.rate * units
         return seconds if seconds <= bounds.MAX_RUN_S else bounds.MAX_RUN_S
 
-    def spread(self, model: str, units: float) -> float:
+    def spread(self, model: str, units: float, gpus: int = 1) -> float:
         """Standard deviation of the logarithm of the run time over its prediction; the prior of an unknown model."""
-        fit = self._fits.get(model)
+        fit = self._fit(model, gpus)
         return _SD * DEVIATION if fit is None else fit.spread(units)
 
-    def quantile(self, model: str, units: float, confidence: float) -> float | None:
+    def quantile(self, model: str, units: float, confidence: float, gpus: int = 1) -> float | None:
         """Seconds within which such a job ends with this probability; None where a prediction is not worth showing."""
-        predicted = self.estimate(model, units)
-        if predicted is None:
+        fit = self._fit(model, gpus)
+        if fit is None or units > REACH * fit.largest:
             return None
-        fit = self._fits[model]
+        predicted = min(bounds.MAX_RUN_S, fit.startup + fit.rate * units)
         return bounds.run_s(predicted * exp(fit.bias + deviations(confidence) * fit.spread(units)))
 
-    def outlook(self, model: str, units: float) -> tuple[float, float] | None:
+    def outlook(self, model: str, units: float, gpus: int = 1) -> tuple[float, float] | None:
         """(seconds; how many times as long a job takes at most, with `CONFIDENCE`), for showing; None where neither is worth it."""
-        fit = self._fits.get(model)
+        fit = self._fit(model, gpus)
         if fit is None or units > REACH * fit.largest:
             return None
         seconds = fit.startup + fit.rate * units
         return seconds if seconds <= bounds.MAX_RUN_S else bounds.MAX_RUN_S, fit.longest
 
-    def predict(self, model: str, units: float) -> float:
+    def predict(self, model: str, units: float, gpus: int = 1) -> float:
         """Seconds; a guess, good for comparing jobs, when the model or such sizes are not known."""
-        fit = self._fits.get(model)
-        seconds = UNKNOWN_RATE * units if fit is None else fit.startup + fit.rate * units
+        fit = self._fit(model, gpus)
+        seconds = UNKNOWN_RATE * units / speed(gpus) if fit is None else fit.startup + fit.rate * units
         return seconds if seconds <= bounds.MAX_RUN_S else bounds.MAX_RUN_S
 
 

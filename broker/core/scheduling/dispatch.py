@@ -15,9 +15,10 @@ from typing import Generic, Protocol, TypeVar
 from msgspec import Struct
 
 from broker.core.scheduling import free_workers, placement
-from broker.core.scheduling.costs import Costs, Reloads
+from broker.core.scheduling.costs import Reloads
 from broker.core.scheduling.placement import Requirements
 from broker.core.scheduling.queue import Lane, Queue
+from broker.core.scheduling.run_times import RunTimes
 from broker.core.scheduling.tenants import Tenants
 from broker.wire.submission import Submission
 
@@ -98,7 +99,7 @@ class Scene(Protocol[JobOut, WorkerOut]):
     @property
     def tenants(self) -> Tenants: ...
     @property
-    def costs(self) -> Costs: ...
+    def run_times(self) -> RunTimes: ...
     @property
     def reloads(self) -> Reloads: ...
     @property
@@ -157,9 +158,9 @@ def may_run(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker) -> 
 
 def kept_of(scene: Scene[Job, Worker], job: Job) -> placement.Kept:
     """Return where the checkpoint of a job lies, and what it spares a worker that can read it."""
-    units, costs = job.submission.units, scene.costs
-    left_s = costs.predict(job.submission.model, job.left(units, job.kept))
-    return placement.Kept(job.kept_host, costs.predict(job.submission.model, units) - left_s)
+    submission, predict = job.submission, scene.run_times.predict
+    left_s = predict(submission, job.left(submission.units, job.kept))
+    return placement.Kept(job.kept_host, predict(submission, submission.units) - left_s)
 
 
 # ---------------------------------------------------------------- which job goes in place of the next
@@ -188,10 +189,10 @@ def longest_last(scene: Scene[AnyJob, AnyWorker], job: AnyJob, worker: AnyWorker
     """The longest job of the same lane, when the backlog ends. A job that has been begun before keeps its turn."""
     workers = scene.pool.usable()
     # One worker is done with all of it at the same time, whatever comes first.
-    if workers < 2 or job.attempts or not scene.costs.can_predict(job.submission.model, job.submission.units):
+    if workers < 2 or job.attempts or not scene.run_times.can_predict(job.submission, job.submission.units):
         return job
     queue = scene.queue
-    next_s = scene.costs.predict(job.submission.model, job.submission.units)
+    next_s = scene.run_times.predict(job.submission, job.submission.units)
     if next_s < placement.TAIL_FROM_S:
         return job
     # What waits was weighed when it came; since then the model may have turned out to be slower or faster.
@@ -199,7 +200,7 @@ def longest_last(scene: Scene[AnyJob, AnyWorker], job: AnyJob, worker: AnyWorker
     if not placement.backlog_ends(now - queue.newest_at, scale * queue.backlog_s, workers):
         return job
     longest = scene.jobs[queue.largest(job.id, lambda job_id: scene.jobs[job_id].submission.units)]
-    passes = placement.may_pass(scene.costs.predict(job.submission.model, longest.submission.units), next_s)
+    passes = placement.may_pass(scene.run_times.predict(job.submission, longest.submission.units), next_s)
     return longest if passes and may_run(scene, longest, queue.lane(longest.id), worker) else job
 
 

@@ -24,6 +24,7 @@ class Availability(Struct):
     """Time from which a worker is free, seconds from now."""
 
     worker: str
+    gpus: int
     free_s: float = 0.0
     variance: float = 0.0
     #: Model in memory by then.
@@ -35,8 +36,9 @@ class Work(Struct, frozen=True, gc=False):
 
     lane: Lane
     tenant: str
+    #: By GPUs of a worker: (seconds, their standard deviation); and what they are on the mean of the workers.
+    by_size: Mapping[int, tuple[float, float]]
     takes_s: float
-    #: Standard deviation of that, seconds.
     sd_s: float
 
 
@@ -45,8 +47,9 @@ class Start(Struct, frozen=True):
 
     at_s: float
     variance: float = 0.0
-    #: Seconds that its model takes to load then.
+    #: Seconds that its model takes to load then, and that it then runs on that worker.
     load_s: float = 0.0
+    takes_s: float = 0.0
 
 
 class Line:
@@ -94,13 +97,15 @@ class Line:
         if found is None:
             return None
         _, number, worker = found
+        takes_s, sd_s = work.by_size.get(worker.gpus, (work.takes_s, work.sd_s))
         start = Start(
             at_s=max(worker.free_s, self._turn_s(work.tenant)),
             variance=worker.variance,
             load_s=0.0 if worker.model == work.lane.model else self._load_s(work.lane.model),
+            takes_s=takes_s,
         )
-        worker.free_s = start.at_s + start.load_s + work.takes_s
-        worker.variance += work.sd_s * work.sd_s
+        worker.free_s = start.at_s + start.load_s + takes_s
+        worker.variance += sd_s * sd_s
         worker.model = work.lane.model
         heapq.heappush(self._free, (worker.free_s, number, worker))
         if work.tenant in self._ends:

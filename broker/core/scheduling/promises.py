@@ -19,8 +19,8 @@ from math import inf
 
 from msgspec import Struct
 
-from broker.core.scheduling.costs import Costs
 from broker.core.scheduling.queue import Lane
+from broker.core.scheduling.run_times import RunTimes
 from broker.wire import messages as m
 
 #: Run times are reserved that long: most jobs need less, which evens out those that need more.
@@ -29,7 +29,7 @@ RESERVED = 0.85
 #: Jobs with a promise that may wait at once: what is worked out for each new one stays within milliseconds.
 MAX_WAITING = 512
 
-#: Seconds of work for which urgent jobs, promised or short, may put a tenant ahead of its share.
+#: Seconds of work, on the smallest worker that could do it, by which urgent jobs, promised or short, may put a tenant ahead.
 MAX_LEAD_S = 900.0
 
 
@@ -95,17 +95,16 @@ def _ready_by(demand: Demand) -> float:
 
 
 def demand_of(
-    job_id: str, submission: m.Submission, units: float, promise: m.Promise, costs: Costs, load_s: float
+    job_id: str, submission: m.Submission, units: float, promise: m.Promise, run_times: RunTimes, load_s: float
 ) -> Demand:
     """Need of this job for the work that is left of it, by what is known of such jobs, where loading its model takes so long."""
-    model = submission.model
-    reserved = costs.quantile(model, units, RESERVED)
+    reserved = run_times.quantile(submission, units, RESERVED)
     if reserved is None:  # it was known when the promise was given
-        reserved = costs.predict(model, units)
-    whole = costs.quantile(model, units, promise.confidence) or reserved
+        reserved = run_times.predict(submission, units)
+    whole = run_times.quantile(submission, units, promise.confidence) or reserved
     return Demand(
         job_id=job_id,
-        lane=Lane(model, submission.gpus, submission.pinned),
+        lane=Lane(submission.model, submission.gpus, submission.pinned),
         ready_by=promise.ready_by,
         takes_s=reserved + load_s,
         margin_s=max(0.0, whole - reserved),

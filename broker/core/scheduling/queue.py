@@ -1,10 +1,10 @@
 """The jobs that wait for a worker, in the order in which they will be given out.
 
-Three levels. Priorities are strict. Between the tenants of one priority: start-time fair queueing by predicted cost (Goyal, Vin, Cheng
-1996): a tenant's start tag is max(virtual time, its last finish tag), the smallest start tag is served, and its finish tag grows by
-the job's cost; so a tenant that dumps thousands of jobs delays others by one job at most. Within a tenant: key = arrival +
-`COST_WEIGHT` x cost, which lets short jobs pass long ones and ages by construction (a job of cost S is overtaken only by jobs
-that arrive within 2 x S of it).
+Three levels. Priorities are strict. Between the tenants of one priority: start-time fair queueing by predicted GPU-seconds (Goyal, Vin,
+Cheng 1996): a tenant's start tag is max(virtual time, its last finish tag), the smallest start tag is served, and its finish tag grows by
+what the job is charged, with all GPUs of its worker; so a tenant that dumps thousands of jobs delays others by one job at most. Within a
+tenant: key = arrival + `COST_WEIGHT` x cost, which lets short jobs pass long ones and ages by construction (a job of cost S is overtaken
+only by jobs that arrive within 2 x S of it).
 
 Jobs of one tenant that the same workers could run form a *lane*, so finding work for a worker looks at the heads of lanes, however
 long the queue is.
@@ -57,8 +57,8 @@ class Lane(Struct, frozen=True, gc=False):
     pinned: str
 
 
-#: (key, number in order of arrival, job id, cost): compared as tuples, so the number breaks ties and nothing behind it is looked at.
-_Entry = tuple[float, int, str, float]
+#: (key, number in order of arrival, job id, cost, charge): compared as tuples, so the number breaks ties, and nothing behind it is read.
+_Entry = tuple[float, int, str, float, float]
 
 
 class _Line:
@@ -182,18 +182,28 @@ class Queue:
     def __contains__(self, job_id: str) -> bool:
         return job_id in self.where
 
-    def add(self, job: WaitingJob, *, front: bool = False, yields_until: float | None = None) -> None:
-        """Let `job` wait; its cost is that of `job.cost`. `front`: before every job of its tenant that has not waited before.
+    def add(
+        self,
+        job: WaitingJob,
+        charge: float | None = None,
+        *,
+        front: bool = False,
+        yields_until: float | None = None,
+        refund: float = 0.0,
+    ) -> None:
+        """Let `job` wait; its cost is that of `job.cost`, and its tenant will likely be charged `charge` GPU-seconds (None: as many).
+
+        `front`: before every job of its tenant that has not waited before.
 
         `yields_until`: it was served before, and made room. Those of its tenant whose keys are lower pass it, which none is that comes
-        after that time; its tenant, charged for all of it then, gets back what is left of it and is charged again.
+        after that time; its tenant, charged for all of it then, gets back what is left of it (`refund`) and is charged again.
         """
         self._seq += 1
         if job.submitted_at > self.newest_at:
             self.newest_at = job.submitted_at
         arrival = job.submitted_at - (FRONT_S if front else 0.0)
         key = arrival + COST_WEIGHT * job.cost if yields_until is None else yields_until
-        entry = (key, self._seq, job.id, job.cost)
+        entry = (key, self._seq, job.id, job.cost, job.cost if charge is None else charge)
         lane = Lane(job.submission.model, job.submission.gpus, job.submission.pinned)
         cls = self._classes.get(job.submission.priority)
         if cls is None:
@@ -203,8 +213,8 @@ class Queue:
         if tenant is None:
             tenant = cls.tenants[job.submission.tenant] = _Tenant(job.submission.tenant)
         if yields_until is not None:
-            tenant.start -= job.cost
-            tenant.finish -= job.cost
+            tenant.start -= refund
+            tenant.finish -= refund
         if not tenant.count:
             tenant.start = max(cls.virtual, tenant.finish)
         line = tenant.lines.get(lane)
@@ -227,12 +237,12 @@ class Queue:
         cls, _, _ = self._pop(job_id)
         self._forget_idle(cls)
 
-    def serve(self, job_id: str) -> None:
-        """Take a job out because a worker gets it: its tenant is charged."""
+    def serve(self, job_id: str, charge: float | None = None) -> None:
+        """Take a job out because a worker gets it: its tenant is charged so many GPU-seconds (None: those expected when it came)."""
         cls, tenant, entry = self._pop(job_id)
         if tenant.start > cls.virtual:
             cls.virtual = tenant.start
-        tenant.finish = tenant.start = tenant.start + entry[3]
+        tenant.finish = tenant.start = tenant.start + (entry[4] if charge is None else charge)
         self._forget_idle(cls)
 
     def first(
@@ -302,7 +312,7 @@ class Queue:
 
     def ahead_of_new(self, submission: Submission, now: float, cost: float) -> tuple[int, float]:
         """The same for a job of this cost that came now."""
-        entry = (now + COST_WEIGHT * cost, self._seq + 1, "", cost)
+        entry = (now + COST_WEIGHT * cost, self._seq + 1, "", cost, cost)
         cls = self._classes.get(submission.priority)
         if cls is None:  # nobody of its priority waits
             higher = [c for priority, c in self._classes.items() if priority > submission.priority]
@@ -316,7 +326,7 @@ class Queue:
         """Jobs (and their lanes) in the order in which they are given out if nothing else arrives and each worker can run all: every one,
         or those before `job_id`, which waits, or before a job of this cost that came now. Not to be gone on with once the queue has
         changed."""
-        own = self.where[job_id][3] if job_id else (now + COST_WEIGHT * cost, self._seq + 1, "", cost)
+        own = self.where[job_id][3] if job_id else (now + COST_WEIGHT * cost, self._seq + 1, "", cost, cost)
         for priority, cls in self._classes.items():
             if submission is not None and priority < submission.priority:
                 return
@@ -324,7 +334,7 @@ class Queue:
             yield from _in_order(cls, submission.tenant if submission is not None and ends else None, own)
 
     def lead_s(self, job_id: str) -> float:
-        """Seconds of work by which the tenant of a waiting job is ahead of the one of its priority that is to be served first."""
+        """GPU-seconds of work by which the tenant of a waiting job is ahead of the one of its priority that is to be served first."""
         cls, own, _, _ = self.where[job_id]
         return own.start - min(tenant.start for tenant in cls.tenants.values() if tenant.count)
 
@@ -410,7 +420,7 @@ def _in_order(cls: _Class, own_tenant: str | None, own: _Entry) -> Iterator[tupl
         if found is not None:
             entry, lane = found
             yield entry[2], lane
-            heapq.heappush(turns, (start + entry[3], number, name, entries))
+            heapq.heappush(turns, (start + entry[4], number, name, entries))
 
 
 def _entries(tenant: _Tenant) -> Iterator[tuple[_Entry, Lane]]:

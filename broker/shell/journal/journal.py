@@ -210,8 +210,8 @@ class Journal:
         self.staged.known.update((job.id, (n, job.fence)) for n, job in found)
         return [job for _, job in found]
 
-    def rates(self) -> list[tuple[str, float, float]]:
-        """(model, units, seconds without loading) of recent succeeded jobs, oldest first."""
+    def rates(self) -> list[tuple[str, float, float, int]]:
+        """(model, units, seconds without loading, GPUs) of recent succeeded jobs, oldest first."""
         return self._reader.rates(self.staged.next)
 
     def counts(self) -> RecordCounts:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from broker.core.jobs import DamagedRecord, Job
 from broker.core.lookups import JobPage
+from broker.core.usage import gpus_of_last
 from broker.runtime.log_actions import Action
 from broker.shell.journal import rows
 from broker.shell.journal.set_aside import SetAsideMarks
@@ -95,14 +96,14 @@ class Reader:
             behind = found[-1][rows.N]
         return JobPage(sound, more, behind, behind_at)
 
-    def rates(self, end: int) -> list[tuple[str, float, float]]:
-        """(model, units, seconds without loading) of the last succeeded jobs before row `end`, oldest first."""
+    def rates(self, end: int) -> list[tuple[str, float, float, int]]:
+        """(model, units, seconds without loading, GPUs) of the last succeeded jobs before row `end`, oldest first."""
         found = []
         for row in self._stored.succeeded(end - _RATES_WINDOW, RECENT_RATES):
             job = self.decode(row)
             if not job.damaged:
                 load_s = 0.0 if job.result is None else job.result.ready_s
-                found.append((job.submission.model, job.submission.units, job.run_s - load_s))
+                found.append((job.submission.model, job.submission.units, job.run_s - load_s, gpus_of_last(job)))
         found.reverse()
         return found
 
