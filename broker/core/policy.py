@@ -16,7 +16,11 @@ class Policy(Struct, frozen=True, kw_only=True):
         int, Meta(description="jobs waiting beyond which new ones are refused (HTTP 429)", ge=1, le=10_000_000)
     ] = 100_000
     queue_limit_s: Annotated[
-        float, Meta(description="predicted GPU-seconds waiting beyond which new jobs are refused; 0: no limit", ge=0)
+        float,
+        Meta(
+            description="predicted seconds of work waiting, on a worker, beyond which new jobs are refused; 0: no limit",
+            ge=0,
+        ),
     ] = 0.0
     heartbeat_s: Annotated[float, Meta(description="how often a worker reports, seconds", ge=0.05, le=60)] = 1.0
     suspect_after_s: Annotated[

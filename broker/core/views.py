@@ -335,7 +335,7 @@ class PoolTotals(Struct, frozen=True, kw_only=True):
     #: Live jobs by state, and final ones since the broker started.
     jobs: dict[str, int]
     workers: dict[m.WorkerStateName, int]
-    #: Predicted GPU-seconds waiting.
+    #: Predicted seconds that workers need for what waits.
     backlog_s: float
 
 

@@ -155,7 +155,9 @@ class Metrics:
         yield GaugeMetricFamily(
             "zoetrope_damaged_records", "Records found damaged on disk", value=records.damaged_records
         )
-        yield GaugeMetricFamily("zoetrope_queue_backlog_seconds", "Predicted GPU-seconds waiting", value=pool.backlog_s)
+        yield GaugeMetricFamily(
+            "zoetrope_queue_backlog_seconds", "Predicted seconds that workers need for what waits", value=pool.backlog_s
+        )
 
 
 class _Collector:

@@ -307,7 +307,7 @@ class ClassBacklog(Struct, frozen=True, kw_only=True):
     #: GPUs of a worker, or those that the jobs need.
     size: int
     jobs: int = 0
-    #: Predicted GPU-seconds of them.
+    #: Predicted seconds that workers need for them.
     backlog_s: float = 0.0
     #: Workers of the class that can run the model; those of them that are at a job with the model in memory.
     workers: int = 0
@@ -331,7 +331,7 @@ class PoolView(Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerView, ...] = ()
     #: Live jobs by state, and final ones since the broker started.
     counts: dict[str, int] = msgspec.field(default_factory=dict)
-    #: Predicted GPU-seconds waiting, and the wait of a job that came now.
+    #: Predicted seconds that workers need for what waits, and the wait of a job that came now.
     backlog_s: float = 0.0
     wait_s: float = 0.0
     #: Jobs that may wait at once (`queued` and `delayed`); 0 when not known.
@@ -354,7 +354,7 @@ class PoolView(Struct, frozen=True, kw_only=True):
     rebuilt_indexes: int = 0
     #: Jobs that are queued, by model.
     waiting: dict[str, int] = msgspec.field(default_factory=dict)
-    #: Predicted GPU-seconds of them, by model.
+    #: Predicted seconds that workers need for them, by model.
     backlog_by_model: dict[str, float] = msgspec.field(default_factory=dict)
     #: The same jobs by model and class; a model of a class for which nothing waits has an entry, too.
     backlog_by_class: tuple[ClassBacklog, ...] = ()

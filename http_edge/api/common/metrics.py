@@ -86,7 +86,9 @@ class _PoolCollector(Collector):
             yield GaugeMetricFamily(name, about, value=getattr(self.view, field))
         labels = ["model", "class"]
         seconds = GaugeMetricFamily(
-            "zoetrope_backlog_seconds", "Predicted GPU-seconds that wait, by model and class of workers.", labels=labels
+            "zoetrope_backlog_seconds",
+            "Predicted seconds that workers need for what waits, by model and class of workers.",
+            labels=labels,
         )
         waiting = GaugeMetricFamily(
             "zoetrope_waiting_jobs", "Jobs that are queued, by model and class of workers.", labels=labels
@@ -107,7 +109,7 @@ class _PoolCollector(Collector):
 
 #: Gauge, its help, the field of the view that has it.
 _POOL_GAUGES = (
-    ("zoetrope_queue_backlog_seconds", "Predicted GPU-seconds of work that waits.", "backlog_s"),
+    ("zoetrope_queue_backlog_seconds", "Predicted seconds that workers need for what waits.", "backlog_s"),
     (
         "zoetrope_queue_wait_seconds",
         "Predicted wait of a job submitted now; measured ones are in zoetrope_job_wait_seconds.",

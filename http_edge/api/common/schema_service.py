@@ -188,7 +188,7 @@ class ClassBacklog(Struct, kw_only=True):
         name="gpus"
     )
     waiting: Annotated[int, Meta(description="Jobs that are queued.")]
-    backlog_s: Annotated[float, Meta(description="Predicted GPU-seconds of them.")]
+    backlog_s: Annotated[float, Meta(description="Predicted seconds that workers need for them.")]
     workers: Annotated[int, Meta(description="Workers of the class that can run the model.")]
     busy: Annotated[int, Meta(description="Those of them that are at a job with the model in memory.")]
 
@@ -200,7 +200,9 @@ class QueueNumbers(Struct, kw_only=True):
     by_model: Annotated[dict[str, int], Meta(description="Jobs that are queued, by model.")]
     backlog_by_model: Annotated[
         dict[str, float],
-        Meta(description="Predicted GPU-seconds of them, by model: what the workers of one model scale by."),
+        Meta(
+            description="Predicted seconds that workers need for them, by model: what the workers of one model scale by."
+        ),
     ]
     backlog_by_class: Annotated[
         dict[str, dict[str, ClassBacklog]],
