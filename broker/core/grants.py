@@ -27,7 +27,7 @@ def grant_all(state: State, now: float) -> None:
 
 def _charge(state: State, job: Job, worker: Worker) -> float | None:
     """GPU-seconds that a job is charged on this worker; None: those that were expected of it, as all workers are alike."""
-    if state.pool.one_size:
+    if state.pool.sizes.one:
         return None
     submission, gpus = job.submission, worker.info.gpus
     return gpus * state.costs.predict(submission.model, job.left(submission.units, job.kept), gpus)
@@ -60,7 +60,7 @@ def send_grant(state: State, job: Job, worker: Worker, now: float, *, known: boo
     if known is None:
         known = state.run_times.can_predict(submission, submission.units)
     predicted_s = job.cost if known else 0.0
-    if known and not state.pool.one_size:
+    if known and not state.pool.sizes.one:
         predicted_s = state.costs.predict(submission.model, job.left(submission.units, job.kept), worker.info.gpus)
     run = m.Run(
         job_id=job.id,

@@ -10,15 +10,11 @@ silence (its jobs go back to the queue). Its name is its identity; a peer is onl
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Collection, Iterator
 
-from broker.core.scheduling import placement
 from broker.core.scheduling.free_workers import FreeWorkers
+from broker.core.scheduling.worker_sizes import WorkerSizes
 from broker.wire.messages import EngineState, Heartbeat, WorkerInfo
-
-#: Kinds of jobs whose workers' sizes are remembered.
-_MAX_SIZES = 1024
 
 
 class Worker:
@@ -115,12 +111,8 @@ class Pool:
         self._serving: set[str] = set()
         #: All names in order; None: they have changed since that was requested.
         self._names: list[str] | None = None
-        #: GPUs of each worker that is not lost, where all have as many; else 0.
-        self.one_size = 0
-        #: Sizes of the workers that could run a job of this model and GPUs; worked out when asked for.
-        self._sizes: dict[tuple[str, int], tuple[tuple[int, int], ...]] = {}
-        self._by_size: Counter[int] = Counter()
-        self._counted: dict[str, int] = {}
+        #: For reading.
+        self.sizes = WorkerSizes(self.workers)
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self.workers.values())
@@ -137,35 +129,6 @@ class Pool:
         """Number of workers that run jobs or soon will."""
         return len(self._serving)
 
-    def sizes(self, required: placement.Requirements) -> tuple[tuple[int, int], ...]:
-        """(GPUs, number of workers) of the workers that could run such a job, ascending; lost ones left out."""
-        if required.pinned:
-            worker = self.workers.get(required.pinned)
-            return ((worker.info.gpus, 1),) if worker is not None and _could_run(required, worker) else ()
-        key = required.model, required.gpus
-        found = self._sizes.get(key)
-        if found is None:
-            if len(self._sizes) >= _MAX_SIZES:
-                self._sizes.clear()
-            found = self._sizes[key] = tuple(
-                sorted(Counter(worker.info.gpus for worker in self if _could_run(required, worker)).items())
-            )
-        return found
-
-    def _count_size(self, worker: Worker, gpus: int) -> None:
-        """Note that a worker has so many GPUs now; 0: it is gone."""
-        self._sizes.clear()
-        by_size = self._by_size
-        old = self._counted.pop(worker.name, 0)
-        if old:
-            by_size[old] -= 1
-            if not by_size[old]:
-                del by_size[old]
-        if gpus:
-            self._counted[worker.name] = gpus
-            by_size[gpus] += 1
-        self.one_size = next(iter(by_size)) if len(by_size) == 1 else 0
-
     # ------------------------------------------------------------ registered workers
 
     def add(self, worker: Worker) -> None:
@@ -173,7 +136,7 @@ class Pool:
         self._names = None
         self.workers[worker.name] = worker
         self.by_peer[worker.peer] = worker
-        self._count_size(worker, worker.info.gpus)
+        self.sizes.note(worker.name, worker.info.gpus)
         self._index(worker)
 
     def register_again(self, worker: Worker, boot: str, peer: bytes, info: WorkerInfo, now: float) -> None:
@@ -194,7 +157,7 @@ class Pool:
         worker.seen = worker.free = 0
         worker.suspect = worker.lost = worker.draining = False
         self.by_peer[peer] = worker
-        self._count_size(worker, info.gpus)
+        self.sizes.note(worker.name, info.gpus)
         self._index(worker)
 
     def remove(self, worker: Worker) -> None:
@@ -204,7 +167,7 @@ class Pool:
             if worker.name in self.free.by_name:
                 self.free.take(worker.name)
             self._serving.discard(worker.name)
-            self._count_size(worker, 0)
+            self.sizes.note(worker.name, 0)
         self.by_peer.pop(worker.peer, None)
 
     # ------------------------------------------------------------ silence
@@ -230,7 +193,7 @@ class Pool:
     def mark_lost(self, worker: Worker) -> None:
         """Mark a worker as lost, which was silent for too long."""
         worker.lost = True
-        self._count_size(worker, 0)
+        self.sizes.note(worker.name, 0)
         self._index(worker)
 
     # ------------------------------------------------------------ room
@@ -308,7 +271,3 @@ class Pool:
             self._serving.discard(name)
         elif name not in self._serving:
             self._serving.add(name)
-
-
-def _could_run(required: placement.Requirements, worker: Worker) -> bool:
-    return not worker.lost and placement.fits(required, worker)

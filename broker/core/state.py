@@ -83,7 +83,7 @@ class State:
         self.pool = Pool()
         self.deadlines = Deadlines()
         self.costs = Costs()
-        self.run_times = RunTimes(self.costs, self.pool)
+        self.run_times = RunTimes(self.costs, self.pool.sizes)
         self.reloads = Reloads()
         self.promises = Promises()
         #: Where running jobs make room: the jobs that wait and have not made room themselves.
@@ -278,7 +278,7 @@ class State:
 
     def line_up(self, job: Job, *, front: bool = False, yields_until: float | None = None) -> None:
         """Put a job whose cost is known into the queue, and among those for which others may make room, if it made none itself."""
-        charge = job.cost if self.pool.one_size == 1 else self.run_times.gpu_seconds(job.submission, job.cost)
+        charge = job.cost if self.pool.sizes.one == 1 else self.run_times.gpu_seconds(job.submission, job.cost)
         if yields_until is None:
             self.queue.add(job, charge, front=front)
         else:

@@ -56,7 +56,7 @@ CLIP_DEVIATIONS = 4.0
 _SD = 1.2533
 
 
-#: How many times as fast as one GPU a group is, as a share of its GPUs, until that was measured: of two, less for each doubling, at least.
+#: Speed of a group over that of one GPU, as a share of its GPUs, until that was measured: of two, less for each doubling, at least.
 EFFICIENCY_OF_TWO, LESS_A_DOUBLING, LEAST_EFFICIENCY = 0.8, 0.05, 0.5
 #: Standard deviation of that, as a share of a predicted time.
 SPEED_SD = 0.2
@@ -64,7 +64,7 @@ SPEED_SD = 0.2
 
 @lru_cache(maxsize=64)
 def speed(gpus: int) -> float:
-    """How many times as fast as one GPU so many are, before a job of a model was seen on them: 1.6 on 2, 3.0 on 4, 5.6 on 8."""
+    """Speed of so many GPUs over that of one, before a job of a model was seen on them: 1.6 of 2, 3.0 of 4, 5.6 of 8."""
     if gpus <= 1:
         return 1.0
     return gpus * max(LEAST_EFFICIENCY, EFFICIENCY_OF_TWO - LESS_A_DOUBLING * (log2(gpus) - 1.0))
@@ -110,7 +110,7 @@ class _Fit:
         self.longest = exp(_DEVIATIONS * _SD * DEVIATION)
 
     def scaled(self, factor: float) -> _Fit:
-        """What this says of workers on which the same takes `factor` as long, as far as is known of that."""
+        """Return a fit for workers on which the same takes `factor` times as long, less certain than this one."""
         fit = _Fit()
         startup, rate = self.startup * factor, self.rate * factor
         fit.startup, fit.rate = startup, rate

@@ -9,40 +9,29 @@ Fair shares and usage count GPU-seconds: all GPUs of the worker that has a job, 
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from broker.core.scheduling.costs import Costs
 from broker.core.scheduling.placement import Requirements
-
-
-class Sizes(Protocol):
-    """The part of the pool that is read."""
-
-    #: GPUs of each worker, where all have as many; else 0.
-    one_size: int
-
-    def sizes(self, required: Requirements) -> tuple[tuple[int, int], ...]:
-        """(GPUs, number of workers) of the workers that could run such a job, ascending."""
+from broker.core.scheduling.worker_sizes import WorkerSizes
 
 
 class RunTimes:
     """Predictions for jobs that wait, by what they ask for."""
 
-    def __init__(self, costs: Costs, pool: Sizes) -> None:
+    def __init__(self, costs: Costs, sizes: WorkerSizes) -> None:
         self._costs = costs
-        self._pool = pool
+        self._sizes = sizes
 
     def least_gpus(self, required: Requirements) -> int:
         """GPUs of the smallest worker that could run such a job; while there is none, of one like that which last did."""
-        one = self._pool.one_size
+        one = self._sizes.one
         if one and one >= required.gpus:
             return one
-        sizes = self._pool.sizes(required)
+        sizes = self._sizes.fitting(required)
         return sizes[0][0] if sizes else max(required.gpus, self._costs.last_size.get(required.model, 1))
 
     def predict(self, required: Requirements, units: float) -> float:
         """Seconds; a guess, good for comparing jobs, where nothing is known: see `Costs.predict`."""
-        one = self._pool.one_size
+        one = self._sizes.one
         if one and one >= required.gpus:
             return self._costs.predict(required.model, units, one)
         return self._mean_s(required, units)
@@ -57,7 +46,7 @@ class RunTimes:
 
     def outlook(self, required: Requirements, units: float) -> tuple[float, float] | None:
         """(seconds; how many times as long a job takes at most), for showing; None where neither is worth it."""
-        one = self._pool.one_size
+        one = self._sizes.one
         if one and one >= required.gpus:
             return self._costs.outlook(required.model, units, one)
         slowest = self._costs.outlook(required.model, units, self.least_gpus(required))
@@ -76,17 +65,17 @@ class RunTimes:
 
     def gpu_seconds(self, required: Requirements, seconds: float) -> float:
         """GPU-seconds that a job of so many predicted seconds will likely be charged: on the mean of the workers that could run it."""
-        one = self._pool.one_size
+        one = self._sizes.one
         if one and one >= required.gpus:
             return seconds * one
-        sizes = self._pool.sizes(required)
+        sizes = self._sizes.fitting(required)
         if not sizes:
             return seconds * self.least_gpus(required)
         return seconds * sum(gpus * count for gpus, count in sizes) / sum(count for _, count in sizes)
 
     def by_size(self, required: Requirements, units: float) -> dict[int, tuple[float, float]]:
         """By GPUs of the workers that could run it: (seconds, their standard deviation)."""
-        sizes = self._pool.sizes(required) or ((self.least_gpus(required), 1),)
+        sizes = self._sizes.fitting(required) or ((self.least_gpus(required), 1),)
         found = {}
         for gpus, _ in sizes:
             takes_s = self._costs.predict(required.model, units, gpus)
@@ -94,7 +83,7 @@ class RunTimes:
         return found
 
     def _mean_s(self, required: Requirements, units: float) -> float:
-        sizes = self._pool.sizes(required)
+        sizes = self._sizes.fitting(required)
         if not sizes:
             return self._costs.predict(required.model, units, self.least_gpus(required))
         rate, workers = 0.0, 0
