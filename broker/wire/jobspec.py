@@ -140,7 +140,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Whether its files have their recipe (`broker.wire.recipe`).
     recipe: bool = True
     #: The client's own prompt, where a prompt enhancer wrote `prompt`; "" where none did. No engine reads this.
-    original_prompt: Annotated[str, Meta(max_length=MAX_PROMPT_CHARS)] = ""
+    original_prompt: Annotated[str, Meta(max_length=MAX_PROMPT_CHARS)] = msgspec.field(default="", name="asked_prompt")
 
     @property
     def requested_prompt(self) -> str:
