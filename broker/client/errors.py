@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from broker.runtime.described_error import DescribedError
 
-class BrokerError(Exception):
+
+class BrokerError(DescribedError):
     """The broker could not do this."""
-
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
 
     @property
     def message(self) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from broker.runtime.described_error import DescribedError
 
-class ShellError(Exception):
+
+class ShellError(DescribedError):
     """The broker cannot go on."""
 
     #: What the process exits with. 1 is left to Python's own tracebacks.
     exit_code = 1
-
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
 
 
 class HomeInUse(ShellError):

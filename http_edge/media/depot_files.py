@@ -55,17 +55,13 @@ class DepotFiles:
         """Path of an attempt's file; all parts are checked."""
         return self.artefacts / job_id / str(fence) / name
 
-    def draft_file(self, job_id: str, name: str) -> Path:
-        """Path of a parked job's draft."""
-        return self.artefacts / CHECKPOINTS / job_id / name
-
-    def checkpoint_file(self, job_id: str, name: str) -> Path:
-        """Path of a job's checkpoint: where a worker of this machine would look for it."""
+    def parked_file(self, job_id: str, name: str) -> Path:
+        """Path of a job's checkpoint, or of its draft: where a worker of this machine would read it."""
         return self.artefacts / CHECKPOINTS / job_id / name
 
     async def put_checkpoint(self, request: Request, job_id: str, name: str, signed: Signed) -> bool:
         """Take a checkpoint in place of all others of its output; False when it was there. Raises `EdgeError`."""
-        target = self.checkpoint_file(job_id, name)
+        target = self.parked_file(job_id, name)
         fresh = await self.put(request, target, signed, over=True)
         await run_sync(_keep_alone, target)
         return fresh

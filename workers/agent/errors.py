@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from broker.runtime.described_error import DescribedError
 
-class AgentError(Exception):
+
+class AgentError(DescribedError):
     """The agent cannot go on."""
-
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
 
 
 class EngineStateError(AgentError):

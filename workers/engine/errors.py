@@ -1,17 +1,18 @@
 """Errors of an engine. One base; a class's docstring is its default message, its `kind` is what the agent reports.
 
-The first two are the client's or the operator's to mend, the rest are ours. A torch error is never one of these: `failures.classify`
-classifies torch's errors.
+The first two are the client's or the operator's to mend, the rest are ours. Errors of torch are none of these:
+`failures.classify` sorts them.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+from broker.runtime.described_error import DescribedError
 from broker.wire.failures import FailureKind
 
 
-class EngineError(Exception):
+class EngineError(DescribedError):
     """The engine could not draw this."""
 
     kind: ClassVar[FailureKind] = FailureKind.ENGINE_ERROR
@@ -20,9 +21,6 @@ class EngineError(Exception):
 
     #: Whether it was raised in another rank of the group, which reports it.
     elsewhere: bool = False
-
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
 
 
 class InvalidInput(EngineError):

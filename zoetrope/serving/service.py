@@ -109,7 +109,9 @@ def main(argv: Sequence[str]) -> int:
         help=f"first port (default: settings decide; {FIRST_PORT} for several services)",
     )
     options.add_argument("--services", type=int, default=1, help="edges on consecutive ports, one worker each")
-    options.add_argument("--gpus", default="", help="0-7, 0,2, auto, cpu, cpu:2 (default: settings decide)")
+    options.add_argument(
+        "--gpus", default="", help="0-7, 0,2, auto, cpu, cpu:2; 0-7/2: groups of two (default: settings decide)"
+    )
     options.add_argument("--model", default="", help="model directory (default: settings decide)")
     options.add_argument(
         "--output-root",

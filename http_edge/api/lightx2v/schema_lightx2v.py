@@ -10,7 +10,6 @@ from http_edge.api.common.schema_common import ErrorMember, FaultItem, FlagText,
 from http_edge.api.lightx2v.task_fields import GEN1_POLICY, MAX_TASK_ID_CHARS, POLICY
 from http_edge.base.limits import MAX_PATH_CHARS
 
-TaskId = Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID_CHARS)]
 SavePath = Annotated[str, Meta(max_length=MAX_PATH_CHARS, description="Where to save the result.")] | None
 Flag = bool | FlagText | None
 Fragments = Annotated[int, Meta(ge=1, le=1_000_000)] | WholeText | None

@@ -110,7 +110,7 @@ class DepotApi:
         # Its worker may have handed it back meanwhile.
         if view is None or view.state in FINAL_NAMES or view.fence != fence:
             raise _not_its_own(job_id, fence, signed.worker)
-        return await self._put(request, self._files.draft_file(job_id, name), signed)
+        return await self._put(request, self._files.parked_file(job_id, name), signed)
 
     @operation("putCheckpoint", _TAG, params=(_ID, _FENCE, _NAME, *_SIGNED, *_FILE), answers=_PUT, errors=_PUT_ERRORS)
     async def put_checkpoint(self, request: Request) -> Response:
@@ -153,7 +153,7 @@ class DepotApi:
     async def get_checkpoint(self, request: Request) -> Response:
         """Fetch a checkpoint."""
         job_id = await self._own_job(request)
-        path = self._files.checkpoint_file(job_id, _checkpoint(request))
+        path = self._files.parked_file(job_id, _checkpoint(request))
         size = await run_sync(_size, path)
         return await download(request, _bytes(self._files.artefacts, path, size, await run_sync(_sha256, path)))
 
