@@ -37,6 +37,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("broker/wire", "broker/runtime"),
     ),
     "workers": (
+        ("workers/launchers/ray",),
         ("workers/launchers", "workers/rank"),
         ("workers",),
         ("workers/agent", "workers/engine"),

@@ -84,6 +84,7 @@ OPTIONS = {
             "ray_address",
             "node_label",
             "gpus_per_worker",
+            "machines_per_worker",
             "gpu_class",
             "worker_python",
             "url",

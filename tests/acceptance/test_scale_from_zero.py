@@ -13,8 +13,9 @@ from tests.testing.service import Service
 from workers.launchers.child import Report, command
 from workers.launchers.edge_service import EdgeService
 from workers.launchers.keeper import Keeper
+from workers.launchers.order import Order
 from workers.launchers.run_log import RunLog
-from workers.launchers.settings import Order, read
+from workers.launchers.settings import read
 
 
 class OneMachine:
@@ -29,7 +30,13 @@ class OneMachine:
     def members(self) -> dict[str, Report | None]:
         return {
             name: Report(
-                boot=str(process.pid), name=name, node="n", host="h", pid=process.pid, code=process.poll(), log="log"
+                boot=str(process.pid),
+                name=name,
+                nodes=("n",),
+                host="h",
+                pid=process.pid,
+                code=process.poll(),
+                log="log",
             )
             for name, process in self.processes.items()
         }

@@ -29,10 +29,14 @@ from http_edge.base.settings import EdgeSettings
 from tests.support.formula import value
 from workers.launchers.plan import Demand, Limits, needed
 from workers.launchers.settings import read
+from workers.rank.settings import RankSettings
 from workers.settings import WorkerSettings
 
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "zoetrope"
+
+#: Groups whose objects Kubernetes itself has no schema for.
+_NOT_ITS_OWN = {"keda.sh", "leaderworkerset.x-k8s.io", "monitoring.coreos.com", "ray.io"}
 
 VALUES: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -71,6 +75,50 @@ VALUES: dict[str, dict[str, Any]] = {
                 },
             },
         ],
+    },
+    "machines": {
+        "pools": [
+            {
+                "name": "wide",
+                "replicas": 3,
+                "gpus": 8,
+                "gpusPerWorker": 8,
+                "machinesPerWorker": 2,
+                "stopGraceSeconds": 90,
+                "model": "/models/wan",
+                "modelsClaim": "models",
+                "autoscaling": {"enabled": False},
+            },
+            {
+                "name": "scaled",
+                "gpus": 1,
+                "machinesPerWorker": 4,
+                "autoscaling": {
+                    "enabled": True,
+                    "min": 0,
+                    "max": 4,
+                    "targetWaitSeconds": 90,
+                    "cooldownSeconds": 600,
+                    "model": "wan",
+                    "gpuClass": "4x-nvidia-h100-80gb-hbm3",
+                },
+            },
+        ],
+        "ray": {
+            "enabled": True,
+            "pools": [
+                {
+                    "name": "ray",
+                    "min": 0,
+                    "max": 3,
+                    "gpusPerNode": 8,
+                    "gpusPerWorker": 8,
+                    "machinesPerWorker": 2,
+                    "targetWaitSeconds": 90,
+                    "idleSeconds": 600,
+                },
+            ],
+        },
     },
     "ray": {
         "pools": [],
@@ -131,7 +179,7 @@ def test_the_chart_makes_what_kubernetes_takes(values):
     assert judged["errors"] == []
     assert [message for message in judged["messages"] if message["severity"] > 1] == []
     for document in manifests(values):
-        if document["apiVersion"].split("/")[0] not in {"keda.sh", "monitoring.coreos.com", "ray.io"}:
+        if document["apiVersion"].split("/")[0] not in _NOT_ITS_OWN:
             kubernetes_validate.validate(document, "1.30", strict=True)
 
 
@@ -142,6 +190,13 @@ def test_the_chart_makes_what_kubernetes_takes(values):
         ({"pools": [{"name": "UPPER"}]}, "name"),
         ({"pools": [{"name": "a", "gpus": "one"}]}, "gpus"),
         ({"pools": [{"name": "a", "gpus": 4, "gpusPerWorker": 0}]}, "gpusPerWorker"),
+        ({"pools": [{"name": "a", "gpus": 1, "machinesPerWorker": 0}]}, "machinesPerWorker"),
+        ({"pools": [{"name": "a", "gpus": 0, "machinesPerWorker": 2}]}, "machinesPerWorker of a needs gpus"),
+        (
+            {"pools": [{"name": "a", "gpus": 8, "gpusPerWorker": 4, "machinesPerWorker": 2}]},
+            "gpusPerWorker of a must be",
+        ),
+        ({"pools": [{"name": "a", "gpus": 16, "machinesPerWorker": 5}]}, "workers of 80 GPUs"),
         ({"service": {"publicUrl": "video.example.org"}}, "publicUrl"),
         ({"resultsStore": {"url": "results/studio"}}, "url"),
         ({"resultsStore": {"secret": "bucket"}}, "secret"),
@@ -244,6 +299,79 @@ def test_a_ray_cluster_has_nodes_for_its_pools_and_its_launchers_take_their_opti
     (token,) = [one for one in container["env"] if one["name"] == "RAY_AUTH_TOKEN"]
     assert token["valueFrom"]["secretKeyRef"]["name"] == cluster["metadata"]["name"]
     assert not any(entry["name"] == "RAY_AUTH_TOKEN" and "value" in entry for entry in container["env"])
+
+
+def pods_of(group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The leader's template and the others'."""
+    template = group["spec"]["leaderWorkerTemplate"]
+    return template["leaderTemplate"], template["workerTemplate"]
+
+
+def test_a_worker_over_several_pods_is_a_group_whose_first_pod_leads():
+    found = manifests(VALUES["machines"])
+    assert of_kind(found, "Deployment") == []
+    wide, scaled = of_kind(found, "LeaderWorkerSet")
+    assert wide["apiVersion"] == "leaderworkerset.x-k8s.io/v1"
+    assert (wide["spec"]["replicas"], wide["spec"]["leaderWorkerTemplate"]["size"]) == (3, 2)
+    # The leader is ready when the others have loaded the model with it: they may not wait for that.
+    assert wide["spec"]["startupPolicy"] == "LeaderCreated"
+    assert wide["spec"]["leaderWorkerTemplate"]["restartPolicy"] == "RecreateGroupOnPodRestart"
+    for group, gpus, machines in ((wide, 8, 2), (scaled, 1, 4)):
+        for template in pods_of(group):
+            job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": {"template": template}}
+            kubernetes_validate.validate(job, "1.30", strict=True)
+        leader, rank = (template["spec"]["containers"][0] for template in pods_of(group))
+        assert leader["command"] == ["python", "-m", "workers"]
+        assert rank["command"] == ["python", "-m", "workers.rank"]
+        assert {one["resources"]["limits"]["nvidia.com/gpu"] for one in (leader, rank)} == {str(gpus)}
+        led, ranks = (_settings(kind, one) for kind, one in ((WorkerSettings, leader), (RankSettings, rank)))
+        assert (led.gpus, led.machines) == (f"auto/{gpus}" if gpus > 1 else "auto", machines)
+        assert (ranks.gpus, ranks.machines) == ("auto", 1)
+        # Kubernetes puts in what the pod and its controller know.
+        assert (led.rank_endpoint, ranks.leader) == ("tcp://$(POD_IP):29400", "tcp://$(LWS_LEADER_ADDRESS):29400")
+        assert environ_of(leader)["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+        assert list(environ_of(leader)).index("POD_IP") < list(environ_of(leader)).index("ZOETROPE_RANK_ENDPOINT")
+        assert "LWS_LEADER_ADDRESS" in rank["lifecycle"]["preStop"]["exec"]["command"][-1]
+        assert "lifecycle" not in leader
+
+
+def _settings(kind: type, container: dict[str, Any]) -> Any:
+    environ = {name: value for name, value in environ_of(container).items() if name[:9] == "ZOETROPE_"}
+    return load(kind, "x", "workers", [], {name: environ[name] for name in environ if name != "ZOETROPE_CONFIG"})
+
+
+def test_the_pods_of_a_worker_reach_one_another_and_nobody_else_does():
+    found = {one["metadata"]["name"]: one["spec"] for one in of_kind(manifests(VALUES["machines"]), "NetworkPolicy")}
+    assert found["studio-zoetrope-workers"]["ingress"] == []
+    own = found["studio-zoetrope-wide"]
+    assert own["ingress"] == [{"from": [{"podSelector": own["podSelector"]}]}]
+    [wide, _] = of_kind(manifests(VALUES["machines"]), "LeaderWorkerSet")
+    for template in pods_of(wide):
+        assert own["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    without = manifests({**VALUES["machines"], "networkPolicy": {"enabled": False}})
+    assert of_kind(without, "NetworkPolicy") == []
+
+
+def test_groups_of_pods_are_scaled_as_a_whole():
+    found = manifests(VALUES["machines"])
+    [scaled] = of_kind(found, "ScaledObject")
+    [_, group] = of_kind(found, "LeaderWorkerSet")
+    assert scaled["spec"]["scaleTargetRef"] == {
+        "apiVersion": group["apiVersion"],
+        "kind": group["kind"],
+        "name": group["metadata"]["name"],
+    }
+    assert "replicas" not in group["spec"]
+
+
+def test_a_ray_cluster_has_nodes_for_workers_over_several_of_them():
+    found = manifests(VALUES["machines"])
+    [cluster] = of_kind(found, "RayCluster")
+    assert cluster["spec"]["workerGroupSpecs"][0]["maxReplicas"] == 6, "3 workers of 2 whole nodes"
+    [job] = of_kind(found, "Job")
+    words = job["spec"]["template"]["spec"]["containers"][0]["command"]
+    order = read(words[words.index("workers") + 1 :], {}).order
+    assert (order.machines_per_worker, order.gpus) == (2, 16)
 
 
 def environ_of(container: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class FakeCluster:
         self.calls: list[str] = []
         self.going: dict[str, float] = {}
         self.boots = 0
+        self.machines = 1
 
     def members(self):
         return dict(self.reports)
@@ -30,7 +31,8 @@ class FakeCluster:
     def start(self, name):
         self.boots += 1
         boot = f"b{self.boots}"
-        self.reports[name] = Report(boot=boot, name=name, node=f"n-{name}", host=f"h-{name}", pid=self.boots)
+        nodes = (f"n-{name}", f"n2-{name}")[: self.machines]
+        self.reports[name] = Report(boot=boot, name=name, nodes=nodes, host=f"h-{name}", pid=self.boots)
         self.calls.append(f"start {name}")
 
     def withdraw(self, name):
@@ -245,6 +247,17 @@ def test_a_machine_that_goes_away_is_left_in_time_and_replaced_at_once(world):
     assert world.step() == [], "a second SIGTERM would end its grace"
 
 
+def test_a_worker_over_two_machines_leaves_when_either_goes_away_by_the_sooner_end(world):
+    world.cluster.machines = 2
+    world.service.show(5, 1)
+    world.step()
+    world.service.show(0, 0, w0="busy")
+    world.cluster.going = {"n2-w0": 0.0}
+    assert world.step() == ["drain ray.pool.w0.gpu-0"], "no end was told"
+    world.cluster.going = {"n2-w0": 0.0, "n-w0": 1000.0 + world.now + 14}
+    assert world.step() == ["drain ray.pool.w0.gpu-0 hand_back"]
+
+
 def test_a_machine_that_goes_away_while_the_service_is_away(world):
     world.service.show(5, 1)
     world.step()
@@ -321,3 +334,9 @@ def test_pools_of_two_cards_grow_by_their_own_backlogs(tmp_path):
     world = World(tmp_path, "--gpu-class", "1x-h100")
     world.service.sight = Sight((), CLASSES)
     assert world.step() == ["start w0", "start w1", "start w2"]
+
+
+def test_a_pool_of_workers_over_two_machines_grows_by_the_jobs_that_take_all_their_gpus(tmp_path):
+    world = World(tmp_path, "--gpus-per-worker", "2", "--machines-per-worker", "2", "--gpu-class", "4x-h100")
+    world.service.sight = Sight((), CLASSES)
+    assert len(world.step()) == 4, "500 s of them, within the bounds of the pool"

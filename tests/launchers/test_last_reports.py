@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from workers.launchers.child import LastReports, Report
 
-RUNS = Report(boot="b1", name="w0", node="n1", host="h1", pid=7)
+RUNS = Report(boot="b1", name="w0", nodes=("n1",), host="h1", pid=7)
 
 
 def test_a_report_holds_for_a_while_without_an_answer() -> None:

@@ -62,3 +62,58 @@ def machine(gpus, free, going=False, **labels):
 )
 def test_what_is_lacking(machines, gpus, labels, text):
     assert lacking(machines, gpus, labels) == text
+
+
+@pytest.mark.parametrize(
+    ("machines", "gpus", "spread", "text"),
+    [
+        pytest.param([machine(8, 8), machine(8, 8), machine(8, 0)], 8, 2, "", id="two of three are free"),
+        pytest.param(
+            [machine(8, 8)],
+            8,
+            2,
+            "a worker takes 8 GPUs of each of 2 machines, and of 1 machine 1 has as many",
+            id="one machine alone",
+        ),
+        pytest.param(
+            [machine(16, 16), machine(4, 4)],
+            8,
+            2,
+            "a worker takes 8 GPUs of each of 2 machines, and of 2 machines 1 has as many",
+            id="twice as many on one are not two machines",
+        ),
+        pytest.param(
+            [machine(4, 4), machine(4, 4)],
+            8,
+            2,
+            "a worker takes 8 GPUs of each of 2 machines, and of 2 machines none has more than 4",
+            id="none is large enough",
+        ),
+        pytest.param(
+            [machine(8, 8), machine(8, 3)],
+            8,
+            2,
+            "of 2 machines, 16 GPUs in all, 1 has 8 free, and a worker takes 2 machines",
+            id="one of two is free",
+        ),
+        pytest.param(
+            [machine(1, 1), machine(1, 1), machine(1, 0)],
+            1,
+            3,
+            "of 3 machines, 3 GPUs in all, 2 have one free, and a worker takes 3 machines",
+            id="two of three",
+        ),
+        pytest.param(
+            [machine(8, 2), machine(8, 3)], 8, 2, "of 2 machines, 16 GPUs in all, none has 8 free, at most 3", id="none"
+        ),
+        pytest.param(
+            [machine(8, 8), machine(8, 8, going=True)],
+            8,
+            2,
+            "a worker takes 8 GPUs of each of 2 machines, and of 1 machine 1 has as many",
+            id="the other goes away",
+        ),
+    ],
+)
+def test_what_is_lacking_for_a_worker_over_several_machines(machines, gpus, spread, text):
+    assert lacking(machines, gpus, {}, spread) == text

@@ -7,12 +7,14 @@ import sys
 
 import pytest
 
-from broker.runtime.settings import SettingsError
+from broker.runtime.settings import SettingsError, load
 from tests.support.waiting import wait_until
 from workers.launchers import child, cli
 from workers.launchers.keeper import MemberStatus, PoolStatus
 from workers.launchers.plan import Limits
 from workers.launchers.settings import read
+from workers.rank.settings import RankSettings
+from workers.settings import WorkerSettings
 
 
 def order(*argv, environ=None):
@@ -33,6 +35,16 @@ def order(*argv, environ=None):
         (["--gpus", "0-7"], "gpus: '0-7' must be left out, or cpu"),
         (["--gpus-per-worker", "65"], "--gpus-per-worker: '65' must be a whole number from 0 to 64"),
         (["--gpus-per-worker", "0", "--gpus", "auto"], "gpus_per_worker: 0 is for workers without a GPU"),
+        (["--machines", "2"], "machines: it must be left out, and rank_endpoint as well"),
+        (["--machines-per-worker", "0"], "--machines-per-worker: '0' must be a whole number from 1 to 64"),
+        (
+            ["--machines-per-worker", "9", "--gpus-per-worker", "8"],
+            "machines_per_worker: 9 machines of 8 GPUs (gpus_per_worker) make a worker of 72; it may have 64",
+        ),
+        (
+            ["--machines-per-worker", "2", "--gpus-per-worker", "0", "--gpus", "cpu"],
+            "gpus_per_worker: 0 is for workers of one machine, and machines_per_worker is 2",
+        ),
         (["--worker-python", "python3"], "worker_python: 'python3' must be an absolute path"),
         (["--url", "edge:8000"], "url: 'edge:8000' must be an address"),
         (["--back", "tcp://broker"], "back: 'tcp://broker' must be tcp://ADDRESS:PORT"),
@@ -84,6 +96,22 @@ def test_a_worker_draws_with_all_gpus_that_it_takes(gpus, argv, devices):
     assert made.gpus_per_worker == gpus
 
 
+def test_a_worker_over_several_machines_is_a_group_on_the_first_and_its_ranks_on_the_others():
+    made = order("--gpus-per-worker", "2", "--machines-per-worker", "3", "--home", "/z", "--pool", "wan")
+    assert made.gpus == 6
+    endpoint = "tcp://10.0.0.1:29400"
+    words = child.command(made, "w0", endpoint)
+    settings = load(WorkerSettings, "x", "workers", words[3:], {})
+    assert (settings.gpus, settings.machines, settings.rank_endpoint) == ("cpu:2/2", 3, endpoint)
+    assert settings.name_prefix == "wan.w0."
+    words = child.rank_command(made, endpoint)
+    assert words[1:3] == ["-m", "workers.rank"]
+    rank = load(RankSettings, "x", "workers", words[3:], {})
+    assert (rank.gpus, rank.leader, rank.home, rank.die_with_parent) == ("cpu:2", endpoint, "/z", True)
+    assert child.command(order(), "w0")[-2:] == ["--name-prefix", "pool.w0."]
+    assert order().rank_arguments == ()
+
+
 def test_names_are_those_of_the_pool_also_where_an_image_says_auto():
     assert order(environ={"ZOETROPE_NAME_PREFIX": "auto", "ZOETROPE_HEARTBEAT_FILE": "/tmp/beat"}).prefix == ""
     assert "--heartbeat-file" not in order(environ={"ZOETROPE_HEARTBEAT_FILE": "/tmp/beat"}).arguments
@@ -107,7 +135,7 @@ def test_an_order_bears_no_secret(tmp_path):
 
 def test_a_process_that_cannot_be_started_has_ended_and_says_why(tmp_path):
     made = order("--home", str(tmp_path), "--worker-python", "/nowhere/python")
-    process = child.WorkerProcess(made, "w0", {})
+    process = child.WorkerProcess(made, "w0", child.command(made, "w0"), {})
     assert process.poll() == 2
     assert "/nowhere/python" in process.why()
 
@@ -117,7 +145,8 @@ def test_a_process_that_is_told_to_end_before_it_heeds_signals_has_left(tmp_path
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho begun; exec sleep 600\n")
     python.chmod(0o755)
-    process = child.WorkerProcess(order("--home", str(tmp_path), "--worker-python", str(python)), "w0", {})
+    made = order("--home", str(tmp_path), "--worker-python", str(python))
+    process = child.WorkerProcess(made, "w0", child.command(made, "w0"), {})
     wait_until(process.log.read_text)
     assert process.poll() is None
     process.terminate()
@@ -126,7 +155,7 @@ def test_a_process_that_is_told_to_end_before_it_heeds_signals_has_left(tmp_path
 
 def test_a_process_keeps_its_output_in_a_file(tmp_path):
     made = order("--home", str(tmp_path), "--model", "/nowhere/model")
-    process = child.WorkerProcess(made, "w0", {"PATH": "/bin"})
+    process = child.WorkerProcess(made, "w0", child.command(made, "w0"), {"PATH": "/bin"})
     assert process._process.wait(60) == process.poll() == 2
     assert process.why().startswith("workers: model: '/nowhere/model'")
     assert process.log == tmp_path / "launcher" / "pool.w0.log"

@@ -19,6 +19,8 @@ if importlib.util.find_spec("ray") is not None:
         # Else each command of the launcher has a process started in which nothing ever runs.
         "RAY_prestart_worker_first_driver": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Else actors, and the workers that they start, come after all that others have to do on the machine.
+        "RAY_worker_niceness": "0",
     }
 
 
@@ -30,8 +32,6 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
 
     made = Stage(tmp_path_factory.mktemp("ray"))
     try:
-        made.add_node()
-        made.add_node()
         yield made
     finally:
         made.close()

@@ -45,6 +45,9 @@ JOB_S = 2.0
 
 _FINAL = ("succeeded", "failed", "cancelled")
 
+#: Seconds between two looks.
+_PAUSE_S = 0.2
+
 #: Seconds for what takes a few on a machine that has nothing else to do.
 LIMIT_S = 300.0
 
@@ -53,6 +56,11 @@ _PYTHON = ROOT / ".venv" / "bin" / "python"
 
 #: Why a node is drained: `ray.core.generated.autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION`.
 _PREEMPTION = 2
+
+
+def until(condition: Callable[[], T | None], what: str = "") -> T:
+    """As `wait_until`, and looks less often: what looks and what is waited for share the processors, and a look asks many processes."""
+    return wait_until(condition, LIMIT_S, what, pause_s=_PAUSE_S)
 
 
 def _pid(actor: object) -> int:
@@ -78,13 +86,19 @@ def _kill(processes: list[psutil.Process]) -> None:
 
 
 class Stage:
-    """Head without GPUs, nodes with logical ones; broker and edge on this machine, reached by tcp."""
+    """Head without GPUs, two nodes with logical ones, and more; broker and edge on this machine, reached by tcp."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.port, self.back = free_port(), f"tcp://127.0.0.1:{free_port()}"
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
         self._make_keys()
+        self._service = [
+            self._process(
+                "broker", "--back-tcp", self.back, "--lost-after-s", str(LOST_AFTER_S), "--suspect-after-s", "2"
+            ),
+            self._process("http_edge", "--port", str(self.port), "--host", "127.0.0.1"),
+        ]
         self.cluster = Cluster(
             initialize_head=True,
             head_node_args={
@@ -99,13 +113,9 @@ class Stage:
         )
         self.address = self.cluster.address
         self._helpers = {"head": _helpers(self.cluster.head_node)}
-        self._service = [
-            self._process(
-                "broker", "--back-tcp", self.back, "--lost-after-s", str(LOST_AFTER_S), "--suspect-after-s", "2"
-            ),
-            self._process("http_edge", "--port", str(self.port), "--host", "127.0.0.1"),
-        ]
         self.nodes: list[Any] = []
+        for _ in range(2):
+            self.add_node(room="one")
         #: Jobs of a load that goes on over several tests.
         self.load: list[str] = []
 
@@ -171,6 +181,12 @@ class Stage:
         self._connect()
         return [name for name in ray.util.list_named_actors() if not name.endswith(".launcher")]
 
+    def placement_groups(self) -> list[str]:
+        """Names of those that there are."""
+        self._connect()
+        groups = ray.util.placement_group_table().values()
+        return [group["name"] for group in groups if group["state"] != "REMOVED"]
+
     def report(self, actor: str) -> Report | None:
         """What the owner of a worker says, or None while it does not."""
         return self._reports([actor]).get(actor)
@@ -210,7 +226,7 @@ class Stage:
 
     def names_on(self, node: Any) -> list[str]:
         """The workers on a machine."""
-        return [name for name, report in self._reports(self.actors()).items() if report.node == node.node_id]
+        return [name for name, report in self._reports(self.actors()).items() if node.node_id in report.nodes]
 
     def kill_actor(self, actor: str) -> None:
         """SIGKILL to an actor's process."""
@@ -278,7 +294,7 @@ class Stage:
             workers = [worker for worker in self.workers() if worker["state"] != "lost"]
             return len(workers) == count and all(worker["state"] in states for worker in workers)
 
-        wait_until(there, LIMIT_S, f"{count} workers {states}; {self.tail()}")
+        until(there, f"{count} workers {states}; {self.tail()}")
 
     def under_load(self, condition: Callable[[], T | None], what: str) -> T:
         """Wait, and have two jobs wait meanwhile for each worker that the pool may have."""
@@ -288,7 +304,7 @@ class Stage:
                 self.load += [self.post(JOB_S) for _ in range(8)]
             return condition()
 
-        return wait_until(look, LIMIT_S, f"{what}; {self.tail()}")
+        return until(look, f"{what}; {self.tail()}")
 
     def queued(self) -> int:
         """How many jobs wait."""
@@ -297,15 +313,12 @@ class Stage:
 
     def post(self, seconds: float, **fields: object) -> str:
         """Submit a job that takes so long; its id."""
-        reply = self.http.post(
-            "/v1/jobs",
-            json={
-                "prompt": "a bar",
-                "num_inference_steps": 20,
-                "extra": {"fake": "slow", "fake_step_s": seconds / 20},
-                **fields,
-            },
-        )
+        slow = {"fake": "slow", "fake_step_s": seconds / 20}
+        return self.submit(prompt="a bar", num_inference_steps=20, extra=slow, **fields)
+
+    def submit(self, **fields: object) -> str:
+        """Submit a job; its id."""
+        reply = self.http.post("/v1/jobs", json=fields)
         assert reply.status_code in (200, 201, 202), reply.text
         return reply.json()["id"]
 
@@ -319,7 +332,7 @@ class Stage:
             jobs = [self.job(one) for one in ids]
             return jobs if all(job["state"] in _FINAL for job in jobs) else None
 
-        jobs = wait_until(ended, LIMIT_S, f"the end of {len(ids)} jobs; {self.tail()}")
+        jobs = until(ended, f"the end of {len(ids)} jobs; {self.tail()}")
         assert {job["state"] for job in jobs} == {"succeeded"}
         return jobs
 

@@ -12,10 +12,9 @@ import pytest
 
 pytest.importorskip("ray")
 
-from tests.ray.stage import JOB_S, LIMIT_S, LOST_AFTER_S
-from tests.support.waiting import wait_until
+from tests.ray.stage import JOB_S, LOST_AFTER_S, until
 
-SCALES = ("--min-workers", "2", "--max-workers", "8", "--target-wait-s", "6", "--idle-s", "4")
+SCALES = ("--min-workers", "2", "--max-workers", "8", "--target-wait-s", "1", "--idle-s", "4")
 
 #: Of one worker, however much waits.
 ONE = ("--min-workers", "1", "--max-workers", "1")
@@ -29,7 +28,7 @@ def test_a_pool_begins_with_its_least(stage):
     assert (done.returncode, done.stderr) == (0, "")
     stage.until_workers(2, "idle")
     assert {worker["name"] for worker in stage.workers()} == {"ray.pool.w0.cpu-0", "ray.pool.w1.cpu-0"}
-    wait_until(lambda: [member.phase for member in stage.status().members] == ["idle", "idle"], LIMIT_S)
+    until(lambda: [member.phase for member in stage.status().members] == ["idle", "idle"])
     code, shown, _ = stage.ask("--status")
     assert code == 0
     assert "pool pool: 2 workers, 2 wanted (2 to 8)" in shown
@@ -46,15 +45,16 @@ def test_a_cluster_with_a_token_takes_no_order_without_it(stage):
 
 def test_a_label_keeps_a_group_to_its_machines(stage):
     assert stage.ask("--node-label", "gpu=h100", "--gpus-per-worker", "2", pool="labelled")[0] == 0
-    wait_until(lambda: stage.phases("labelled") == {"placing": 1}, LIMIT_S, "a worker without a place")
-    assert wait_until(lambda: stage.lacking("labelled"), LIMIT_S) == ["no machine has gpu=h100 (3 are there)"]
+    until(lambda: stage.phases("labelled") == {"placing": 1}, "a worker without a place")
+    assert until(lambda: stage.lacking("labelled")) == ["no machine has gpu=h100 (3 are there)"]
     node = stage.add_node(gpu="h100")
-    wait_until(lambda: stage.names_on(node) == ["labelled.w0"], LIMIT_S, "the worker on the machine with the label")
+    until(lambda: stage.names_on(node) == ["labelled.w0"], "the worker on the machine with the label")
     name = "ray.labelled.w0.cpu-0-1"
-    wait_until(lambda: name in [worker["name"] for worker in stage.workers("idle")], LIMIT_S, "the group of two")
+    until(lambda: name in [worker["name"] for worker in stage.workers("idle")], "the group of two")
+    until(lambda: [member.phase for member in stage.status("labelled").members] == ["idle"], "the launcher to see it")
     [job] = stage.succeeded(stage.post(0.1, gpus=2))
     assert job["worker"] == name
-    assert stage.ask("--stop", pool="labelled")[0] == 0
+    assert stage.ask("--stop", pool="labelled") == (0, "pool labelled has stopped\n", "")
     assert stage.names_on(node) == []
 
 
@@ -96,8 +96,8 @@ def test_it_shrinks_to_two_and_those_that_left_stay_away(stage):
     stage.until_workers(2, "idle")
     assert len(stage.events("drain")) == 6
     assert not stage.events("failed")
-    left_at = wait_until(lambda: len(stage.events("left")) == 6 and time.time(), LIMIT_S, "the end of six owners")
-    wait_until(lambda: len(stage.actors()) == 2, LIMIT_S, "the end of their actors")
+    left_at = until(lambda: len(stage.events("left")) == 6 and time.time(), "the end of six owners")
+    until(lambda: len(stage.actors()) == 2, "the end of their actors")
     stage.succeeded(stage.post(0.1), stage.post(0.1))
     assert not [event for event in stage.events("start") if event["at"] > left_at]
     assert len(stage.workers()) == 2
@@ -107,7 +107,7 @@ def test_a_launcher_that_dies_goes_on(stage):
     before = {worker["name"] for worker in stage.workers()}
     stage.kill_actor("pool.launcher")
     stage.succeeded(stage.post(0.1))
-    wait_until(lambda: (status := stage.status()) and status.wanted == 2, LIMIT_S, "the launcher again")
+    until(lambda: (status := stage.status()) and status.wanted == 2, "the launcher again")
     assert {worker["name"] for worker in stage.workers()} == before
 
 
@@ -115,18 +115,18 @@ def test_a_worker_whose_owner_dies_ends_and_comes_back_under_its_name(stage):
     name = stage.workers()[0]["name"].removesuffix(".cpu-0").removeprefix("ray.")
     old = stage.report(name)
     stage.kill_actor(name)
-    wait_until(lambda: stage.boot(name) not in ("", old.boot), LIMIT_S, "another owner")
-    wait_until(lambda: not psutil.pid_exists(old.pid), LIMIT_S, "the end of the first process")
+    until(lambda: stage.boot(name) not in ("", old.boot), "another owner")
+    until(lambda: not psutil.pid_exists(old.pid), "the end of the first process")
     stage.until_workers(2, "idle")
 
 
 def test_a_notice_moves_work_in_time(stage):
     jobs = [stage.post(JOB_S) for _ in range(2)]
     node = next(node for node in stage.nodes if stage.names_on(node))
-    wait_until(lambda: _jobs_on(stage, node), LIMIT_S, "jobs on the node")
+    until(lambda: _jobs_on(stage, node), "jobs on the node")
     held = _jobs_on(stage, node)
     stage.give_notice(node, within_s=40)
-    wait_until(lambda: not stage.names_on(node), LIMIT_S, "the node without workers")
+    until(lambda: not stage.names_on(node), "the node without workers")
     ended = {job["id"]: job for job in stage.succeeded(*jobs)}
     assert {(job["attempts"], job["losses"]) for job in ended.values()} == {(1, 0)}, "jobs were finished where they ran"
     assert held <= ended.keys()
@@ -143,10 +143,8 @@ def test_of_two_of_one_name_the_newer_stays(stage):
     # No more than two workers take at once: a third would make one of them spare.
     jobs = [stage.post(JOB_S) for _ in range(2)]
     stage.kill_raylet(node)
-    new = wait_until(
-        lambda: (report := stage.report(name)) and report.boot != old.boot and report, LIMIT_S, "its second owner"
-    )
-    wait_until(lambda: not psutil.pid_exists(old.pid), LIMIT_S, "the end of the first")
+    new = until(lambda: (report := stage.report(name)) and report.boot != old.boot and report, "its second owner")
+    until(lambda: not psutil.pid_exists(old.pid), "the end of the first")
     assert stage.boot(name) == new.boot
     assert psutil.pid_exists(new.pid)
     ended = stage.succeeded(*jobs)
@@ -158,29 +156,27 @@ def test_of_two_of_one_name_the_newer_stays(stage):
 def test_an_option_that_is_wrong_on_the_machine_starts_no_worker_twice(stage):
     flags = ("--min-workers", "1", "--models", "/nowhere/model")
     assert stage.ask(*flags, pool="wrong")[0] == 0
-    wait_until(lambda: stage.events("failed", "wrong"), LIMIT_S, "the end of the worker")
-    status = wait_until(
-        lambda: (reported := stage.status("wrong")) and reported.fault and reported, LIMIT_S, "a word of it"
-    )
+    until(lambda: stage.events("failed", "wrong"), "the end of the worker")
+    status = until(lambda: (reported := stage.status("wrong")) and reported.fault and reported, "a word of it")
     assert "exit code 2: workers: model: '/nowhere/model' is not there" in status.fault
     assert status.wanted == 1
-    wait_until(lambda: not stage.status("wrong").members, LIMIT_S, "its owner's end")
+    until(lambda: not stage.status("wrong").members, "its owner's end")
     assert len(stage.events("start", "wrong")) == 1
     assert "agent_started" not in (stage.home / "w" / "launcher" / "wrong.w0.log").read_text()
-    assert stage.ask("--stop", pool="wrong")[0] == 0
+    assert stage.ask("--stop", pool="wrong") == (0, "pool wrong has stopped\n", "")
 
 
 def test_a_pool_without_work_can_have_no_worker_and_comes_back(stage):
     flags = ("--min-workers", "0", "--max-workers", "2", "--idle-s", "3")
     assert stage.ask(*flags)[0] == 0
-    wait_until(lambda: stage.workers() == [], LIMIT_S, "the last worker to leave")
+    until(lambda: stage.workers() == [], "the last worker to leave")
     (ended,) = stage.succeeded(stage.post(0.1))
     assert ended["attempts"] == 1
 
 
 def test_a_stop_leaves_nothing(stage):
     jobs = [stage.post(JOB_S) for _ in range(2)]
-    wait_until(lambda: stage.workers("busy"), LIMIT_S, "a busy worker")
+    until(lambda: stage.workers("busy"), "a busy worker")
     processes = stage.worker_processes()
     assert len(processes) >= 3, "a worker, its agent and its engine"
     assert stage.ask("--stop") == (0, "pool pool has stopped\n", "")
@@ -196,11 +192,11 @@ def test_without_its_head_a_cluster_loses_no_job(stage):
     assert stage.ask(*ONE)[0] == 0
     stage.until_workers(1, "idle", "busy")
     job = stage.post(60.0)
-    wait_until(lambda: stage.job(job)["state"] == "running", LIMIT_S, "the job to run")
+    until(lambda: stage.job(job)["state"] == "running", "the job to run")
     processes = stage.worker_processes()
     stage.kill_head()
     stage.until_gone(processes)
-    wait_until(lambda: stage.job(job)["state"] == "queued", LIMIT_S, "the job in the queue")
+    until(lambda: stage.job(job)["state"] == "queued", "the job in the queue")
     reported = stage.launch("--status")
     assert reported.returncode == 1
     assert "ray_address: no Ray cluster answers at" in reported.stderr

@@ -13,8 +13,7 @@ import tempfile
 from pathlib import Path
 
 from tests.ray import conftest  # noqa: F401  (Ray's variables, before Ray)
-from tests.ray.stage import LIMIT_S, Stage
-from tests.support.waiting import wait_until
+from tests.ray.stage import Stage, until
 
 FLAGS = ("--min-workers", "2", "--max-workers", "8", "--target-wait-s", "15", "--idle-s", "15")
 JOBS, JOB_S, NOTICE_S = 100, 4.0, 30.0
@@ -37,8 +36,6 @@ def main() -> None:
 
 
 def _run(stage: Stage) -> list[dict[str, object]]:
-    for _ in range(2):
-        stage.add_node()
     assert stage.launch(*FLAGS).returncode == 0
     stage.until_workers(2, "idle")
     # What jobs take is learned from those that have ended.
@@ -53,23 +50,23 @@ def _run(stage: Stage) -> list[dict[str, object]]:
     stage.add_node()
     _serving(stage, 8)
     # Some time later, so that the two can be told apart in the picture.
-    wait_until(lambda: stage.queued() <= JOBS // 2, LIMIT_S, "half of the jobs to have begun")
+    until(lambda: stage.queued() <= JOBS // 2, "half of the jobs to have begun")
     going = stage.nodes[0]
     stage.give_notice(going, within_s=NOTICE_S)
-    wait_until(lambda: not stage.names_on(going), LIMIT_S, "the machine without workers")
+    until(lambda: not stage.names_on(going), "the machine without workers")
     stage.remove_node(going)
     stage.add_node()
     ended = stage.succeeded(*jobs)
-    wait_until(lambda: stage.phases() == {"idle": 2}, LIMIT_S, "two workers at the end")
+    until(lambda: stage.phases() == {"idle": 2}, "two workers at the end")
     return ended
 
 
 def _without_place(stage: Stage, count: int) -> None:
-    wait_until(lambda: len(stage.lacking()) == count, LIMIT_S, f"{count} workers without a machine")
+    until(lambda: len(stage.lacking()) == count, f"{count} workers without a machine")
 
 
 def _serving(stage: Stage, count: int) -> None:
-    wait_until(lambda: len(stage.workers("busy", "idle")) == count, LIMIT_S, f"{count} workers")
+    until(lambda: len(stage.workers("busy", "idle")) == count, f"{count} workers")
 
 
 if __name__ == "__main__":

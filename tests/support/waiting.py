@@ -23,8 +23,10 @@ def _pause(waited_s: float) -> float:
     return min(most, max(least, waited_s / 20))
 
 
-def wait_until(condition: Callable[[], T | None], deadline_s: float = _LIMIT_S, what: str = "") -> T:
-    """The first truthy value of `condition`. Fails when there is none within `deadline_s`."""
+def wait_until(
+    condition: Callable[[], T | None], deadline_s: float = _LIMIT_S, what: str = "", *, pause_s: float = 0.0
+) -> T:
+    """The first truthy value of `condition`. Fails when there is none within `deadline_s`. `pause_s`: the least between two looks."""
     begun = time.monotonic()
     while True:
         value = condition()
@@ -33,7 +35,7 @@ def wait_until(condition: Callable[[], T | None], deadline_s: float = _LIMIT_S, 
         waited_s = time.monotonic() - begun
         if waited_s >= deadline_s:
             raise AssertionError(f"not within {deadline_s:g} s: {what or condition}")
-        time.sleep(_pause(waited_s))
+        time.sleep(max(pause_s, _pause(waited_s)))
 
 
 async def eventually(condition: Callable[[], T | None], deadline_s: float = _LIMIT_S, what: str = "") -> T:

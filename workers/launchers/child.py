@@ -1,4 +1,4 @@
-"""`python -m workers` as the child of a launcher's process: what it is started with, its log, its end."""
+"""`python -m workers`, or `python -m workers.rank`, as the child of a launcher's process: what it is started with, its log, its end."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
-from workers.launchers.settings import Order
+from workers.launchers.order import Order
 from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_NO_MODEL, EXIT_SETTINGS, EXIT_UNWANTED
 
 #: Ends after which the same worker is not started again.
@@ -37,7 +37,9 @@ class Report(Struct, frozen=True, kw_only=True):
     #: Of this process's owner, a new one each time it is started.
     boot: str
     name: str
-    node: str
+    #: Machines that it is on, its own first.
+    nodes: tuple[str, ...]
+    #: Their names, separated by commas.
     host: str
     pid: int
     #: Exit code, one of `FINAL_CODES`; None: it runs.
@@ -69,10 +71,16 @@ class LastReports:
         return report if report is not None and now - at < _HOLDS_S else None
 
 
-def command(order: Order, name: str) -> list[str]:
-    """Command that starts the worker `name` of a pool."""
+def command(order: Order, name: str, endpoint: str = "") -> list[str]:
+    """Command that starts the worker `name` of a pool. `endpoint`: where it waits for its processes on further machines, if it has such."""
     prefix = f"{order.prefix}{order.pool}.{name}."
-    return [order.python or sys.executable, "-m", "workers", *order.arguments, "--name-prefix", prefix]
+    spread = ["--machines", str(order.machines_per_worker), "--rank-endpoint", endpoint] if endpoint else []
+    return [order.python or sys.executable, "-m", "workers", *order.arguments, *spread, "--name-prefix", prefix]
+
+
+def rank_command(order: Order, leader: str) -> list[str]:
+    """Command that starts a worker's process on a further machine. `leader`: the endpoint of the first."""
+    return [order.python or sys.executable, "-m", "workers.rank", *order.rank_arguments, "--leader", leader]
 
 
 def surroundings(order: Order, environ: Mapping[str, str]) -> dict[str, str]:
@@ -82,9 +90,9 @@ def surroundings(order: Order, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 class WorkerProcess:
-    """One start of a worker, with its output in a file."""
+    """One start of a worker, or of a part of it, with its output in a file."""
 
-    def __init__(self, order: Order, name: str, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, order: Order, name: str, words: Sequence[str], environ: Mapping[str, str] = os.environ) -> None:
         """Start it. One that cannot be started has ended with `EXIT_SETTINGS`, and `why` says why."""
         self.boot = uuid.uuid4().hex
         self.log = Path(order.home) / "launcher" / f"{order.pool}.{name}.log"
@@ -99,7 +107,7 @@ class WorkerProcess:
                 self.log.replace(self.log.with_suffix(".log.1"))
             with self.log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    command(order, name),
+                    words,
                     env=surroundings(order, environ),
                     cwd=order.home,
                     stdin=subprocess.DEVNULL,

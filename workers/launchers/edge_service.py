@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from workers.launchers.order import Order
 from workers.launchers.plan import Demand
-from workers.launchers.settings import Order
 from zoetrope.client.client import Client
 from zoetrope.client.errors import NotThisService, ZoetropeError
 from zoetrope.client.results import Worker, convert

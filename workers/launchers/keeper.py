@@ -18,9 +18,9 @@ from msgspec import Struct
 from broker.runtime.log_actions import Action
 from workers.launchers.child import Report
 from workers.launchers.edge_service import Sight
+from workers.launchers.order import Order
 from workers.launchers.plan import Demand, Hold, Limits, Memory, Phase, held, plan
 from workers.launchers.run_log import RunLog, Sample
-from workers.launchers.settings import Order
 from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_SETTINGS, describe_exit
 from zoetrope.client.errors import ZoetropeError
 from zoetrope.client.results import Worker
@@ -158,7 +158,7 @@ class Keeper:
         members = self._without_ended(self._cluster.members(), now, unix_now)
         for last in self._status.members:
             if last.host and members.get(last.name, "left") is None:
-                self._log.event(unix_now, "lost", last.name, f"its process or its machine, {last.host}, is gone")
+                self._log.event(unix_now, "lost", last.name, f"its process or a machine of it ({last.host}) is gone")
         try:
             sight = self._service.look()
         except ZoetropeError as error:
@@ -171,7 +171,7 @@ class Keeper:
         if now >= self._hold.until + _FORGIVEN_S:
             self._hold = Hold()
         self._models |= {model for workers in found.values() for worker in workers for model in worker.models}
-        demand = sight.demand(self._models, self._order.gpu_class, self._order.gpus_per_worker)
+        demand = sight.demand(self._models, self._order.gpu_class, self._order.gpus)
         wanted = self._carry_out(demand, members, found, phases, now, unix_now)
         self._show(members, phases, demand, wanted, self._hold.why if now < self._hold.until else "")
         counts: dict[str, int] = {}
@@ -249,10 +249,11 @@ class Keeper:
     def _going_away(self, members: Mapping[str, Report | None], unix_now: float) -> dict[str, float]:
         """Workers whose machines go away, and the seconds that they have left."""
         notices = self._cluster.notices()
+        ends = {node: at or math.inf for node, at in notices.items()}
         return {
-            name: (notices[report.node] - unix_now if notices[report.node] else math.inf)
+            name: min(ends[node] for node in report.nodes if node in ends) - unix_now
             for name, report in members.items()
-            if report is not None and report.node in notices
+            if report is not None and not ends.keys().isdisjoint(report.nodes)
         }
 
     def _handle_notices(

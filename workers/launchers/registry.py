@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from broker.runtime.settings import SettingsError
 from workers.launchers.keeper import PoolStatus
-from workers.launchers.settings import Order
+from workers.launchers.order import Order
 
 
 class LauncherError(Exception):
@@ -30,7 +30,7 @@ class Launcher(Protocol):
 def launcher(name: str) -> Launcher:
     """The launcher of this name. Raises `SettingsError` when its library is not installed."""
     try:
-        return cast(Launcher, import_module(f"workers.launchers.{name}"))
+        return cast(Launcher, import_module(f"workers.launchers.{name}.commands"))
     except ModuleNotFoundError as error:
         if error.name != name:
             raise

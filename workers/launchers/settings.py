@@ -1,7 +1,4 @@
-"""The options of `python -m workers --launcher NAME`, and the order made of them that every process of a pool gets.
-
-An order bears no secret: it says in which files keys are, on whatever machine reads it.
-"""
+"""The options of `python -m workers --launcher NAME`, and the order made of them."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from msgspec import Meta, Struct
 
 from broker.runtime.settings import CommonSettings, SettingsError, check_endpoint, describe, load, read_config
 from broker.wire.submission import MAX_GPUS
+from workers.launchers.order import Order
 from workers.launchers.plan import Limits
 from workers.models import catalogue
 from workers.models.sources import CatalogueError
@@ -87,6 +85,15 @@ class LauncherSettings(CommonSettings, frozen=True, kw_only=True):
             le=MAX_GPUS,
         ),
     ] = 1
+    machines_per_worker: Annotated[
+        int,
+        Meta(
+            description="different machines that each worker is spread over: it takes gpus_per_worker of each of them, all at once or none,"
+            " and draws each job with all of these",
+            ge=1,
+            le=MAX_GPUS,
+        ),
+    ] = 1
     gpu_class: Annotated[
         str,
         Meta(
@@ -118,6 +125,22 @@ class LauncherSettings(CommonSettings, frozen=True, kw_only=True):
         names = Limits.__struct_fields__
         return Limits(**{name: getattr(self, name) for name in names})
 
+    def check_size(self, *, on_cpu: bool) -> None:
+        """Raise `SettingsError` where workers of this size cannot be."""
+        each, machines = self.gpus_per_worker, self.machines_per_worker
+        if each == 0 and not on_cpu:
+            raise SettingsError("gpus_per_worker: 0 is for workers without a GPU; give --gpus cpu as well")
+        if each == 0 and machines > 1:
+            raise SettingsError(
+                f"gpus_per_worker: 0 is for workers of one machine, and machines_per_worker is {machines}: with --gpus cpu, too,"
+                " it says how many processes each machine has"
+            )
+        if each * machines > MAX_GPUS:
+            raise SettingsError(
+                f"machines_per_worker: {machines} machines of {each} GPUs (gpus_per_worker) make a worker of {each * machines};"
+                f" it may have {MAX_GPUS}"
+            )
+
     def labels(self) -> dict[str, str]:
         """Labels that each machine must have. Raises `SettingsError`."""
         pairs = [entry.partition("=") for entry in self.node_label]
@@ -125,32 +148,6 @@ class LauncherSettings(CommonSettings, frozen=True, kw_only=True):
             if not (name and equals and value):
                 raise SettingsError(f"node_label: {entry!r} must be NAME=VALUE, as gpu=h100")
         return {name: value for name, _, value in pairs}
-
-
-class Order(Struct, frozen=True, kw_only=True):
-    """Orders to every process of a pool."""
-
-    pool: str
-    limits: Limits
-    ray_address: str
-    labels: dict[str, str]
-    gpus_per_worker: int
-    #: Class of workers whose work counts; "": any.
-    gpu_class: str
-    #: Interpreter of the workers; "": the one of the process that starts them.
-    python: str
-    #: What a worker is started with, but for its name.
-    arguments: tuple[str, ...]
-    #: Before the names of the pool's workers.
-    prefix: str
-    #: Names of the models whose jobs the pool is for.
-    models: tuple[str, ...]
-    #: Directory in which logs are kept, on each machine.
-    home: str
-    url: str
-    api_key_file: str
-    threads: int
-    stop_grace_s: float
 
 
 class Command(Struct, frozen=True, kw_only=True):
@@ -204,8 +201,11 @@ def _config_file(named: str | None, environ: Mapping[str, str]) -> Path:
 def _order(settings: LauncherSettings, worker: WorkerSettings, config: Mapping[str, Any], file: Path) -> Order:
     if worker.gpus not in ("auto", "cpu"):
         raise SettingsError(f"gpus: {worker.gpus!r} must be left out, or cpu: the cluster gives each worker its GPUs")
-    if settings.gpus_per_worker == 0 and worker.gpus != "cpu":
-        raise SettingsError("gpus_per_worker: 0 is for workers without a GPU; give --gpus cpu as well")
+    if worker.machines > 1 or worker.rank_endpoint:
+        raise SettingsError(
+            "machines: it must be left out, and rank_endpoint as well: the launcher gives them to each worker; say machines_per_worker"
+        )
+    settings.check_size(on_cpu=worker.gpus == "cpu")
     if settings.worker_python and not Path(settings.worker_python).is_absolute():
         raise SettingsError(f"worker_python: {settings.worker_python!r} must be an absolute path")
     check_endpoint("back", worker.back_endpoint)
@@ -214,19 +214,21 @@ def _order(settings: LauncherSettings, worker: WorkerSettings, config: Mapping[s
     except ZoetropeError as error:
         raise SettingsError(str(error)) from None
     tables = config.get("models", {})
-    arguments = _arguments(worker, tables, settings.gpus_per_worker)
-    if tables:
-        # The tables have no flags: each machine reads the file, where this one has it.
-        arguments = ("--config", str(file), *arguments)
+    # The tables have no flags: each machine reads the file, where this one has it.
+    read_there = ("--config", str(file)) if tables else ()
+    each, on_cpu = settings.gpus_per_worker, worker.gpus == "cpu"
+    shared = (*read_there, *_arguments(worker, tables))
     return Order(
         pool=settings.pool,
         limits=settings.limits(),
         ray_address=settings.ray_address,
         labels=settings.labels(),
-        gpus_per_worker=settings.gpus_per_worker,
+        gpus_per_worker=each,
+        machines_per_worker=settings.machines_per_worker,
         gpu_class=settings.gpu_class,
         python=settings.worker_python,
-        arguments=arguments,
+        arguments=(*shared, "--gpus", _group(each, on_cpu=on_cpu)),
+        rank_arguments=(*shared, "--gpus", _devices(each, on_cpu=on_cpu)) if settings.machines_per_worker > 1 else (),
         # What `auto` is for, the names of the pool do.
         prefix="" if worker.name_prefix == AUTO else worker.name_prefix,
         models=_model_names(worker, tables),
@@ -241,13 +243,12 @@ def _order(settings: LauncherSettings, worker: WorkerSettings, config: Mapping[s
 #: Options that are paths, which mean the same on each machine only when they are absolute.
 _PATHS = ("home", "run_dir", "curve_dir", "signing_certificate", "signing_key")
 #: Options that the launcher sets by itself, for each worker.
-_SET_HERE = ("name_prefix", "gpus", "die_with_parent", "home", "heartbeat_file")
+_SET_HERE = ("name_prefix", "gpus", "machines", "rank_endpoint", "die_with_parent", "home", "heartbeat_file")
 
 
-def _arguments(worker: WorkerSettings, tables: Mapping[str, Any], gpus: int) -> tuple[str, ...]:
+def _arguments(worker: WorkerSettings, tables: Mapping[str, Any]) -> tuple[str, ...]:
     """Flags that say what these settings say, on a machine with other files and variables."""
     flags = ["--home", str(worker.home_path), "--die-with-parent", "true"]
-    flags += ["--gpus", _devices(gpus, on_cpu=worker.gpus == "cpu")]
     for option in msgspec.structs.fields(WorkerSettings):
         value = getattr(worker, option.name)
         if option.name in _SET_HERE or value == option.default:
@@ -264,14 +265,16 @@ def _arguments(worker: WorkerSettings, tables: Mapping[str, Any], gpus: int) -> 
     return tuple(flags)
 
 
-def _devices(gpus: int, *, on_cpu: bool) -> str:
-    """Return `--gpus` of a worker, which takes all that Ray gives it as one group.
+def _group(gpus: int, *, on_cpu: bool) -> str:
+    """Return `--gpus` of a worker, which takes all that Ray gives it as one group."""
+    return _devices(gpus, on_cpu=on_cpu) + (f"/{gpus}" if gpus > 1 else "")
 
-    Not auto: a machine whose driver does not work must not come as one without GPUs.
-    """
+
+def _devices(gpus: int, *, on_cpu: bool) -> str:
+    """Devices of one machine. Not auto: a machine whose driver does not work must not come as one without GPUs."""
     if gpus <= 1:
         return "cpu" if on_cpu else "0"
-    return f"cpu:{gpus}/{gpus}" if on_cpu else f"0-{gpus - 1}/{gpus}"
+    return f"cpu:{gpus}" if on_cpu else f"0-{gpus - 1}"
 
 
 def _source(model: str, tables: Mapping[str, Any]) -> str:

@@ -1,0 +1,34 @@
+"""A worker over several machines: one of its processes on each, all of them or none: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from workers.launchers.child import Report
+from workers.supervisor.exit_codes import EXIT_LEFT
+
+
+def part_names(name: str, machines: int) -> tuple[str, ...]:
+    """The names of a worker's processes by machine: the first is the worker's own, which the broker knows."""
+    return (name, *(f"{name}.{number}" for number in range(1, machines)))
+
+
+def combined(parts: Sequence[Report | None]) -> Report | None:
+    """The report of a worker, from those of its processes in the order of `part_names`; None: not all of them run."""
+    leader = parts[0]
+    failed = next((part for part in parts if part is not None and part.code not in (None, EXIT_LEFT)), None)
+    if failed is not None:
+        # Starting the worker again would end in the same way, on whichever of its machines that was.
+        boot = leader.boot if leader is not None else failed.boot
+        return replace(failed, name=failed.name.partition(".")[0], boot=boot)
+    if leader is not None and leader.code is not None:
+        # It has ended when all of it has.
+        rest_runs = any(part is not None and part.code is None for part in parts[1:])
+        return replace(leader, code=None) if rest_runs else leader
+    running = [part for part in parts if part is not None]
+    if leader is None or len(running) < len(parts):
+        return None
+    hosts = ", ".join(dict.fromkeys(part.host for part in running))
+    return replace(leader, host=hosts, nodes=tuple(node for part in running for node in part.nodes))
