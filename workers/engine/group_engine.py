@@ -24,6 +24,7 @@ from workers.engine.checkpoints import Binding, Checkpoints, State, sealed, unse
 from workers.engine.errors import InvalidInput, LoadError
 from workers.engine.failures import classify, forget_frames
 from workers.engine.group import MAX_ORDER, Group, GroupLost
+from workers.engine.group_inputs import contents, placed
 from workers.engine.guidance import is_guided
 from workers.engine.instrumentation import call_parameters
 from workers.engine.load_errors import where_of
@@ -53,6 +54,8 @@ class Order(Struct, frozen=True, kw_only=True):
     #: The job spec's bytes.
     body: bytes
     profile: Profile
+    #: The job's inputs by path, where some of the others are on other machines.
+    files: dict[str, bytes] = {}
 
 
 class GroupRanks:
@@ -169,7 +172,8 @@ class GroupEngine:
         body = encode_spec(spec)
         if len(body) > MAX_ORDER:
             raise InvalidInput(f"the job has {len(body)} bytes, and the processes of a group take {MAX_ORDER} at most")
-        order = Order(fence=monitor.fence, body=body, profile=profile)
+        files = contents(spec) if self._ranks.group.rank.spread else {}
+        order = Order(fence=monitor.fence, body=body, profile=profile, files=files)
         self._ranks.group.broadcast(msgspec.msgpack.encode(order))
         with self._ranks.job(monitor):
             return self.inner.generate(card, spec, out_dir, monitor, profile)
@@ -218,7 +222,7 @@ def follow(
         slot.begin(order.fence)
         monitor = Monitor(slot, order.fence, spec.num_outputs, meter())
         try:
-            with ranks.job(monitor):
+            with placed(spec, order.files) as spec, ranks.job(monitor):
                 _draw_along(engine_of(cards[spec.model]), cards[spec.model], spec, monitor, order.profile)
         except (Cancelled, Parked):
             pass

@@ -10,18 +10,26 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zmq
 
-from broker.wire.jobspec import JobSpec, ModelCard
+from bench.harness.process import Process, clean_environ, free_port
+from broker.wire.jobspec import JobSpec, ModelCard, encode_spec
 from tests.engine.child import Child, Ending
+from tests.support.waiting import wait_until
 from workers.agent.engine_environ import listening
+from workers.agent.engine_group import EngineGroup
+from workers.agent.engine_start import EngineStarter
+from workers.agent.machines import Machines
 from workers.ipc.channel import Channel
-from workers.ipc.messages import FromEngine, JobFinished, Ready
+from workers.ipc.messages import FromEngine, JobFailed, JobFinished, Ready, RunJob, Setup
 from workers.ipc.shared import SharedCounters
+from workers.supervisor.messages import AgentConfig
 
 #: Longer than anything takes on a busy machine.
 _ANSWER_S = 240.0
@@ -158,3 +166,77 @@ class RankGroup:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(one.pid, signal.SIGKILL)
         self.close()
+
+
+class SpreadGroup:
+    """A group of two ranks as an agent starts it, of which the second is behind a rank host: another machine, or another address of one."""
+
+    def __init__(self, place: Path, *cards: ModelCard, leader: str = "127.0.0.1", **more: Any) -> None:
+        self.taps, self.out = place / "taps", place / "out"
+        for directory in (self.taps, self.out, place / "curve"):
+            directory.mkdir(parents=True, mode=0o700)
+        key = worker_key(place / "curve")
+        endpoint = f"tcp://{leader}:{free_port()}"
+        command = (sys.executable, "-m", "tests.engine.ranks.process")
+        config = AgentConfig(
+            name="w", endpoint="", artefacts="", device="cpu", models=cards, preload=cards[0].name, engine_command=command,
+            machines=2, rank_endpoint=endpoint, rank_key_file=str(key),
+        )  # fmt: skip
+        environ = clean_environ(TAPS=str(self.taps), OMP_NUM_THREADS="1")
+        self.host = Process(
+            "tests.engine.ranks.rank_host",
+            *("--leader", endpoint, "--gpus", "cpu", "--home", str(place), "--curve-dir", str(key.parent)),
+            log=place / "log",
+            environ=environ,
+        )
+        self.machines = Machines(config)
+        self.messages: list[Any] = []
+        self.engine: EngineGroup | None = None
+        try:
+            self.until(lambda: not self.machines.waits_for)
+            self.engine = EngineStarter(config, environ, self.machines).start()
+            self.engine.send(Setup(models=cards, preload=cards[0].name, device="cpu", threads=1, **more))
+            self.until(lambda: self.messages)
+        except BaseException:
+            self.close()
+            raise
+        assert isinstance(self.messages[0], Ready), (self.messages, self.host.logged()[-3000:])
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Serve both sides as an agent does until the condition holds."""
+
+        def served() -> object:
+            self.machines.serve(time.monotonic())
+            if self.engine is not None:
+                assert self.engine.poll() is None, (self.engine.first_end, self.messages, self.host.logged()[-3000:])
+                self.messages += self.engine.receive()
+            return condition()
+
+        wait_until(served, _ANSWER_S)
+
+    def draw(self, spec: JobSpec) -> list[Any]:
+        """The latents of the first output of a job, by rank."""
+        assert self.engine is not None
+        self.messages.clear()
+        self.engine.send(RunJob(job_id="job-1", fence=1, body=encode_spec(spec), out_dir=str(self.out)))
+        self.until(lambda: isinstance(self.messages[-1] if self.messages else None, JobFinished | JobFailed))
+        assert isinstance(self.messages[-1], JobFinished), self.messages
+        return [np.load(self.taps / f"1-0-{rank}.npy") for rank in (0, 1)]
+
+    def close(self) -> None:
+        if self.engine is not None:
+            self.engine.kill()
+        self.machines.close(True, "the test is over")
+        self.host.wait(_ANSWER_S)
+        if self.engine is not None:
+            self.engine.poll()
+            self.engine.release()
+
+
+def worker_key(directory: Path) -> Path:
+    """A key that all machines of a group may have, in this directory of mode 0700."""
+    public, secret = (part.decode() for part in zmq.curve_keypair())
+    path = directory / "worker.key"
+    path.write_text(f'name = "pair"\nrole = "worker"\npublic = "{public}"\nsecret = "{secret}"\nbroker = "{public}"\n')
+    path.chmod(0o600)
+    return path

@@ -3,8 +3,10 @@
 It imports what an engine does, and forks one for each environment that comes over the socket, with the engine's descriptors: so many
 engines cost one import. The answer is the pid; a pid that comes is waited for, and answered by the exit status.
 
+With an engine's own arguments in place of the descriptor it is such an engine, as an agent starts one.
+
 What each call of a pipeline gave lies in the directory TAPS as `<fence>-<output>-<rank>.npy`, and for how long each of its votes waited
-as `votes-<rank>.npy`. A file `FAULT-<rank>` in it is taken away
+as `votes-<rank>.npy`; the last picture that a rank has read as `read-<rank>`. A file `FAULT-<rank>` in it is taken away
 when the denoiser next comes to the place of that name: `pass`, within a pass; `memory`, as well; `between`, before the vote; `die`, by
 SIGKILL within a pass; `hold`, before the vote, where it waits until somebody opens the pipe `go`.
 """
@@ -24,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from workers.engine import diffusion, group, group_engine, image, loop, video
+from workers.engine import diffusion, group, group_engine, image, inputs, loop, video
 from workers.engine.votes import Votes
 
 #: Imported for the engines that are forked.
@@ -43,6 +45,7 @@ def _tap() -> None:
     together: Any = Votes.together
     split: Any = group_engine.split
     highest: Any = group.Group.highest
+    read_image: Any = inputs.read_image
     waits: list[float] = []
 
     def tapped(self: Any, pipe: Any, card: Any, spec: Any, index: int, monitor: Any, **more: Any) -> Any:
@@ -68,6 +71,10 @@ def _tap() -> None:
             Path(os.environ["TAPS"], "go").read_bytes()
         return together(self, number)
 
+    def reading(path: Path, *more: Any) -> Any:
+        Path(os.environ["TAPS"], f"read-{os.environ.get('RANK', '0')}").write_text(str(path))
+        return read_image(path, *more)
+
     def inside(*_: Any) -> None:
         if _due("pass"):
             raise RuntimeError("a fault of the test")
@@ -80,6 +87,7 @@ def _tap() -> None:
         next(pipe.transformer.children()).register_forward_pre_hook(inside)
         return split(pipe, *args)
 
+    inputs.read_image = reading
     diffusion.DiffusionEngine.call = tapped  # type: ignore[method-assign]
     group.Group.highest = timed  # type: ignore[method-assign]
     Votes.together = faulty  # type: ignore[method-assign]
@@ -113,4 +121,8 @@ def _serve(control: socket.socket) -> None:
 
 if __name__ == "__main__":
     _tap()
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    if sys.argv[1].isdecimal():
+        _serve(socket.socket(fileno=int(sys.argv[1])))
+    status = loop.main(sys.argv[1:])
+    logging.shutdown()
+    os._exit(status)

@@ -20,7 +20,7 @@ from broker.wire.loras import LoraUse
 from tests.engine import tiny
 from tests.engine.conftest import spec_for
 from tests.engine.families import build_flux, build_images, parts
-from tests.engine.ranks.group import Forks, RankGroup
+from tests.engine.ranks.group import Forks, RankGroup, SpreadGroup
 from workers.engine.loop import EXIT_DEVICE_LOST, EXIT_DONE, EXIT_LOAD_FAILED
 from workers.ipc.messages import JobCancelled, JobFailed, JobParked, LoadFailed
 from workers.models.catalogue import default_model, model_for
@@ -119,6 +119,25 @@ def test_two_draw_what_one_draws(
 def test_all_ranks_come_to_the_same_latents(pair: RankGroup, demo: Model, usual: Any) -> None:
     assert np.array_equal(pair.draw(small(demo.card))[0], usual)
     assert np.array_equal(pair.latents(rank=1)[0], usual)
+
+
+def test_two_machines_draw_what_one_draws(
+    pair: RankGroup, demo: Model, i2v: Model, usual: Any, picture: Path, tmp_path: Path
+) -> None:
+    models = (demo, i2v)
+    setups = {model.card.name: model.setup for model in models}
+    group = SpreadGroup(tmp_path / "group", *(model.card for model in models), setups=setups)
+    try:
+        assert all(np.array_equal(latents, usual) for latents in group.draw(small(demo.card)))
+        # The other machine has the files of the model, and none of a job's.
+        spec = small(i2v.card, image=str(picture), width=96)
+        assert all(np.array_equal(latents, pair.draw(spec)[0]) for latents in group.draw(spec))
+        read = [Path((group.taps / f"read-{rank}").read_text()) for rank in (0, 1)]
+        assert read[0] == picture != read[1]
+        assert read[1].name == picture.name
+        assert not read[1].exists()
+    finally:
+        group.close()
 
 
 def test_a_still_of_few_tokens_differs_in_the_last_bits_alone(alone: RankGroup, pair: RankGroup, demo: Model) -> None:
