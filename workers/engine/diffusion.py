@@ -156,12 +156,11 @@ class DiffusionEngine:
         try:
             return self._call(pipe, card, spec, index, monitor, self._checkpoints.get(monitor), **more)
         except (UnknownState, DraftKept) as error:
-            if self.ranks is not None:
-                self.ranks.leave_call(error)
-            if isinstance(error, DraftKept):
-                raise
-            logger.warning("a job begins anew", extra={"action": Action.CHECKPOINT, "detail": str(error)})
-            monitor.use("resumed", f"no: {error}")
+            reason = self.ranks.leave_call(error) if self.ranks is not None else error
+            if isinstance(reason, DraftKept):
+                raise reason from None
+            logger.warning("a job begins anew", extra={"action": Action.CHECKPOINT, "detail": str(reason)})
+            monitor.use("resumed", f"no: {reason}")
         return self._call(pipe, card, spec, index, monitor, None, **more)
 
     def _call(
@@ -189,7 +188,8 @@ class DiffusionEngine:
                 checkpoints = self.ranks.checkpoints(index, checkpoints, binding)
             resumption = None
             if checkpoints is not None:
-                resumption = Resumption(pipe, generator, index, monitor, checkpoints, binding, last=last)
+                put_back = self.ranks.put_back if self.ranks is not None else None
+                resumption = Resumption(pipe, generator, index, monitor, checkpoints, binding, put_back, last=last)
                 if resumption.goes_on:
                     # Until its call is left, the models answer in its way.
                     ended = None

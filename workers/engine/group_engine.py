@@ -32,6 +32,7 @@ from workers.engine.memory import MemoryMeter
 from workers.engine.peaks import Shape
 from workers.engine.pipeline_variants import fitting
 from workers.engine.progress import Cancelled, DraftKept, Monitor, Parked
+from workers.engine.resuming import UnknownState
 from workers.engine.splitting import Answers, split
 from workers.engine.votes import Votes, lost
 from workers.ipc.messages import JobFailed
@@ -134,9 +135,13 @@ class GroupRanks:
             return own
         return _Given(unsealed(bytearray(shared), {})) if shared else None
 
-    def leave_call(self, error: BaseException) -> None:
+    def put_back(self) -> None:
+        """As `Ranks.put_back`."""
+        self.votes.put_back()
+
+    def leave_call(self, error: UnknownState | DraftKept) -> UnknownState | DraftKept:
         """As `Ranks.leave_call`."""
-        self.votes.leave_call(error)
+        return self.votes.leave_call(error)
 
 
 class _Given(Checkpoints):

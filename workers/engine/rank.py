@@ -21,6 +21,8 @@ from workers.models.parallel import Parallel
 
 if TYPE_CHECKING:
     from workers.engine.checkpoints import Binding, Checkpoints
+    from workers.engine.progress import DraftKept
+    from workers.engine.resuming import UnknownState
 
 
 class Rank(Struct, frozen=True, kw_only=True):
@@ -82,5 +84,8 @@ class Ranks(Protocol):
     def checkpoints(self, output: int, own: Checkpoints | None, binding: Binding) -> Checkpoints | None:
         """Checkpoints that a call for this output goes on from and writes to, by what rank 0 has; None: it begins anew and writes none."""
 
-    def leave_call(self, error: BaseException) -> None:
-        """Leave a call of the pipeline by this exception, in all ranks."""
+    def put_back(self) -> None:
+        """Wait until all have put a checkpoint's state back. Raises what makes a rank leave that cannot."""
+
+    def leave_call(self, error: UnknownState | DraftKept) -> UnknownState | DraftKept:
+        """Return the exception by which all ranks leave a call of the pipeline, of which one has raised this."""

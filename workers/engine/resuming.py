@@ -129,9 +129,11 @@ class Resumption:
         monitor: Monitor,
         checkpoints: Checkpoints,
         binding: Binding,
+        all_put_back: Callable[[], None] | None = None,
         *,
         last: bool,
     ) -> None:
+        """`all_put_back`: called when the state is put back, raises where another rank could not; None: there is no other."""
         self._checkpoints = checkpoints
         self._monitor = monitor
         self._pipe = pipe
@@ -142,7 +144,7 @@ class Resumption:
         #: Whether no output comes after this one.
         self._last = last
         self._binding = binding
-        self._schedulers = {name: part for name, part in pipe.components.items() if hasattr(part, "set_timesteps")}
+        self._all_put_back = all_put_back
         self._keeps = True
         self._earlier, refused = self._checkpoints.find(output, binding)
         if self._earlier is not None:
@@ -203,6 +205,8 @@ class Resumption:
             if step < self._earlier.step:
                 return tensors
             tensors = self._put_back(self._earlier, tensors)
+            if self._all_put_back is not None:
+                self._all_put_back()
             if step < total and self._monitor.park_due(step):
                 if self._checkpoints.pending:  # what was taken of the output before, since its draft
                     self._park(self._state(step, total, tensors))
@@ -253,7 +257,7 @@ class Resumption:
             "loop": {name: _encode(value, f"loop.{name}", kept) for name, value in tensors.items()},
             "schedulers": {
                 name: _encode(_attributes(scheduler), f"schedulers.{name}", kept)
-                for name, scheduler in self._schedulers.items()
+                for name, scheduler in _schedulers(self._pipe).items()
             },
             "momenta": {
                 name: _encode(dict(vars(momentum)), f"momenta.{name}", kept)
@@ -274,8 +278,9 @@ class Resumption:
         device = next((one.device for one in tensors.values() if isinstance(one, torch.Tensor)), torch.device("cpu"))
         try:
             loop = {name: _decode(node, earlier.tensors, device) for name, node in earlier.plain["loop"].items()}
+            schedulers = _schedulers(self._pipe)
             for name, node in earlier.plain["schedulers"].items():
-                self._schedulers[name].__dict__.update(_decode(node, earlier.tensors, device))
+                schedulers[name].__dict__.update(_decode(node, earlier.tensors, device))
             # Made anew in the first step, which was passed over.
             momenta = _momenta(self._pipe)
             for name, node in earlier.plain["momenta"].items():
@@ -318,6 +323,10 @@ def _shapes(tensors: dict[str, Any]) -> dict[str, list[int]]:
 def _key(name: str, args: Any, kwargs: Any) -> str:
     """Model and shapes of its inputs, as one text."""
     return " ".join([name, *("x".join(map(str, one.shape)) for one in _tensors(args, kwargs))])
+
+
+def _schedulers(pipe: Any) -> dict[str, Any]:
+    return {name: part for name, part in pipe.components.items() if hasattr(part, "set_timesteps")}
 
 
 def _momenta(pipe: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from workers.engine.resuming import UnknownState
 _FIRST_S, _LEAST_S, _PASSES = 1800.0, 60.0, 2
 
 #: Places at which ranks vote. Those that all find themselves at must be the same one.
-_PASS, _SHARE, _END = range(3)
+_PASS, _SHARE, _PUT_BACK, _END = range(4)
 
 
 class Vote(IntEnum):
@@ -86,14 +86,23 @@ class Votes:
         self._vote(Vote.GO_ON, _SHARE)
         return self._group.broadcast(data)
 
+    def put_back(self) -> None:
+        """Vote that a checkpoint's state is put back, as there may be no pass after it. Raises as `share`."""
+        self._vote(Vote.GO_ON, _PUT_BACK)
+
     def end(self) -> None:
         """Vote that all passes are done. Raises as `share`."""
         self._vote(Vote.GO_ON, _END)
 
-    def leave_call(self, error: BaseException) -> None:
-        """Vote that this rank leaves a call of its pipeline by this exception; the others do the same."""
-        if error is not self._left_by:
+    def leave_call(self, error: UnknownState | DraftKept) -> UnknownState | DraftKept:
+        """Vote that this rank leaves a call of its pipeline by this exception; return the one by which all do."""
+        if error is self._left_by:
+            return error
+        try:
             self._vote(Vote.NEXT_OUTPUT if isinstance(error, DraftKept) else Vote.CALL_AGAIN, _PASS)
+        except (UnknownState, DraftKept) as stronger:
+            return stronger
+        return error
 
     def leave(self, error: BaseException) -> None:
         """Vote that this rank leaves the job by this exception; the others do the same."""

@@ -8,7 +8,8 @@ With an engine's own arguments in place of the descriptor it is such an engine, 
 What each call of a pipeline gave lies in the directory TAPS as `<fence>-<output>-<rank>.npy`, and for how long each of its votes waited
 as `votes-<rank>.npy`; the last picture that a rank has read as `read-<rank>`. A file `FAULT-<rank>` in it is taken away
 when the denoiser next comes to the place of that name: `pass`, within a pass; `memory`, as well; `between`, before the vote; `die`, by
-SIGKILL within a pass; `hold`, before the vote, where it waits until somebody opens the pipe `go`.
+SIGKILL within a pass; `state`, when
+a checkpoint is put back, which fails as one that is not known; `hold`, before the vote, where it waits until somebody opens the pipe `go`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from workers.engine import diffusion, group, group_engine, image, inputs, loop, video
+from workers.engine import diffusion, group, group_engine, image, inputs, loop, resuming, video
 from workers.engine.votes import Votes
 
 #: Imported for the engines that are forked.
@@ -46,6 +47,7 @@ def _tap() -> None:
     split: Any = group_engine.split
     highest: Any = group.Group.highest
     read_image: Any = inputs.read_image
+    put_back: Any = resuming.Resumption._put_back
     waits: list[float] = []
 
     def tapped(self: Any, pipe: Any, card: Any, spec: Any, index: int, monitor: Any, **more: Any) -> Any:
@@ -75,6 +77,11 @@ def _tap() -> None:
         Path(os.environ["TAPS"], f"read-{os.environ.get('RANK', '0')}").write_text(str(path))
         return read_image(path, *more)
 
+    def unknown(*args: Any) -> Any:
+        if _due("state"):
+            raise resuming.UnknownState("a fault of the test")
+        return put_back(*args)
+
     def inside(*_: Any) -> None:
         if _due("pass"):
             raise RuntimeError("a fault of the test")
@@ -88,6 +95,7 @@ def _tap() -> None:
         return split(pipe, *args)
 
     inputs.read_image = reading
+    resuming.Resumption._put_back = unknown  # type: ignore[method-assign]
     diffusion.DiffusionEngine.call = tapped  # type: ignore[method-assign]
     group.Group.highest = timed  # type: ignore[method-assign]
     Votes.together = faulty  # type: ignore[method-assign]

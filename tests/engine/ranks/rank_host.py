@@ -1,4 +1,4 @@
-"""A rank host whose engines are those of `process`: `python -m tests.engine.ranks.rank_host`, with arguments of `python -m workers.rank`."""
+"""Rank host whose engines are those of `process`: `python -m tests.engine.ranks.rank_host`, with arguments of `python -m workers.rank`."""
 
 import sys
 

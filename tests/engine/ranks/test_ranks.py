@@ -208,6 +208,35 @@ def test_a_parked_job_goes_on_as_if_it_had_not_been(
 
 
 @pytest.mark.parametrize("rank", [0, 1])
+def test_where_one_rank_cannot_put_back_an_output_that_is_drawn_all_draw_it_again(
+    alone: RankGroup, forks: Forks, demo: Model, tmp_path: Path, rank: int
+) -> None:
+    spec, kept = small(demo.card, num_outputs=2), str(tmp_path / "kept")
+    expected = alone.draw(spec)
+    group = forks.group(2, demo.card, setups={"demo": demo.setup}, checkpoint_s=1e-3).ready()
+    group.draw(spec, checkpoints=kept)  # leaves the last state of each output
+    group.fault("state", rank)
+    drawn = group.draw(spec, checkpoints=kept, kept=6)
+    assert all(np.array_equal(*both) for both in zip(expected, drawn, strict=True))
+    # The first output was drawn again, and the second went on from its own.
+    assert group.ending.result.used["resumed"] == "after step 3 of 3 of output 2"
+    group.close()
+
+
+def test_where_one_rank_leaves_with_a_draft_and_another_cannot_all_draw_again(
+    pair: RankGroup, demo: Model, usual: Any, tmp_path: Path
+) -> None:
+    spec, kept = small(demo.card, num_inference_steps=5, num_outputs=2), str(tmp_path / "kept")
+    parked = pair.run(spec, checkpoints=kept, park_at=4)
+    assert isinstance(parked, JobParked)
+    pair.fault("state", 1)
+    again = pair.run(spec, checkpoints=kept, kept=parked.kept, park_at=4)
+    assert isinstance(again, JobParked), (again, pair.log())
+    assert not (pair.taps / "state-1").exists()
+    assert np.array_equal(pair.draw(small(demo.card))[0], usual)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_fails_between_passes_fails_the_job_and_no_other(
     pair: RankGroup, demo: Model, usual: Any, rank: int
 ) -> None:
