@@ -38,7 +38,7 @@ def join(boot: str = "b1", ranks: int = 2, protocol: int = 1, name: str = "host-
 
 
 def running(life: int = 1, boot: str = "b1", ranks: int = 2) -> Beat:
-    return Beat(boot=boot, heard=life, lives=(LifeState(life=life, ends=(None,) * ranks),))
+    return Beat(boot=boot, latest_life=life, lives=(LifeState(life=life, ends=(None,) * ranks),))
 
 
 @pytest.fixture
@@ -90,7 +90,9 @@ def test_the_setup_follows_the_order_and_is_sent_again_until_it_has_arrived(lead
     assert said == [Orders, SetUp]
     assert leader.tick(0.2) == []
     assert [type(one.message) for one in leader.tick(1.2)] == [Orders, SetUp]
-    leader.receive(b"p", Beat(boot="b1", heard=1, lives=(LifeState(life=1, ends=(None, None), is_set_up=True),)), 1.3)
+    leader.receive(
+        b"p", Beat(boot="b1", latest_life=1, lives=(LifeState(life=1, ends=(None, None), is_set_up=True),)), 1.3
+    )
     assert [type(one.message) for one in leader.tick(2.3)] == [Orders]
 
 
@@ -98,24 +100,24 @@ def test_a_process_has_ended_when_its_machine_says_so(leader: Leader) -> None:
     life = started(leader)
     assert leader.end_of(life, 0, 1) is None
     ends = (None, "killed by SIGKILL")
-    leader.receive(b"p", Beat(boot="b1", heard=1, lives=(LifeState(life=1, ends=ends),)), 1.0)
+    leader.receive(b"p", Beat(boot="b1", latest_life=1, lives=(LifeState(life=1, ends=ends),)), 1.0)
     assert (leader.end_of(life, 0, 0), leader.end_of(life, 0, 1)) == ends
     leader.kill(life)
     [orders] = leader.tick(1.0)
     assert orders.message == Orders(leader="L")
     # Only a machine that has nothing of it left has ended it.
     assert leader.end_of(life, 0, 0) is None
-    leader.receive(b"p", Beat(boot="b1", heard=1), 1.1)
+    leader.receive(b"p", Beat(boot="b1", latest_life=1), 1.1)
     assert leader.end_of(life, 0, 0) == "it was killed"
 
 
 @pytest.mark.parametrize(
     ("event", "how"),
     [
-        ("silence", "host-b is gone: not heard for 6 s"),
+        ("silence", "host-b is gone: no message for 6 s"),
         ("cut off", "host-b is gone: its connection is gone"),
         ("leave", "host-b is gone: its rank host has ended"),
-        ("join again", "host-b is gone: its rank host did not hear the leader"),
+        ("join again", "host-b is gone: its rank host had lost the leader"),
     ],
 )
 def test_a_machine_that_is_lost_has_ended_its_part_of_all_lives(leader: Leader, event: str, how: str) -> None:
@@ -215,11 +217,11 @@ def order(life: int = 1) -> LifeOrder:
 
 def kinds(effects: list[h.Effect]) -> list[str]:
     """Effects by name; of what is said, what."""
-    return [type(one.message if isinstance(one, h.Say) else one).__name__ for one in effects]
+    return [type(one.message if isinstance(one, h.Send) else one).__name__ for one in effects]
 
 
 def beat_of(effects: list[h.Effect]) -> Beat:
-    return next(one.message for one in reversed(effects) if isinstance(one, h.Say) and isinstance(one.message, Beat))
+    return next(one.message for one in reversed(effects) if isinstance(one, h.Send) and isinstance(one.message, Beat))
 
 
 @pytest.fixture
@@ -242,7 +244,7 @@ def end_all(host: Host, life: int = 1, now: float = 1.0) -> list[h.Effect]:
 
 
 def test_it_asks_for_a_place_each_second_until_it_has_one(host: Host) -> None:
-    assert host.tick(0.0) == [h.Say(join())]
+    assert host.tick(0.0) == [h.Send(join())]
     assert host.tick(0.5) == []
     assert kinds(host.tick(1.0)) == ["Join"]
     host.receive(Orders(leader="L"), 1.5)
@@ -268,10 +270,10 @@ def test_it_starts_what_is_ordered_once_and_tells_how_it_ends(placed: Host) -> N
 def test_what_is_not_ordered_any_more_is_killed_and_nothing_starts_before_it_is_gone(placed: Host) -> None:
     effects = placed.receive(Orders(leader="L", lives=(order(2),)), 0.5)
     assert kinds(effects) == ["KillRanks", "Beat"]
-    assert beat_of(effects).heard == 1
+    assert beat_of(effects).latest_life == 1
     effects = end_all(placed)
     assert kinds(effects) == ["Beat", "DropRanks", "StartRanks", "Beat"]
-    assert beat_of(effects) == Beat(boot="b1", heard=2, lives=(LifeState(life=2, ends=(None, None)),))
+    assert beat_of(effects) == Beat(boot="b1", latest_life=2, lives=(LifeState(life=2, ends=(None, None)),))
 
 
 def test_a_spare_life_runs_beside_the_other(placed: Host) -> None:
@@ -298,7 +300,7 @@ def test_without_its_leader_it_kills_all_and_asks_for_a_place_again(placed: Host
 
 def test_messages_of_its_processes_are_passed_on_with_their_life(placed: Host) -> None:
     failed = JobFailed(fence=1, kind=FailureKind.OUT_OF_MEMORY, fatal=True)
-    assert placed.said(1, 1, failed) == [h.Say(FromRank(boot="b1", life=1, number=1, message=failed))]
+    assert placed.reported(1, 1, failed) == [h.Send(FromRank(boot="b1", life=1, number=1, message=failed))]
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_a_machine_that_hangs_is_given_up_and_ends_what_it_had_when_it_goes_on(p
         began(broker)
         other.process.send_signal(signal.SIGSTOP)
         failed = broker.expect(m.Failed)
-        assert f"{HERE} is gone: not heard for 6 s" in failed.message
+        assert f"{HERE} is gone: no message for 6 s" in failed.message
         broker.acknowledge(failed, "cpu-0")
         other.process.send_signal(signal.SIGCONT)
         all_gone([theirs])

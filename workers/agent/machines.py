@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 import uuid
 from pathlib import Path
 
@@ -23,11 +24,14 @@ from workers.agent.remote_rank import RemoteRank
 from workers.gpu.health import together
 from workers.machines.endpoint import host_and_port, own_address
 from workers.machines.leader import Leader, Sent
-from workers.machines.messages import Device
+from workers.machines.messages import Device, Leave
 from workers.machines.sockets import LeaderSocket
 from workers.supervisor.messages import AgentConfig
 
 logger = logging.getLogger(__name__)
+
+#: For so long it waits at the end until the others know that the group has ended.
+_LEAVE_S = 2.0
 
 #: Where all ranks are on this machine.
 _LOOPBACK = "127.0.0.1"
@@ -112,9 +116,23 @@ class Machines:
     def close(self, drained: bool | None, reason: str) -> None:
         """End what runs on them; None: this leader comes back, else they end with it."""
         if self._socket is not None:
-            for one in self.leader.end(drained, reason):
+            messages = self.leader.end(drained, reason)
+            for one in messages:
                 self._socket.send(one.peer, one.message)
+            if drained is not None:
+                self._await_leave({one.peer for one in messages})
             self._socket.close()
+
+    def _await_leave(self, peers: set[bytes]) -> None:
+        """Wait until these have answered that they end. A connection that is closed while a message arrives takes those before it along,
+        also the one that was sent last."""
+        assert self._socket is not None
+        poller = zmq.Poller()
+        self._socket.register(poller)
+        until = time.monotonic() + _LEAVE_S
+        while peers and (left_s := until - time.monotonic()) > 0:
+            poller.poll(int(left_s * 1000) + 1)
+            peers -= {peer for peer, message in self._socket.receive() if isinstance(message, Leave)}
 
     def _send(self, messages: list[Sent], now: float) -> None:
         assert self._socket is not None

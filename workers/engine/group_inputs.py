@@ -13,7 +13,7 @@ from broker.wire.jobspec import JobSpec
 
 
 def contents(spec: JobSpec) -> dict[str, bytes]:
-    """The job's inputs by their paths. One that cannot be read is left out: whoever draws with it says so."""
+    """The job's inputs by their paths. One that cannot be read is left out: the error comes where it is used."""
     found = {}
     for path in {spec.image, *(path for paths in spec.inputs.values() for path in paths)} - {""}:
         with suppress(OSError):
@@ -30,7 +30,7 @@ def placed(spec: JobSpec, files: Mapping[str, bytes]) -> Iterator[JobSpec]:
     with tempfile.TemporaryDirectory(prefix="zoetrope-inputs-") as directory:
         places = {}
         for number, (path, content) in enumerate(files.items()):
-            # Its name says what it is, and is told where it cannot be read.
+            # Its name has its type, and is named in errors.
             places[path] = Path(directory, str(number), Path(path).name)
             places[path].parent.mkdir()
             places[path].write_bytes(content)

@@ -1,1 +1,1 @@
-"""Groups over several machines: what the leader of one and the rank hosts of its other machines say, and decide."""
+"""Groups over several machines: messages between a leader and its rank hosts, and the decisions of both."""

@@ -1,10 +1,10 @@
 """A rank host's side of a group over several machines, as decisions alone: no socket, no process, no clock.
 
-- It asks for a place until it has one, and then does as the leader's `Orders` say: a life that is new there is started, one that is not
+- It requests a place until it has one, and then follows the leader's `Orders`: a life that is new there is started, one that is not
   there is killed. Nothing is started while processes that were killed are still there: they may hold the GPU's memory.
-- Without a word of its leader for `SILENT_S` it kills all it has and asks for a place again; so it does when another leader answers, which
-  counts its lives from 1 again.
-- A life whose processes have ended stays in what it says until it is not ordered any more, so that the leader learns how they have ended.
+- Without a message of its leader for `SILENT_S` it kills all it has and requests a place again; so it does when another leader answers,
+  which counts its lives from 1 again.
+- A life whose processes have ended stays in its reports until it is not ordered any more, so that the leader learns how they have ended.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _UNANSWERED_S = 5.0
 _LEAVE_S = 5.0
 
 
-class Say(Struct, frozen=True):
+class Send(Struct, frozen=True):
     """Send this to the leader, now or not at all."""
 
     message: ToLeader
@@ -88,7 +88,7 @@ class Exit(Struct, frozen=True):
     reason: str = ""
 
 
-Effect = Say | StartRanks | GiveSetup | KillRanks | DropRanks | Note | Exit
+Effect = Send | StartRanks | GiveSetup | KillRanks | DropRanks | Note | Exit
 
 
 class _Life:
@@ -116,10 +116,10 @@ class Host:
         self.device = Device()
         self._lives: dict[int, _Life] = {}
         self._orders: tuple[LifeOrder, ...] = ()
-        self._heard = 0
-        self._heard_at = now
+        self._latest_life = 0
+        self._contact_at = now
         self._due_at = now
-        #: What it waits for, as it was said last.
+        #: Reason for having no place, as it was logged last.
         self._waits = ""
         #: Once leaving: the end, and when it is due at the latest.
         self._leaving: tuple[Exit, float] | None = None
@@ -140,7 +140,7 @@ class Host:
         """Take a message of the leader."""
         if self._leaving is not None:
             return []
-        self._heard_at = now
+        self._contact_at = now
         match message:
             case Orders():
                 return self._ordered(message, now)
@@ -157,16 +157,17 @@ class Host:
             case Dismiss(leader=leader, drained=drained, reason=reason):
                 if leader != self.leader:
                     return []
-                return self._go(Exit(EXIT_LEFT if drained else EXIT_UNWANTED, reason), now)
+                end = Exit(EXIT_LEFT if drained else EXIT_UNWANTED, reason)
+                return [Send(Leave(boot=self._boot)), *self._go(end, now)]
 
     def tick(self, now: float) -> list[Effect]:
         """Do what is due."""
         if self._leaving is not None:
             return [self._leaving[0]] if now >= self._leaving[1] else []
         effects: list[Effect] = []
-        if self.leader and now - self._heard_at > SILENT_S:
-            effects += [*self._leave_group(), Note(f"the leader was not heard for {SILENT_S:g} s", warns=True)]
-        if not self.leader and now - self._heard_at > _UNANSWERED_S:
+        if self.leader and now - self._contact_at > SILENT_S:
+            effects += [*self._leave_group(), Note(f"the leader was no message for {SILENT_S:g} s", warns=True)]
+        if not self.leader and now - self._contact_at > _UNANSWERED_S:
             effects += self._wait_for("no answer: there is no leader, or it has another key")
         if now >= self._due_at:
             effects.append(self._beat(now) if self.leader else self._join(now))
@@ -180,17 +181,17 @@ class Host:
         life.ends[rank] = how
         return self._settle(now)
 
-    def said(self, number: int, rank: int, message: FromEngine) -> list[Effect]:
-        """An engine process of a life has said this."""
+    def reported(self, number: int, rank: int, message: FromEngine) -> list[Effect]:
+        """An engine process of a life has sent this."""
         if not self.leader or self._leaving is not None:
             return []
-        return [Say(FromRank(boot=self._boot, life=number, number=rank, message=message))]
+        return [Send(FromRank(boot=self._boot, life=number, number=rank, message=message))]
 
     def stop(self, reason: str, now: float) -> list[Effect]:
         """Asked to end."""
         if self._leaving is not None:
             return []
-        return [Say(Leave(boot=self._boot)), *self._go(Exit(EXIT_LEFT, reason), now)]
+        return [Send(Leave(boot=self._boot)), *self._go(Exit(EXIT_LEFT, reason), now)]
 
     # ------------------------------------------------------------ orders
 
@@ -209,7 +210,7 @@ class Host:
         return [*effects, *self._settle(now)]
 
     def _settle(self, now: float) -> list[Effect]:
-        """Drop the lives that are over, start those that are ordered and new, and say what there is now."""
+        """Drop the lives that are over, start those that are ordered and new, and report what there is now."""
         effects: list[Effect] = []
         for number, life in list(self._lives.items()):
             if life.killed and life.has_ended:
@@ -221,15 +222,15 @@ class Host:
             return effects
         if not any(life.killed for life in self._lives.values()):
             for order in self._orders:
-                if order.life > self._heard:
-                    self._heard = order.life
+                if order.life > self._latest_life:
+                    self._latest_life = order.life
                     self._lives[order.life] = _Life(self.ranks)
                     effects.append(StartRanks(order))
         return [*effects, self._beat(now)]
 
     def _leave_group(self) -> list[Effect]:
         """Kill all: there is no leader whose lives these are."""
-        self.leader, self._orders, self._heard = "", (), 0
+        self.leader, self._orders, self._latest_life = "", (), 0
         effects: list[Effect] = []
         for number, life in list(self._lives.items()):
             if not life.killed:
@@ -242,7 +243,7 @@ class Host:
         self._leaving = (end, now + _LEAVE_S)
         return [*effects, *self._settle(now)]
 
-    # ------------------------------------------------------------ words
+    # ------------------------------------------------------------ messages
 
     def _wait_for(self, reason: str) -> list[Effect]:
         if reason == self._waits:
@@ -250,14 +251,14 @@ class Host:
         self._waits = reason
         return [Note(f"no place in the group: {reason}", warns=True)]
 
-    def _join(self, now: float) -> Say:
+    def _join(self, now: float) -> Send:
         self._due_at = now + BEAT_S
-        return Say(Join(protocol=PROTOCOL, boot=self._boot, host=self._host, ranks=self.ranks))
+        return Send(Join(protocol=PROTOCOL, boot=self._boot, host=self._host, ranks=self.ranks))
 
-    def _beat(self, now: float) -> Say:
+    def _beat(self, now: float) -> Send:
         self._due_at = now + BEAT_S
         lives = (
             LifeState(life=number, ends=tuple(life.ends), is_set_up=life.is_set_up)
             for number, life in self._lives.items()
         )
-        return Say(Beat(boot=self._boot, heard=self._heard, lives=tuple(lives), device=self.device))
+        return Send(Beat(boot=self._boot, latest_life=self._latest_life, lives=tuple(lives), device=self.device))

@@ -1,10 +1,10 @@
 """The leader's side of a group over several machines, as decisions alone: no socket, no clock.
 
-- Each other machine has a *place*, which a rank host takes by `Join` and keeps while it is heard. Ranks are numbered by place.
-- An engine of the group is a *life*: a number, given once. What a machine says of a life counts for that one; one that is not ordered any
-  more is killed there. It has ended on a machine when that says so, or when the machine has lost its place: then its rank host ends
-  what it has as soon as it does not hear this leader, or before it starts anything else.
-- A machine is *there* while it is heard; nothing is started before all are. A shorter silence than that which costs the place, as of a
+- Each other machine has a *place*, which a rank host takes by `Join` and keeps while messages of it arrive. Ranks are numbered by place.
+- An engine of the group is a *life*: a number, given once. A machine's report of a life counts for that one; one that is not ordered any
+  more is killed there. It has ended on a machine when that reports so, or when the machine has lost its place: then its rank host ends
+  what it has once it gets no message of this leader, or before it starts anything else.
+- A machine is *there* while its messages arrive; nothing is started before all are. A silence that does not cost the place yet, as of a
   connection that is made anew, holds starts up and ends nothing.
 """
 
@@ -42,7 +42,7 @@ _CUT_OFF_S = 2.0
 #: For so long a rank host waits for a place where all are taken: its own, of before its restart, is free by then.
 _NO_PLACE_S = 10.0
 
-#: Without a word of these a waiting rank host is forgotten.
+#: Without a message for so long a waiting rank host is forgotten.
 _FORGOTTEN_S = 30.0
 
 
@@ -60,23 +60,23 @@ class _Place:
         self.peer = peer
         self.boot = join.boot
         self.host = join.host
-        self.heard_at = now
+        self.contact_at = now
         #: Since when there is no connection to it.
         self.cut_off_at: float | None = None
-        self.heard = 0
+        self.latest_life = 0
         self.states: dict[int, LifeState] = {}
         self.device = Device()
         #: When a setup was sent last, by life.
         self.set_up_at: dict[int, float] = {}
 
     def is_there(self, now: float) -> bool:
-        return self.cut_off_at is None and now - self.heard_at <= _ABSENT_S
+        return self.cut_off_at is None and now - self.contact_at <= _ABSENT_S
 
     def lost_because(self, now: float) -> str:
         """Reason why it has lost its place; "": it has not."""
         if self.cut_off_at is not None and now - self.cut_off_at > _CUT_OFF_S:
             return "its connection is gone"
-        return f"not heard for {SILENT_S:g} s" if now - self.heard_at > SILENT_S else ""
+        return f"no message for {SILENT_S:g} s" if now - self.contact_at > SILENT_S else ""
 
 
 class _Life:
@@ -104,7 +104,7 @@ class Leader:
         self._lives: dict[int, _Life] = {}
         self._last = 0
         self._due_at = 0.0
-        #: Boots of rank hosts without a place -> since when, and when they were heard last.
+        #: Boots of rank hosts without a place -> since when, and when they asked last.
         self._waiting: dict[str, tuple[float, float]] = {}
 
     @property
@@ -121,7 +121,7 @@ class Leader:
         """Measurements of the other machines, with their names."""
         return [(place.host, place.device) for place in self._places if place is not None]
 
-    # ------------------------------------------------------------ what rank hosts say
+    # ------------------------------------------------------------ messages of rank hosts
 
     def receive(self, peer: bytes, message: ToLeader, now: float) -> list[Sent]:
         """Take a message of the rank host with this address; returns what is answered at once."""
@@ -132,10 +132,10 @@ class Leader:
             return [] if isinstance(message, Leave) else [Sent(peer, Wait(reason="this leader does not know it"))]
         place = self._places[index]
         assert place is not None
-        place.peer, place.heard_at, place.cut_off_at = peer, now, None
+        place.peer, place.contact_at, place.cut_off_at = peer, now, None
         match message:
             case Beat():
-                place.heard, place.device = message.heard, message.device
+                place.latest_life, place.device = message.latest_life, message.device
                 place.states = {state.life: state for state in message.lives}
             case FromRank(life=number):
                 if (life := self._lives.get(number)) is not None and message.number < self.ranks:
@@ -155,8 +155,8 @@ class Leader:
             return [Sent(peer, Refuse(why="count", reason=reason))]
         known = next((index for index, one in enumerate(self._places) if one and one.boot == join.boot), None)
         if known is not None:
-            # It did not hear this leader for a while, and has ended what it had.
-            self._free(known, "its rank host did not hear the leader")
+            # It got no message of this leader for a while, and has ended what it had.
+            self._free(known, "its rank host had lost the leader")
         free = next((index for index, one in enumerate(self._places) if one is None), None)
         if free is not None:
             self._waiting.pop(join.boot, None)
@@ -186,7 +186,7 @@ class Leader:
     # ------------------------------------------------------------ time
 
     def tick(self, now: float) -> list[Sent]:
-        """Free the places of machines that are not heard, and return what is due to be said."""
+        """Free the places of machines that send nothing any more, and return the messages that are due."""
         for index, place in enumerate(self._places):
             if place is not None and (reason := place.lost_because(now)):
                 self._free(index, reason)
@@ -253,7 +253,7 @@ class Leader:
             self._due_at = 0.0
 
     def forget(self, number: int) -> None:
-        """Order a life no more, and drop what is said of it."""
+        """Order a life no more, and drop the reports of it."""
         self.kill(number)
         self._lives.pop(number, None)
 
@@ -266,7 +266,7 @@ class Leader:
             return life.lost.get(index, "its machine is not there")
         state = place.states.get(number)
         if state is None:
-            return "it was killed" if place.heard >= number else None
+            return "it was killed" if place.latest_life >= number else None
         return state.ends[rank] if rank < len(state.ends) else None
 
     def take(self, number: int, index: int, rank: int) -> list[FromEngine]:

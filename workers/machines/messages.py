@@ -1,6 +1,6 @@
 """Messages between the leader of a group over several machines and its rank hosts, one a frame: msgpack, and no pickle.
 
-Both sides say all that holds, again and again (`Orders`, `Beat`): a message that is lost is made up for by the next, and one of an engine
+Both sides send their whole state each second (`Orders`, `Beat`): a message that is lost is made up for by the next, and one of an engine
 start before (`life`) or of a leader before (`leader`) is known by its number and dropped.
 """
 
@@ -47,7 +47,7 @@ class LifeState(Struct, frozen=True, kw_only=True):
 
 
 class Join(Struct, frozen=True, kw_only=True, tag="join"):
-    """Ask for a place in the group; said each second until there is an answer."""
+    """Request for a place in the group; sent each second until there is an answer."""
 
     protocol: int
     #: Drawn at each start of a rank host.
@@ -59,11 +59,11 @@ class Join(Struct, frozen=True, kw_only=True, tag="join"):
 
 
 class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
-    """All lives that there are on this machine; said each second, and at once when that changes."""
+    """All lives that there are on this machine; sent each second, and at once when that changes."""
 
     boot: _Name
-    #: The highest life that it has heard of.
-    heard: Annotated[int, Meta(ge=0)] = 0
+    #: The highest life that it was ordered to start.
+    latest_life: Annotated[int, Meta(ge=0)] = 0
     lives: Annotated[tuple[LifeState, ...], Meta(max_length=16)] = ()
     device: Device = Device()
 
@@ -78,7 +78,7 @@ class FromRank(Struct, frozen=True, kw_only=True, tag="from_rank"):
 
 
 class Leave(Struct, frozen=True, kw_only=True, tag="leave"):
-    """This rank host ends, and its engine processes with it."""
+    """This rank host ends, and its engine processes with it; also the answer to `Dismiss`."""
 
     boot: _Name
 
@@ -98,7 +98,7 @@ class LifeOrder(Struct, frozen=True, kw_only=True):
 
 
 class Orders(Struct, frozen=True, kw_only=True, tag="orders"):
-    """A place in the group, and all lives that there are to be; others are killed. Said each second, and at once when that changes."""
+    """A place in the group, and all lives that there are to be; others are killed. Sent each second, and at once when that changes."""
 
     #: Drawn at each start of a leader.
     leader: _Name

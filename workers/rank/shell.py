@@ -14,7 +14,7 @@ from broker.runtime.log_actions import Action
 from broker.runtime.signal_socket import SignalSocket, caught
 from workers.agent.clock import AwakeClock
 from workers.agent.stats import Sampler
-from workers.machines.host import DropRanks, Effect, Exit, GiveSetup, Host, KillRanks, Note, Say, StartRanks
+from workers.machines.host import DropRanks, Effect, Exit, GiveSetup, Host, KillRanks, Note, Send, StartRanks
 from workers.machines.messages import Device
 from workers.machines.sockets import HostSocket
 from workers.rank.lives import Lives
@@ -89,7 +89,7 @@ class RankShell:
         # Checked before reading: all messages of a dead process are there to be read.
         ends = self._lives.ends()
         for life, rank, message in [*self._lives.messages()]:
-            self._apply(self._host.said(life, rank, message))
+            self._apply(self._host.reported(life, rank, message))
         for life, rank, how in ends:
             self._apply(self._host.ended(life, rank, how, self._clock.now()))
         for order in self._leader.receive():
@@ -120,7 +120,7 @@ class RankShell:
 
     def _carry_out(self, effect: Effect) -> list[Effect]:
         match effect:
-            case Say(message):
+            case Send(message):
                 self._leader.send(message)
             case StartRanks(order):
                 try:
