@@ -236,7 +236,7 @@ def test_one_too_many_gets_no_place_and_one_with_another_number_of_gpus_ends(pai
         other_count = pair.host("c", "--gpus", "cpu:3")
         assert other_count.process.wait(60) == EXIT_SETTINGS
         assert f"{HERE} has 3 GPUs for the group and its leader 1; all its machines have as many" in (
-            other_count.process.last_words()
+            other_count.process.logged()
         )
         pair.host("b")
         ready(broker, worker)
