@@ -22,6 +22,7 @@ from broker.core.jobs import Job
 from broker.core.lookups import Found, Lookup, RecordCounts
 from broker.core.policy import Policy
 from broker.core.state import State
+from broker.core.usage import gpus_of_last
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.load import LOAD_PERIOD_S
@@ -126,6 +127,7 @@ class Core:
                 parking.watch_draft(state, job)
             else:
                 job.goes_on_from = job.kept
+                job.held_gpus = gpus_of_last(job)
                 job.change_holder("restored")
                 state.orphans.add(job.id, job.worker)
         state.rejoin_until = now + state.policy.rejoin_s

@@ -128,6 +128,16 @@ def test_the_end_of_a_job_in_a_group_is_expected_sooner():
     assert desk.view("b").eta_s == pytest.approx(FOUR_S, rel=0.02)
 
 
+def test_the_end_of_a_job_in_a_group_is_expected_as_soon_over_a_restart_of_the_broker():
+    desk = taught(4)
+    desk.submit("a", units=UNIT)
+    desk.start("w0-4", "a")
+    desk.restart()
+    for seconds, gpus in ((FOUR_S, 4), (ONE_S, 1)):
+        desk.core.state.costs.learn("demo", UNIT, seconds, gpus)
+    assert desk.view("a").eta_s == pytest.approx(FOUR_S, rel=0.3)
+
+
 def test_a_worker_that_is_lost_or_leaves_counts_no_more():
     desk = taught(1, 4)
     waiting = m.Submission(model="demo")

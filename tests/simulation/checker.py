@@ -374,7 +374,11 @@ class Checker(EdgeChecks, EngineChecks):
             require(job.state is not JobState.SUCCEEDED or files, "what is published stays", job.id)
             finals = [move for move in job.history if move.target in ("succeeded", "failed", "cancelled")]
             require(len(finals) == 1, "a job ends once", job.id, job.history)
-            used_s = sum(gpu_seconds(job)) / job.submission.gpus
+            starts = [move for move in job.history if move.target == "running"]
+            gpus = {worker.name: worker.gpus for worker in self.world.workers}
+            counted = all(move.gpus == gpus[move.worker] for move in starts if move.worker)
+            require(counted, "usage counts the GPUs of the worker", job.id, job.history)
+            used_s = sum(gpu_seconds(job)) / max((move.gpus for move in starts), default=1)
             most_s = job.finished_at - job.submitted_at - job.preempted_s
             # A broker that starts again counts its time anew.
             sound = used_s <= most_s + 0.001 or bool(self.world.broker.deaths)

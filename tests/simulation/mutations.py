@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from broker.core import lookups, reports, requests, retry, state, timers, worker_breaker
+from broker.core import grants, lookups, reports, requests, retry, state, timers, worker_breaker
 from broker.core.effects import Send, SendRun
 from broker.core.jobs import Cause
 from broker.core.machine import Core
@@ -55,6 +55,14 @@ def _after_the_end(original: Callable[..., Any]) -> Callable[..., Any]:
         return job
 
     return current
+
+
+def _requested_gpus(original: Callable[..., Any]) -> Callable[..., Any]:
+    def give(core_state: Any, job: Any, worker: Any) -> None:
+        original(core_state, job, worker)
+        job.held_gpus = job.submission.gpus
+
+    return give
 
 
 def _deaf_to_stop(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -337,6 +345,11 @@ RULES: tuple[Mutation, ...] = (
     Mutation("no-tenant-limit", "a tenant has its share of workers", ((Tenants, "may_start", constant(True)),)),
     Mutation("wrong-worker", "a pinned job runs where it was pinned", ((placement, "fits", constant(True)),)),
     Mutation("silent-steps", "who follows a job is told of its steps", ((StepStreams, "note", nothing),)),
+    Mutation(
+        "requested-gpus-used",
+        "usage counts the GPUs of the worker",
+        ((grants, "give", _requested_gpus), (requests, "give", _requested_gpus)),
+    ),
     Mutation("silent-watch", "every change is sent to watchers", ((Core, "notify_watchers", constant([])),)),
     Mutation(
         "result-said-once",

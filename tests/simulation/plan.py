@@ -216,6 +216,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     torn: float = 0.0
     #: Everything takes as long as is predicted, and nothing goes wrong but that a worker is lost: what is promised can be kept.
     exact: bool = False
+    #: GPUs of each worker; none: one each.
+    sizes: tuple[int, ...] = ()
 
     def kill_s(self, random: Random) -> float:
         """How long a killed engine takes to be gone: beyond the agent's patience when it sits in the kernel."""
@@ -291,7 +293,13 @@ def draw(seed: int) -> Plan:
         resumes=resumes,
         checkpoint_steps=Random(f"checkpoints {seed}").choice((0, 1, 1, 3)) if resumes else 0,
         torn=parks.choice((0.0, 0.0, 0.3)),
+        sizes=_sizes(Random(f"sizes {seed}"), workers),
     )
+
+
+def _sizes(random: Random, workers: int) -> tuple[int, ...]:
+    """GPUs of so many workers, in one seed of four."""
+    return tuple(random.choices((1, 1, 2, 4), k=workers)) if random.random() < 0.25 else ()
 
 
 def _exact(seed: int, random: Random) -> Plan:

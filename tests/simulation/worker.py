@@ -63,6 +63,7 @@ class WorkerProcess:
         self._lets_in = set[int]()
         self._tails = set[int]()
         self.boots = 0
+        self.gpus = 1
         #: Its machine is gone for good.
         self.lost = False
         self.paused_until = 0.0
@@ -83,7 +84,7 @@ class WorkerProcess:
         identity = Identity(
             name=self.name,
             boot=f"{self.name}-{self.boots}",
-            info=m.WorkerInfo(models=cards),
+            info=m.WorkerInfo(models=cards, gpus=self.gpus),
             setup=Setup(models=cards, preload=cards[0].name, device="cpu"),
             dirs=self.spool.dirs,
         )

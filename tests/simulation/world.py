@@ -59,6 +59,8 @@ class World:
         self.workers += [
             WorkerProcess(self, f"gpu-{index}", Random(f"worker {seed} {index}"), seed) for index in range(plan.workers)
         ]
+        for worker, gpus in zip(self.workers, plan.sizes, strict=False):
+            worker.gpus = gpus
         self.edges += [Edge(self, f"edge-{index}", Random(f"edge {seed} {index}")) for index in range(plan.edges)]
         for worker in self.workers:
             self.timeline.after(self._random.choice((0.0, 0.0, 1.0)), worker.start)
