@@ -19,18 +19,14 @@ MODEL = "bench"
 #: Measured between a worker's result and its next job, with the commit in between; charged to every job here.
 HANDOVER_S = 0.0005
 
-_INFOS = {
-    resumes: codec.encode_body(
-        m.WorkerInfo(models=(ModelCard(name=MODEL, engine="fake", output="video", resumes=resumes),))
-    )
-    for resumes in (False, True)
-}
 _RESULT = codec.encode_body(Result())
 
 
-def worker_hello(number: int, *, resumes: bool = False) -> m.Hello:
+def worker_hello(number: int, *, resumes: bool = False, gpus: int = 1) -> m.Hello:
     """How a simulated worker introduces itself; `resumes`: its model's jobs go on from checkpoints."""
-    return m.Hello(name=f"worker-{number}", boot="1", seen=0, free=1, body=_INFOS[resumes])
+    card = ModelCard(name=MODEL, engine="fake", output="video", resumes=resumes)
+    body = codec.encode_body(m.WorkerInfo(models=(card,), gpus=gpus))
+    return m.Hello(name=f"worker-{number}", boot="1", seen=0, free=1, body=body)
 
 
 class CorePool:

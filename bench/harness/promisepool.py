@@ -44,6 +44,13 @@ class Delays(Struct, frozen=True, kw_only=True):
     beat_gap_s: float = 0.25
 
 
+class Group(Struct, frozen=True):
+    """A worker: its GPUs, and how many times as fast as one it is."""
+
+    gpus: int = 1
+    speed: float = 1.0
+
+
 class Order(Struct, frozen=True):
     """A job as its client orders it."""
 
@@ -112,8 +119,12 @@ class PromisePool:
         preempt_delay: float = 0.0,
         delays: Delays | None = None,
         resumes: bool = True,
+        groups: Sequence[Group] = (),
     ) -> None:
-        """`preempt_delay`: as in the broker's policy; 0: every job runs to its end. `resumes`: jobs go on from checkpoints."""
+        """`preempt_delay`: as in the broker's policy; 0: every job runs to its end. `resumes`: jobs go on from checkpoints.
+
+        `groups`: what the first workers are; the others have one GPU.
+        """
         policy = Policy(
             queue_limit=10_000_000,
             suspect_after_s=1e9,
@@ -138,9 +149,12 @@ class PromisePool:
         #: The workers that have drawn a part of each job.
         self._drawn: list[set[bytes]] = [set() for _ in orders]
         self.outcomes = [Outcome() for _ in orders]
+        self._speeds: dict[bytes, float] = {}
         for number in range(workers):
             peer = f"worker-{number}".encode()
-            self._receive(peer, worker_hello(number, resumes=resumes), 0.0)
+            group = groups[number] if number < len(groups) else Group()
+            self._speeds[peer] = group.speed
+            self._receive(peer, worker_hello(number, resumes=resumes, gpus=group.gpus), 0.0)
             self._receive(peer, m.Heartbeat(seen=0, free=1, model=MODEL, engine="ready"), 0.0)
         for number, order in enumerate(orders):
             self._push(order.at_s, "submit", number)
@@ -211,7 +225,7 @@ class PromisePool:
             draws_at = begun + (delays.resume_s if known else delays.resume_elsewhere_s)
         drawn.add(peer)
         outcome = self.outcomes[number]
-        step_s = (order.length_s - delays.before_s - delays.after_s) / order.steps
+        step_s = (order.length_s - delays.before_s - delays.after_s) / order.steps / self._speeds[peer]
         if outcome.start_s < 0.0:
             outcome.start_s = begun
         self._attempts[peer] = attempt = PoolAttempt(run, begun, draws_at, first, order.steps, step_s)
@@ -280,7 +294,7 @@ class PromisePool:
         self._left -= 1
         outcome = self.outcomes[number]
         outcome.end_s = now
-        run, length_s = attempt.run, self._orders[number].length_s
+        run, length_s = attempt.run, self._orders[number].length_s / self._speeds[peer]
         finished = m.Finished(
             job_id=run.job_id, fence=run.fence, free=1, run_s=length_s, age_s=now - attempt.begun_at, body=_RESULT
         )

@@ -18,12 +18,13 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from bench.harness.policies import Job, first_come, long_first, short_first, shortest_left
-from bench.harness.promisepool import STEPS, Delays, Order, Outcome, PromisePool
+from bench.harness.promisepool import STEPS, Delays, Group, Order, Outcome, PromisePool
 from bench.report import plot
 from bench.report.report import Grid, Metric, Report, progress
 from bench.report.stats import percentile
 from bench.suites import promises_live, promises_replica
 from broker.core.policy import Policy
+from broker.core.scheduling.costs import speed
 
 NOISES = (0.0, 0.1, 0.2, 0.4)
 LOADS = (0.5, 0.7, 0.9)
@@ -36,6 +37,9 @@ POOL_DRAWS = 3
 PICTURE_POOLS = (2, 4, 8, 16)
 PICTURE_BARS = (4, 8, 16)
 PICTURES = "pictures among clips, "
+#: A pool of single GPUs and of groups, which are slower than is believed of them before they have finished a job.
+MIXED_POOL = "single GPUs (4) and groups of four (2)"
+MIXED = (*[Group(gpus=4, speed=0.85 * speed(4))] * 2, *[Group()] * 4)
 #: An order that uses every length beforehand lets short ones wait until they take so many times their length.
 LATEST = (2.0, 3.0, 5.0)
 TO_END = "to the end"
@@ -164,7 +168,9 @@ def run_one(plan: PromisesPlan, noise: float, load: float) -> Result:
     )
 
 
-def _outcomes(plan: PromisesPlan, orders: Sequence[Order], noise: float, delay: float) -> list[Outcome]:
+def _outcomes(
+    plan: PromisesPlan, orders: Sequence[Order], noise: float, delay: float, groups: Sequence[Group] = ()
+) -> list[Outcome]:
     pool = PromisePool(
         orders,
         plan.workers,
@@ -173,6 +179,7 @@ def _outcomes(plan: PromisesPlan, orders: Sequence[Order], noise: float, delay: 
         confidence=plan.confidence,
         taught=_taught(plan.seed),
         preempt_delay=delay,
+        groups=groups,
     )
     return pool.run()
 
@@ -226,6 +233,21 @@ def by_pool(plan: PromisesPlan, pools: Sequence[int] = POOLS) -> dict[str, Figur
             jobs = [Job(order.at_s, order.length_s, order.length_s / STEPS) for order in orders]
             ends = short_first(jobs, workers, APART_S, Delays().checkpoint_s)
             found.setdefault(f"{workers} workers: {SHORT_FIRST}", []).append(_figures(orders, ends, outcomes))
+    return _means(found)
+
+
+def by_mixed_pool(plan: PromisesPlan) -> dict[str, Figures]:
+    """As `by_pool`, of `MIXED`, with as much work as for as many single GPUs as it is as fast as."""
+    found: dict[str, list[Figures]] = {}
+    as_fast_as = round(sum(group.speed for group in MIXED))
+    for draw in range(min(plan.draws, POOL_DRAWS)):
+        orders = draw_orders(structs.replace(plan, seed=plan.seed + draw, workers=as_fast_as), BAR_NOISE, BAR_LOAD)
+        drawn = structs.replace(plan, seed=plan.seed + draw, workers=len(MIXED))
+        for label, delay in ((TO_END, 0.0), (_longer(plan), plan.delay)):
+            outcomes = _outcomes(drawn, orders, BAR_NOISE, delay, MIXED)
+            # Lengths are those on one GPU: what a group saves would hide what parking costs.
+            figures = structs.replace(own_figures(orders, outcomes), long_lost=0.0)
+            found.setdefault(f"{MIXED_POOL}: {label}", []).append(figures)
     return _means(found)
 
 
@@ -323,7 +345,7 @@ def run(plan: PromisesPlan) -> Report:
     progress("what long jobs pay for short ones")
     traded = trade_off(plan)
     progress("pools of other sizes")
-    pools = by_pool(plan)
+    pools = by_pool(plan) | by_mixed_pool(plan)
     progress("pictures among clips")
     pictures = by_pool(structs.replace(plan, by_jobs=True), PICTURE_POOLS)
     return report_of(plan, results, off, traded, pools, pictures)

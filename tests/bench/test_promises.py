@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from bench.harness.policies import Job, long_first, short_first, shortest_left
-from bench.harness.promisepool import Order, Outcome, PromisePool
+from bench.harness.promisepool import Group, Order, Outcome, PromisePool
 from bench.suites import promises
 
 SMALL = promises.PromisesPlan(jobs=300, workers=4)
@@ -138,3 +138,15 @@ def test_what_parking_costs_long_jobs_is_told_apart_from_what_they_wait():
     found = promises.own_figures(orders, parked)
     assert found.long_lost == pytest.approx(0.02)
     assert found.long_mean == pytest.approx(1.1)
+
+
+def test_a_group_is_as_fast_as_it_is_said_to_be_and_its_promises_are_kept():
+    orders = [Order(at_s=11.0 * number, size_s=10.0, length_s=10.0, within_s=60.0) for number in range(20)]
+    groups = [Group(gpus=4, speed=2.0), Group()]
+    outcomes = PromisePool(orders, 2, 0.0, 1, confidence=0.95, taught=[5.0, 10.0] * 10, groups=groups).run()
+    took = {round(end - start, 3) for outcome in outcomes for start, end in outcome.spans}
+    assert took == {10.0}, "the smallest worker that is free has each"
+    crowded = [Order(at_s=0.0, size_s=10.0, length_s=10.0, within_s=60.0) for _ in range(6)]
+    outcomes = PromisePool(crowded, 2, 0.0, 1, confidence=0.95, taught=[5.0, 10.0] * 10, groups=groups).run()
+    assert {round(end - start, 3) for outcome in outcomes for start, end in outcome.spans} == {5.0, 10.0}
+    assert all(outcome.end_s <= outcome.ready_by for outcome in outcomes)
