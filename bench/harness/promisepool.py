@@ -81,6 +81,8 @@ class Outcome(Struct):
     parks: int = 0
     #: (start, end) of each time that it was in an engine.
     spans: list[tuple[float, float]] = []
+    #: The workers that have drawn a part of it.
+    drawn_by: frozenset[bytes] = frozenset()
 
 
 class PoolAttempt(Struct):
@@ -146,8 +148,6 @@ class PromisePool:
         self._order = 0
         self._left = len(orders)
         self._attempts: dict[bytes, PoolAttempt] = {}
-        #: The workers that have drawn a part of each job.
-        self._drawn: list[set[bytes]] = [set() for _ in orders]
         self.outcomes = [Outcome() for _ in orders]
         self._speeds: dict[bytes, float] = {}
         for number in range(workers):
@@ -218,13 +218,13 @@ class PromisePool:
         number = int(run.job_id[1:])
         order, delays = self._orders[number], self._delays
         begun = now + HANDOVER_S
-        known = peer in (drawn := self._drawn[number])
+        outcome = self.outcomes[number]
+        known = peer in outcome.drawn_by
         first = self._first(run)
         draws_at = begun + delays.before_s
         if first:
             draws_at = begun + (delays.resume_s if known else delays.resume_elsewhere_s)
-        drawn.add(peer)
-        outcome = self.outcomes[number]
+        outcome.drawn_by |= {peer}
         step_s = (order.length_s - delays.before_s - delays.after_s) / order.steps / self._speeds[peer]
         if outcome.start_s < 0.0:
             outcome.start_s = begun

@@ -118,8 +118,8 @@ class RescuePool(PromisePool):
         if attempt is not None:
             self._note(attempt, now)
             self._gone[peer] = self._leave(peer, attempt, now)
-        for drawn in self._drawn:
-            drawn.discard(peer)
+        for outcome in self.outcomes:
+            outcome.drawn_by -= {peer}
         self._push(now + LEASE_S, "silent", peer)
         self._push(now + REPAIR_S, "return", number)
 
