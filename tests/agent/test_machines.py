@@ -298,6 +298,13 @@ def test_without_its_leader_it_kills_all_and_asks_for_a_place_again(placed: Host
         assert kinds(placed.tick(9.5))[-1] == "Join"
 
 
+def test_an_order_that_was_late_starts_no_life_of_before(placed: Host) -> None:
+    placed.tick(8.2)
+    end_all(placed, now=8.3)
+    assert "StartRanks" not in kinds(placed.receive(Orders(leader="L", lives=(order(),)), 8.4))
+    assert "StartRanks" in kinds(placed.receive(Orders(leader="L", lives=(order(2),)), 8.5))
+
+
 def test_messages_of_its_processes_are_passed_on_with_their_life(placed: Host) -> None:
     failed = JobFailed(fence=1, kind=FailureKind.OUT_OF_MEMORY, fatal=True)
     assert placed.reported(1, 1, failed) == [h.Send(FromRank(boot="b1", life=1, number=1, message=failed))]

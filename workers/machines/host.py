@@ -108,11 +108,11 @@ class Host:
     """Place and lives of one rank host. `host`: name of its machine; `ranks`: number of its GPUs."""
 
     def __init__(self, boot: str, host: str, ranks: int, now: float) -> None:
-        self._boot = boot
-        self._host = host
-        self.ranks = ranks
+        self._own = Join(protocol=PROTOCOL, boot=boot, host=host, ranks=ranks)
         #: The leader that gave it a place; "": it has none.
         self.leader = ""
+        #: The leader that gave it one last, whose lives it counts: orders of before may still be under way.
+        self._counted = ""
         self.device = Device()
         self._lives: dict[int, _Life] = {}
         self._orders: tuple[LifeOrder, ...] = ()
@@ -123,6 +123,11 @@ class Host:
         self._waits = ""
         #: Once leaving: the end, and when it is due at the latest.
         self._leaving: tuple[Exit, float] | None = None
+
+    @property
+    def ranks(self) -> int:
+        """Number of its GPUs."""
+        return self._own.ranks
 
     @property
     def next_due(self) -> float:
@@ -158,7 +163,7 @@ class Host:
                 if leader != self.leader:
                     return []
                 end = Exit(EXIT_LEFT if drained else EXIT_UNWANTED, reason)
-                return [Send(Leave(boot=self._boot)), *self._go(end, now)]
+                return [Send(Leave(boot=self._own.boot)), *self._go(end, now)]
 
     def tick(self, now: float) -> list[Effect]:
         """Do what is due."""
@@ -185,13 +190,13 @@ class Host:
         """An engine process of a life has sent this."""
         if not self.leader or self._leaving is not None:
             return []
-        return [Send(FromRank(boot=self._boot, life=number, number=rank, message=message))]
+        return [Send(FromRank(boot=self._own.boot, life=number, number=rank, message=message))]
 
     def stop(self, reason: str, now: float) -> list[Effect]:
         """Asked to end."""
         if self._leaving is not None:
             return []
-        return [Send(Leave(boot=self._boot)), *self._go(Exit(EXIT_LEFT, reason), now)]
+        return [Send(Leave(boot=self._own.boot)), *self._go(Exit(EXIT_LEFT, reason), now)]
 
     # ------------------------------------------------------------ orders
 
@@ -200,6 +205,8 @@ class Host:
         if message.leader != self.leader:
             effects += self._leave_group()
             self.leader, self._waits = message.leader, ""
+            if self._counted != self.leader:
+                self._counted, self._latest_life = self.leader, 0
             effects.append(Note("the leader has given this machine a place"))
         self._orders = message.lives
         wanted = {order.life for order in message.lives}
@@ -224,13 +231,13 @@ class Host:
             for order in self._orders:
                 if order.life > self._latest_life:
                     self._latest_life = order.life
-                    self._lives[order.life] = _Life(self.ranks)
+                    self._lives[order.life] = _Life(self._own.ranks)
                     effects.append(StartRanks(order))
         return [*effects, self._beat(now)]
 
     def _leave_group(self) -> list[Effect]:
         """Kill all: there is no leader whose lives these are."""
-        self.leader, self._orders, self._latest_life = "", (), 0
+        self.leader, self._orders = "", ()
         effects: list[Effect] = []
         for number, life in list(self._lives.items()):
             if not life.killed:
@@ -253,7 +260,7 @@ class Host:
 
     def _join(self, now: float) -> Send:
         self._due_at = now + BEAT_S
-        return Send(Join(protocol=PROTOCOL, boot=self._boot, host=self._host, ranks=self.ranks))
+        return Send(self._own)
 
     def _beat(self, now: float) -> Send:
         self._due_at = now + BEAT_S
@@ -261,4 +268,4 @@ class Host:
             LifeState(life=number, ends=tuple(life.ends), is_set_up=life.is_set_up)
             for number, life in self._lives.items()
         )
-        return Send(Beat(boot=self._boot, latest_life=self._latest_life, lives=tuple(lives), device=self.device))
+        return Send(Beat(boot=self._own.boot, latest_life=self._latest_life, lives=tuple(lives), device=self.device))
