@@ -15,10 +15,13 @@ import zmq
 from msgspec import structs
 
 from bench.harness.process import Process, clean_environ, free_port
+from broker.runtime.curve_keys import read_peer_key
 from broker.wire import messages as m
 from tests.sockets.broker_side import BrokerSide
+from tests.sockets.conftest import Sockets
 from tests.sockets.workers_side import POLICY, Agent, agent, all_gone, config
 from tests.support.waiting import wait_until
+from workers.machines.messages import PROTOCOL, Join, encode
 from workers.rank.cli import main
 from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_SETTINGS
 from workers.supervisor.messages import AgentConfig
@@ -246,17 +249,26 @@ def test_one_too_many_gets_no_place_and_one_with_another_number_of_gpus_ends(pai
         draws(broker, 1)
 
 
-def test_one_with_another_key_stays_out(pair: Pair, broker: BrokerSide) -> None:
+@pytest.mark.parametrize("knows", ["nothing", "the public key"])
+def test_one_without_the_key_stays_out(pair: Pair, broker: BrokerSide, sockets: Sockets, knows: str) -> None:
+    """Of a key, another is as good as none; who knows the public part is refused by name."""
     make_key(pair.home / "other")
-    stranger = pair.host("c", curve="other")
+    stranger = sockets(zmq.DEALER)
+    if knows == "the public key":
+        stranger.curve_publickey, stranger.curve_secretkey = zmq.curve_keypair()
+        stranger.curve_serverkey = read_peer_key(pair.home / "curve/worker.key", "worker").public.encode()
+    stranger.connect(pair.endpoint)
+    stranger.send(encode(Join(protocol=PROTOCOL, boot="x", host="stranger", ranks=1)))
+    other = pair.host("c", curve="other") if knows == "nothing" else None
     with agent(pair.config()) as worker:
         wait_until(lambda: waits(broker), what=WAITS)
-        stranger.says("no answer: there is no leader, or it has another key")
-        # Over many handshakes: it never gets in.
+        if other is None:
+            wait_until(lambda: "key_refused" in worker.process.logged(), what="the refusal")
         pair.host("b")
         ready(broker, worker)
-        assert stranger.engines() == []
-        assert stranger.process.poll() is None
+        assert "stranger" not in worker.process.logged()
+        assert not stranger.poll(0)
+        assert other is None or (other.engines() == [] and other.process.poll() is None)
 
 
 def test_a_spare_group_spans_the_machines_too(pair: Pair, broker: BrokerSide) -> None:
