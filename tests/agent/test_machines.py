@@ -138,6 +138,7 @@ def test_a_machine_that_is_lost_has_ended_its_part_of_all_lives(leader: Leader, 
     leader.receive(b"q", join("b1" if event == "join again" else "b2"), 7.0)
     assert leader.end_of(life, 0, 0) == how
     assert leader.waits_for(7.0) == ""
+    leader.set_up(life, SETUP)
     assert all(one.message == Orders(leader="L") for one in leader.tick(8.0))
 
 

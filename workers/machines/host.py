@@ -171,7 +171,7 @@ class Host:
             return [self._leaving[0]] if now >= self._leaving[1] else []
         effects: list[Effect] = []
         if self.leader and now - self._contact_at > SILENT_S:
-            effects += [*self._leave_group(), Note(f"the leader was no message for {SILENT_S:g} s", warns=True)]
+            effects += [*self._leave_group(), Note(f"no message of the leader for {SILENT_S:g} s", warns=True)]
         if not self.leader and now - self._contact_at > _UNANSWERED_S:
             effects += self._wait_for("no answer: there is no leader, or it has another key")
         if now >= self._due_at:

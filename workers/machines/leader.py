@@ -66,8 +66,6 @@ class _Place:
         self.latest_life = 0
         self.states: dict[int, LifeState] = {}
         self.device = Device()
-        #: When a setup was sent last, by life.
-        self.set_up_at: dict[int, float] = {}
 
     def is_there(self, now: float) -> bool:
         return self.cut_off_at is None and now - self.contact_at <= _ABSENT_S
@@ -86,6 +84,8 @@ class _Life:
         #: By place.
         self.orders = orders
         self.setup: Setup | None = None
+        #: Place -> when the setup was sent there last.
+        self.set_up_at: dict[int, float] = {}
         self.wanted = True
         #: Place -> why its machine is not counted on any more.
         self.lost: dict[int, str] = {}
@@ -198,22 +198,22 @@ class Leader:
         for index, place in enumerate(self._places):
             if place is not None:
                 sent.append(Sent(place.peer, self._orders(index)))
-                sent += self._setups(place, now)
+                sent += self._setups(index, place, now)
         return sent
 
     def _orders(self, index: int) -> Orders:
         lives = (life.orders[index] for life in self._lives.values() if life.wanted and index not in life.lost)
         return Orders(leader=self.boot, lives=tuple(lives))
 
-    def _setups(self, place: _Place, now: float) -> list[Sent]:
+    def _setups(self, index: int, place: _Place, now: float) -> list[Sent]:
         """Return the setups that it has not got, as far as is known. The first goes right behind the order that starts the life."""
         sent = []
         for number, life in self._lives.items():
             state = place.states.get(number)
-            if life.setup is None or not life.wanted or (state is not None and state.is_set_up):
+            if life.setup is None or not life.wanted or index in life.lost or (state is not None and state.is_set_up):
                 continue
-            if now - place.set_up_at.get(number, -BEAT_S) >= BEAT_S:
-                place.set_up_at[number] = now
+            if now - life.set_up_at.get(index, -BEAT_S) >= BEAT_S:
+                life.set_up_at[index] = now
                 sent.append(Sent(place.peer, SetUp(leader=self.boot, life=number, setup=life.setup)))
         return sent
 
