@@ -7,7 +7,7 @@ that is remembered of their model, or for none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from broker.core.pool import Worker
 from broker.core.scheduling.queue import Lane
@@ -28,8 +28,16 @@ def by_model(lanes: Lanes) -> dict[str, tuple[int, float]]:
     return found
 
 
-def by_class(lanes: Lanes, workers: Iterable[Worker], known: Mapping[str, OnDemandModel]) -> list[ClassBacklog]:
-    """Waiting jobs by model and class, sorted; every model of every class has an entry. `known`: classes of models without a worker."""
+def by_class(
+    lanes: Lanes,
+    workers: Iterable[Worker],
+    known: Mapping[str, OnDemandModel],
+    seconds_on: Callable[[Lane, float, int], float] = lambda lane, seconds, gpus: seconds,
+) -> list[ClassBacklog]:
+    """Waiting jobs by model and class, sorted; every model of every class has an entry. `known`: classes of models without a worker.
+
+    `seconds_on` converts a lane's seconds, as predicted for the mean of the workers, into those on workers of so many GPUs.
+    """
     there: dict[str, dict[_Class, list[int]]] = {}
     of_worker: dict[str, _Class] = {}
     alike: dict[tuple[_Class, frozenset[str]], int] = {}
@@ -50,9 +58,9 @@ def by_class(lanes: Lanes, workers: Iterable[Worker], known: Mapping[str, OnDema
         there.setdefault(model, {(remembered.device, remembered.size): [0, 0]})
     waiting: dict[tuple[str, _Class], tuple[int, float]] = {}
     for lane, (jobs, cost_s) in lanes.items():
-        key = lane.model, _class_of(lane, there.get(lane.model, {}), of_worker)
-        before, before_s = waiting.get(key, (0, 0.0))
-        waiting[key] = (before + jobs, before_s + cost_s)
+        own = _class_of(lane, there.get(lane.model, {}), of_worker)
+        before, before_s = waiting.get((lane.model, own), (0, 0.0))
+        waiting[lane.model, own] = (before + jobs, before_s + seconds_on(lane, cost_s, own[1]))
     for model, own in waiting:
         there.setdefault(model, {}).setdefault(own, [0, 0])
     return [

@@ -124,9 +124,13 @@ def availability(state: State, now: float, *, making_room: bool = False) -> list
 
 def work(state: State, submission: m.Submission, units: float) -> Work:
     lane = Lane(submission.model, submission.gpus, submission.pinned)
-    takes_s = state.run_times.predict(submission, units)
-    sd_s = takes_s * state.run_times.spread(submission, units)
-    return Work(lane, submission.tenant, state.run_times.by_size(submission, units), takes_s, sd_s)
+    by_size = state.run_times.by_size(submission, units)
+    if len(by_size) == 1:
+        ((takes_s, sd_s),) = by_size.values()
+    else:
+        takes_s = state.run_times.predict(submission, units)
+        sd_s = takes_s * state.run_times.spread(submission, units)
+    return Work(lane, submission.tenant, by_size, takes_s, sd_s)
 
 
 def limits(state: State, submission: m.Submission) -> dict[str, int]:

@@ -62,6 +62,8 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
     state.fresh[job.id] = job
     worker = at_once(state, submission)
     if worker is not None and promise is None:
+        if not state.pool.sizes.one:
+            known = state.costs.outlook(submission.model, submission.units, worker.info.gpus)
         state.queue.pass_by(now)
         give(state, job, worker)
         state.grant_new(job, now)

@@ -374,7 +374,7 @@ def pool_view(state: State, counts: RecordCounts, now: float, after: str = "", l
         backlog_by_model={model: bounds.wait_s(cost_s) for model, (_, cost_s) in by_model.items()},
         backlog_by_class=tuple(
             structs.replace(one, backlog_s=bounds.wait_s(one.backlog_s))
-            for one in backlog.by_class(lanes, workers, state.on_demand.known)
+            for one in backlog.by_class(lanes, workers, state.on_demand.known, state.run_times.seconds_on)
         ),
         on_demand=state.on_demand.missing(workers),
         refusing=state.refusing,

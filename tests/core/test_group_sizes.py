@@ -112,6 +112,21 @@ def test_what_waits_counts_so_much_that_over_the_number_of_workers_it_is_the_tim
     assert desk.job("waits").cost / 2 == pytest.approx(1 / a_second, rel=0.02)
 
 
+def test_what_waits_for_a_class_of_workers_counts_as_long_as_it_takes_there():
+    desk = taught(1, 4)
+    for name in ("a", "b", "waits", "waits-too"):
+        desk.submit(name, units=UNIT)
+    desk.submit("wide", units=UNIT, gpus=4)
+    waiting = {one.size: one.backlog_s for one in desk.core.snapshot().backlog_by_class}
+    assert waiting == {1: pytest.approx(2 * ONE_S, rel=0.05), 4: pytest.approx(FOUR_S, rel=0.05)}
+
+
+def test_the_end_of_a_job_that_is_granted_at_once_is_expected_as_on_its_worker():
+    desk = taught(1, 4)
+    assert desk.submit("a", units=UNIT).admission.eta_s == pytest.approx(ONE_S, rel=0.02)
+    assert desk.submit("b", units=UNIT).admission.eta_s == pytest.approx(FOUR_S, rel=0.02)
+
+
 def test_a_job_that_only_the_group_can_run_counts_as_long_as_it_takes_there():
     desk = taught(1, 4)
     desk.submit("a", units=UNIT, gpus=2)

@@ -219,6 +219,12 @@ class Costs:
         nearest = min(sizes, key=lambda size: abs(log(speed(size) / own)))
         return self._fits[model, nearest].scaled(speed(nearest) / own)
 
+    def pace(self, model: str, gpus: int) -> float:
+        """Return seconds of a job of a size that is usual for this model: good for comparing workers of different sizes."""
+        sizes = self._sizes.get(model)
+        units = max((self._fits[model, size].largest for size in sizes), default=1.0) if sizes else 1.0
+        return self.predict(model, units, gpus)
+
     def can_predict(self, model: str, units: float, gpus: int = 1) -> bool:
         """Whether a prediction for a job of this size is worth showing and acting on."""
         fit = self._fit(model, gpus)

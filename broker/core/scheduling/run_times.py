@@ -73,6 +73,16 @@ class RunTimes:
             return seconds * self.least_gpus(required)
         return seconds * sum(gpus * count for gpus, count in sizes) / sum(count for _, count in sizes)
 
+    def seconds_on(self, required: Requirements, seconds: float, gpus: int) -> float:
+        """Convert seconds that were predicted for such jobs on the mean of the workers into those on workers of one size."""
+        sizes = self._sizes.fitting(required)
+        if not sizes or (len(sizes) == 1 and sizes[0][0] == gpus):
+            return seconds
+        paces = {size: self._costs.pace(required.model, size) for size, _ in sizes}
+        rate = sum(count / max(paces[size], 1e-9) for size, count in sizes)
+        mean_s = sum(count for _, count in sizes) / rate
+        return seconds * self._costs.pace(required.model, gpus) / mean_s
+
     def by_size(self, required: Requirements, units: float) -> dict[int, tuple[float, float]]:
         """By GPUs of the workers that could run it: (seconds, their standard deviation)."""
         sizes = self._sizes.fitting(required) or ((self.least_gpus(required), 1),)
