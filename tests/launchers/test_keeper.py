@@ -258,6 +258,17 @@ def test_a_worker_over_two_machines_leaves_when_either_goes_away_by_the_sooner_e
     assert world.step() == ["drain ray.pool.w0.gpu-0 hand_back"]
 
 
+def test_one_whose_processes_are_ending_has_nobody_drained_in_its_place(world):
+    world.service.show(15.0, 2)
+    assert world.step() == ["start w0", "start w1"]
+    world.service.show(5, 1, w1="busy")
+    world.cluster.reports["w0"] = msgspec.structs.replace(world.cluster.reports["w0"], leaving=True)
+    assert world.step() == ["start w2"]
+    world.cluster.end("w0", 0)
+    world.service.show(0, 0, w1="busy", w2="idle")
+    assert world.step() == ["release w0"]
+
+
 def test_a_machine_that_goes_away_while_the_service_is_away(world):
     world.service.show(5, 1)
     world.step()

@@ -197,7 +197,7 @@ class Stage:
         for name in actors:
             with contextlib.suppress(ValueError):
                 asked[ray.get_actor(name).report.remote()] = name
-        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=2) if asked else ([], [])
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=1) if asked else ([], [])
         found = {}
         for ref in ready:
             with contextlib.suppress(ray.exceptions.RayError):

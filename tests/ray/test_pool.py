@@ -167,7 +167,7 @@ def test_an_option_that_is_wrong_on_the_machine_starts_no_worker_twice(stage):
 
 
 def test_a_pool_without_work_can_have_no_worker_and_comes_back(stage):
-    flags = ("--min-workers", "0", "--max-workers", "2", "--idle-s", "3")
+    flags = ("--min-workers", "0", "--max-workers", "2", "--idle-s", "2")
     assert stage.ask(*flags)[0] == 0
     until(lambda: stage.workers() == [], "the last worker to leave")
     (ended,) = stage.succeeded(stage.post(0.1))

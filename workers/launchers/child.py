@@ -44,6 +44,8 @@ class Report(Struct, frozen=True, kw_only=True):
     pid: int
     #: Exit code, one of `FINAL_CODES`; None: it runs.
     code: int | None = None
+    #: It is drained, and its processes are ending.
+    leaving: bool = False
     #: Last line of the log, when it has ended.
     why: str = ""
     log: str = ""

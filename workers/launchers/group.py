@@ -23,12 +23,12 @@ def combined(parts: Sequence[Report | None]) -> Report | None:
         # Starting the worker again would end in the same way, on whichever of its machines that was.
         boot = leader.boot if leader is not None else failed.boot
         return replace(failed, name=failed.name.partition(".")[0], boot=boot)
-    if leader is not None and leader.code is not None:
-        # It has ended when all of it has.
-        rest_runs = any(part is not None and part.code is None for part in parts[1:])
-        return replace(leader, code=None) if rest_runs else leader
-    running = [part for part in parts if part is not None]
-    if leader is None or len(running) < len(parts):
+    known = [part for part in parts if part is not None]
+    if leader is None or (leader.code is None and len(known) < len(parts)):
         return None
-    hosts = ", ".join(dict.fromkeys(part.host for part in running))
-    return replace(leader, host=hosts, nodes=tuple(node for part in running for node in part.nodes))
+    if leader.code is not None and all(part.code is not None for part in known):
+        return leader
+    # It has ended when all of it has.
+    hosts = ", ".join(dict.fromkeys(part.host for part in known))
+    nodes = tuple(node for part in known for node in part.nodes)
+    return replace(leader, code=None, leaving=leader.code is not None, host=hosts, nodes=nodes)

@@ -340,6 +340,8 @@ def _phase(report: Report | None, workers: tuple[Worker, ...]) -> Phase:
         return "busy"
     if report is None:
         return "placing"
+    if report.leaving:
+        return "doomed"
     if not workers:
         return "starting"
     phases = {_PHASES.get(worker.state, "lost") for worker in workers}
