@@ -18,10 +18,10 @@ from workers.settings import WorkerSettings
 
 DEPLOY = ROOT / "deploy"
 
-#: Writes down how it was called, and ends when and as the file of its part says, or when it is told to.
+#: Writes down how it was called, and ends as the file of its part says once there is one, or, a part without `.deaf`, when it is told to.
 PYTHON = """#!/bin/bash
 part=$2
-trap 'echo told >> "$PARTS/$part.told"; exit 0' TERM
+trap 'echo told >> "$PARTS/$part.told"; [ -e "$PARTS/$part.deaf" ] || exit 0' TERM
 echo "$@" > "$PARTS/$part.words.new" && mv "$PARTS/$part.words.new" "$PARTS/$part.words"
 until [ -e "$PARTS/$part.code" ]; do sleep 0.05; done
 exit "$(cat "$PARTS/$part.code")"
@@ -107,12 +107,15 @@ def test_the_first_machine_leads_and_the_others_run_its_ranks(group):
     assert {"--nodes=1", "--ntasks-per-node=1", "--exclude=node-1"} <= set(group.words("srun"))
 
 
-def test_a_notice_is_for_the_leader_which_dismisses_its_ranks(group):
+def test_a_notice_is_for_the_leader_and_its_ranks_are_told_when_it_has_ended(group):
+    (group.path / "workers.deaf").touch()
     group.process.send_signal(signal.SIGTERM)
     wait_until(lambda: group.told("workers"), 20.0)
-    group.end("workers.rank", 0)
+    assert group.process.poll() is None
+    assert not group.told("workers.rank"), "it hands its job back with them"
+    group.end("workers", 0)
+    wait_until(lambda: group.told("workers.rank"), 20.0)
     assert group.process.wait(30) == 0
-    assert not group.told("workers.rank")
     assert not group.requeued()
 
 
@@ -120,11 +123,8 @@ def test_a_notice_is_for_the_leader_which_dismisses_its_ranks(group):
 @pytest.mark.parametrize(("code", "again"), [(2, False), (1, True)])
 def test_a_part_that_fails_ends_the_group_as_its_code_says(group, part, other, code, again):
     group.end(part, code)
-    if part == "workers":
-        # Of no use without its leader, it is ended with the job; this one is not waited for.
-        group.end(other, 0)
     assert group.process.wait(30) == (0 if again else code)
-    assert group.told(other) == (other == "workers")
+    wait_until(lambda: group.told(other), 20.0)
     assert group.requeued() == again
 
 

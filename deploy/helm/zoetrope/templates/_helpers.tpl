@@ -205,9 +205,8 @@ spec:
               - sh
               - -c
               - while python -c 'import socket, sys; socket.create_connection((sys.argv[1], 29400), 2)' "$LWS_LEADER_ADDRESS"; do sleep 1; done
-      {{- else }}
-      readinessProbe: {exec: {command: [python, -m, workers, healthy, --ready]}, periodSeconds: 10, timeoutSeconds: 10}
       {{- end }}
+      readinessProbe: {exec: {command: [python, -m, workers, healthy, --ready]}, periodSeconds: 10, timeoutSeconds: 10}
       resources:
         requests: {{- toYaml ($pool.resources).requests | nindent 10 }}
         limits:
