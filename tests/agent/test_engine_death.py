@@ -220,6 +220,29 @@ def test_why_a_model_could_not_be_loaded_is_told_until_it_is() -> None:
     assert next_loading(stage) is None
 
 
+def test_an_engine_whose_machines_are_not_all_there_is_not_started_and_says_so() -> None:
+    stage = Stage()
+    stage.core.engine_slot.engine.life.waits_for = "waiting for 1 of 2 machines"
+    stage.registered()
+    stage.pass_time(10_000.0).tick()  # no budget runs
+    stage.welcome()
+    reported = next_loading(stage)
+    assert reported is not None
+    assert reported.error == "waiting for 1 of 2 machines"
+    assert not stage.effects(fx.StartEngine)
+    stage.core.engine_slot.engine.life.waits_for = ""
+    stage.tick()
+    assert stage.effects(fx.StartEngine)
+
+
+def test_a_machine_that_is_lost_while_the_model_is_loaded_is_no_trouble_with_loading() -> None:
+    stage = Stage().registered()
+    stage.core.engine_slot.engine.life.waits_for = "waiting for 1 of 2 machines"
+    stage.exited("rank 1 of 2 (host-b): host-b is gone: no message for 6 s")
+    assert not stage.effects(fx.Report)
+    assert not stage.effects(fx.StartEngine)
+
+
 def test_an_engine_that_died_after_it_was_ready_is_no_trouble_with_loading() -> None:
     stage = Stage().idle()
     stage.exited()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from broker.wire.device import DeviceHealth
 from broker.wire.failures import FailureKind
 from broker.wire.jobspec import ModelCard
+from workers.agent.effects import Stats
+from workers.agent.machines import combined
 from workers.ipc.messages import JobFailed, LoadFailed, Setup
 from workers.machines import host as h
 from workers.machines.host import Host
 from workers.machines.leader import Leader, Sent
 from workers.machines.messages import (
     Beat,
+    Device,
     Dismiss,
     FromRank,
     Join,
@@ -335,6 +339,22 @@ def test_a_dismissal_by_another_leader_is_not_its_own(placed: Host) -> None:
 
 
 # ------------------------------------------------------------------ both
+
+
+def test_the_devices_of_all_machines_count_as_one_and_a_fault_has_its_machine() -> None:
+    own = Stats(memory_used_mb=10.0, memory_total_mb=80.0, utilisation=50.0, health=DeviceHealth(power_w=300.0))
+    other = Device(
+        memory_used_mb=20.0,
+        memory_total_mb=80.0,
+        utilisation=100.0,
+        temperature_c=70.0,
+        health=DeviceHealth(power_w=400.0, fault="GPU 3: it fell off the bus"),
+    )
+    health = DeviceHealth(power_w=700.0, fault="host-b: GPU 3: it fell off the bus")
+    assert combined(own, [("host-b", other)]) == Stats(
+        memory_used_mb=30.0, memory_total_mb=160.0, utilisation=75.0, temperature_c=70.0, health=health
+    )
+    assert combined(own, []) == own
 
 
 def test_messages_survive_the_wire_and_junk_does_not() -> None:

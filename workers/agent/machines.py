@@ -9,6 +9,7 @@ import logging
 import math
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import zmq
@@ -17,7 +18,6 @@ from msgspec.structs import replace
 from broker.runtime.curve_keys import read_peer_key
 from broker.runtime.log_actions import Action
 from broker.runtime.settings import SettingsError
-from broker.wire.device import DeviceHealth
 from workers.agent.effects import Stats
 from workers.agent.errors import AgentError
 from workers.agent.remote_rank import RemoteRank
@@ -100,18 +100,7 @@ class Machines:
 
     def with_theirs(self, own: Stats) -> Stats:
         """Measurements of this machine's ranks, with those of the others."""
-        others = self.leader.devices()
-        if not others:
-            return own
-        devices = [_device_of(own), *(device for _, device in others)]
-        used = [device.utilisation for device in devices if device.utilisation >= 0]
-        return Stats(
-            memory_used_mb=sum(device.memory_used_mb for device in devices),
-            memory_total_mb=sum(device.memory_total_mb for device in devices),
-            utilisation=sum(used) / len(used) if used else -1.0,
-            temperature_c=max(device.temperature_c for device in devices),
-            health=_together(own.health, others),
-        )
+        return combined(own, self.leader.devices())
 
     def close(self, drained: bool | None, reason: str) -> None:
         """End what runs on them; None: this leader comes back, else they end with it."""
@@ -141,19 +130,20 @@ class Machines:
                 self.leader.unreachable(one.peer, now)
 
 
-def _device_of(stats: Stats) -> Device:
-    return Device(
-        memory_used_mb=stats.memory_used_mb,
-        memory_total_mb=stats.memory_total_mb,
-        utilisation=stats.utilisation,
-        temperature_c=stats.temperature_c,
-    )
-
-
-def _together(own: DeviceHealth, others: list[tuple[str, Device]]) -> DeviceHealth:
-    """Health of all machines, a fault with the name of the machine that has it."""
-    each = [own, *(device.health for _, device in others)]
+def combined(own: Stats, others: Sequence[tuple[str, Device]]) -> Stats:
+    """Measurements of all machines of a group, the others' with their names: as those of one device; a fault has its machine's name."""
+    if not others:
+        return own
+    devices: list[Stats | Device] = [own, *(device for _, device in others)]
+    used = [device.utilisation for device in devices if device.utilisation >= 0]
     faults = (f"{host}: {device.health.fault}" for host, device in others if device.health.fault)
-    return replace(
-        together(dict(zip(map(str, range(len(each))), each, strict=True))), fault=own.fault or next(faults, "")
+    return Stats(
+        memory_used_mb=sum(device.memory_used_mb for device in devices),
+        memory_total_mb=sum(device.memory_total_mb for device in devices),
+        utilisation=sum(used) / len(used) if used else -1.0,
+        temperature_c=max(device.temperature_c for device in devices),
+        health=replace(
+            together({str(number): device.health for number, device in enumerate(devices)}),
+            fault=own.health.fault or next(faults, ""),
+        ),
     )
