@@ -24,7 +24,8 @@ LARGE = {
     " has not answered. It has no rules: those are methods of Pool and functions of worker_breaker, dispatch and timers, each reading"
     " several parts of it, so that smaller records would be read together everywhere",
     "broker.core.state.State": "the core's memory. Its parts (queue, pool, deadlines, tenants, promises, ...) are classes of their own; its"
-    " methods are the moves of a job, each of which changes several of these parts at once, which is why no part can make them",
+    " methods are the moves of a job, each of which changes several of these parts at once, which is why no part can make them. The final"
+    " jobs kept in memory as a class of their own cost six calls a job, 3 %, for ten lines less here",
     "zoetrope.client.client.AsyncClient": "as Client, awaited",
     "zoetrope.client.client.Client": "one method an operation of the service, without state of its own: each runs a flow of Flows over the"
     " connection. Users find an operation on the one object that they made; parts of it would be names to know and no state less",
