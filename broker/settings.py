@@ -39,7 +39,7 @@ class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
     ] = ""
     usage_keep_days: Annotated[
         int,
-        Meta(description="days for which GET /v1/usage knows what was used; 0: for ever", ge=0, le=100_000),
+        Meta(description="days for which GET /v1/usage has what was used; 0: for ever", ge=0, le=100_000),
     ] = 730
     accept_journal_loss: Annotated[
         bool,

@@ -158,7 +158,7 @@ class EngineSlot:
             case JobParked() if attempt.parks and attempt.cancel_by is None:
                 self.parked.add(attempt, message.kept, now)
             case JobCancelled() | JobParked() if attempt.cancel_by is None:
-                unasked = "the engine stopped the job without being asked to"
+                unasked = "the engine stopped the job without a request"
                 self.attempts.fail(attempt, m.FailureKind.ENGINE_ERROR, unasked, now)
             case _:
                 self.attempts.cancelled(attempt, now)
@@ -216,7 +216,7 @@ class EngineSlot:
     def _attempt_timers(self, attempt: Attempt, now: float) -> None:
         if attempt.cancel_by is not None and now >= attempt.cancel_by:
             attempt.ending = Ending("cancelled")
-            self._replace(f"the cancel was not heard in {attempt.describe()}", now, blamed=False)
+            self._replace(f"the cancel had no effect in {attempt.describe()}", now, blamed=False)
         elif not self.attempts.waits(attempt) and now >= attempt.stuck_at(self.policy):
             self._hung(attempt, now)
 

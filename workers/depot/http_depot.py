@@ -160,7 +160,7 @@ class HttpDepot:
 def _send_body(connection: http.client.HTTPConnection, body: BinaryIO, revoked: Revoked) -> None:
     while chunk := body.read(_CHUNK_BYTES):
         if revoked():
-            raise NotNow("it is wanted no more")
+            raise NotNow("it was cancelled")
         try:
             connection.send(chunk)
         except OSError:
@@ -203,7 +203,7 @@ def _keep(response: http.client.HTTPResponse, target: Path, revoked: Revoked, wh
         with open(temporary, "xb") as file:
             while chunk := response.read(_CHUNK_BYTES):
                 if revoked():
-                    raise NotNow("it is wanted no more")
+                    raise NotNow("it was cancelled")
                 digest.update(chunk)
                 file.write(chunk)
             short = size is not None and file.tell() != size

@@ -26,13 +26,13 @@ _LOG_BYTES = 16 * 2**20
 #: Seconds for which a report holds whose sender does not answer.
 _HOLDS_S = 30.0
 
-#: Not for workers: one opens the cluster to whoever reads it, one bounds threads that are not theirs, one names a file that several of them
+#: Not for workers: one opens the cluster to any reader, one bounds threads that are not theirs, one names a file that several of them
 #: would write.
 _NOT_PASSED = ("RAY_AUTH_TOKEN", "OMP_NUM_THREADS", "ZOETROPE_HEARTBEAT_FILE")
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """State of a worker process, as its owner knows it."""
+    """State of a worker process, from its owner."""
 
     #: Of this process's owner, a new one each time it is started.
     boot: str
@@ -52,7 +52,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 class LastReports:
-    """Last reports of workers' owners. A process on a busy machine may not answer in time, and runs all the same."""
+    """Latest reports of workers' owners. A process on a busy machine may not answer in time, and runs all the same."""
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[Report, float]] = {}
@@ -62,7 +62,7 @@ class LastReports:
         self._last[report.name] = report, now
 
     def forget(self, name: str) -> None:
-        """Know nothing of this worker: it has ended, or its owner has."""
+        """Drop this worker: it has ended, or its owner has."""
         self._last.pop(name, None)
 
     def of(self, name: str, now: float) -> Report | None:
@@ -95,7 +95,7 @@ class WorkerProcess:
     """One start of a worker, or of a part of it, with its output in a file."""
 
     def __init__(self, order: Order, name: str, words: Sequence[str], environ: Mapping[str, str] = os.environ) -> None:
-        """Start it. One that cannot be started has ended with `EXIT_SETTINGS`, and `why` says why."""
+        """Start it. One that cannot be started has ended with `EXIT_SETTINGS`, and `why` is the reason."""
         self.boot = uuid.uuid4().hex
         self.log = Path(order.home) / "launcher" / f"{order.pool}.{name}.log"
         self.started_at = time.monotonic()
@@ -121,7 +121,7 @@ class WorkerProcess:
             self._fault = f"the worker cannot be started: {error}"
 
     def poll(self) -> int | None:
-        """Return the exit code; None while it runs. One that SIGTERM ended before it heeded signals has left, as it was asked to."""
+        """Return the exit code; None while it runs. One that SIGTERM ended before it heeded signals has left, as was requested."""
         if self._process is None:
             return EXIT_SETTINGS
         code = self._process.poll()

@@ -16,7 +16,7 @@ EXIT_DONE, EXIT_UNREACHABLE = 0, 1
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
-    """Do what was asked; returns the exit code."""
+    """Run the command; returns the exit code."""
     try:
         command = read(argv, environ)
         chosen = launcher(command.launcher)
@@ -36,7 +36,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
 
 
 def lines(status: PoolStatus) -> list[str]:
-    """The pool in words, a worker a line."""
+    """The pool as text, a worker a line."""
     limits = status.limits
     lines = [
         f"pool {status.pool}: {len(status.members)} workers, {status.wanted} wanted "

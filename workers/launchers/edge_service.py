@@ -1,4 +1,4 @@
-"""The service as a launcher sees it: what waits, what the workers do; and the wish that one leaves."""
+"""The service for a launcher: what waits, what the workers do, and drains of workers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Sight(Struct, frozen=True):
 
 
 class EdgeService:
-    """Asks an edge. Every method raises `ZoetropeError` when it cannot be asked, or refuses."""
+    """Requests to an edge. Every method raises `ZoetropeError` when it cannot be reached, or refuses."""
 
     def __init__(self, order: Order) -> None:
         self._url = order.url
@@ -87,7 +87,7 @@ class EdgeService:
 
     def _opened(self) -> Client:
         if self._client is None:
-            # Asked again in the next pass, not within one.
+            # Tried again in the next pass, not within one.
             self._client = Client(self._url, self._key(), retries=RetryPolicy(most=0))
         return self._client
 

@@ -11,7 +11,7 @@ from workers.supervisor.exit_codes import EXIT_LEFT
 
 
 def part_names(name: str, machines: int) -> tuple[str, ...]:
-    """The names of a worker's processes by machine: the first is the worker's own, which the broker knows."""
+    """The names of a worker's processes by machine: the first is the worker's own, which is registered at the broker."""
     return (name, *(f"{name}.{number}" for number in range(1, machines)))
 
 

@@ -1,6 +1,6 @@
-"""Keeps a pool of workers as its plan says: looks at the cluster and at the service, decides, and commands both.
+"""Keeps a pool of workers as planned: reads the state of the cluster and of the service, decides, and commands both.
 
-It holds nothing that it could not find out again: the cluster knows the workers' processes, the service what they do. A launcher that is
+It holds nothing that it could not find out again: the cluster has the workers' processes, the service what they do. A launcher that is
 started anew therefore goes on where the last one was, but for the window of the plan, which begins again.
 """
 
@@ -150,11 +150,11 @@ class Keeper:
 
     @property
     def status(self) -> PoolStatus:
-        """The pool as the last step saw it."""
+        """The pool at the last step."""
         return self._status
 
     def step(self, now: float, unix_now: float) -> None:
-        """Look, decide, command. `now`: any clock that only goes on."""
+        """Read, decide, command. `now`: any clock that only goes on."""
         members = self._without_ended(self._cluster.members(), now, unix_now)
         for last in self._status.members:
             if last.host and members.get(last.name, "left") is None:
@@ -281,7 +281,7 @@ class Keeper:
         if workers:
             self._call_each(partial(self._service.drain, hand_back=hand_back), workers)
         else:
-            # The service does not know of it yet: it has no job either.
+            # The service does not have it yet: it has no job either.
             self._end((report,))
 
     def _call_each(self, call: Callable[[str], None], workers: Iterable[Worker]) -> None:
@@ -289,7 +289,7 @@ class Keeper:
             try:
                 call(worker.name)
             except ZoetropeError as error:
-                # It has left, or is asked again in the next step.
+                # It has left, or the request is repeated in the next step.
                 logger.info("not reached", extra={"action": Action.POOL, "worker": worker.name, "detail": str(error)})
 
     def _end(self, reports: Iterable[Report | None]) -> None:

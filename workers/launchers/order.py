@@ -1,6 +1,6 @@
 """The order that every process of a pool gets.
 
-It bears no secret: it says in which files keys are, on whatever machine reads it. Owners of workers, of which each GPU has one, import it
+It bears no secret: it names the files of keys, on the machine that reads it. Owners of workers, of which each GPU has one, import it
 and little else.
 """
 

@@ -1,4 +1,4 @@
-"""Plan of a pool: how many workers it wants, and which of them start and leave: pure.
+"""Plan of a pool: how many workers it is to have, and which of them start and leave: pure.
 
     wanted = min(max(busy + ceil(max(backlog_s / target_wait_s, min(waiting, 1))), min_workers), max_workers)
 
@@ -62,12 +62,12 @@ class Plan(Struct, frozen=True, kw_only=True):
     start: tuple[str, ...] = ()
     undrain: tuple[str, ...] = ()
     drain: tuple[str, ...] = ()
-    #: Workers without a place, which nothing has to be asked of.
+    #: Workers without a place, which need no request.
     withdraw: tuple[str, ...] = ()
 
 
 def needed(limits: Limits, demand: Demand, busy: int) -> int:
-    """Workers that the pool wants by what waits now."""
+    """Workers that the pool is to have by what waits now."""
     more = math.ceil(demand.backlog_s / limits.target_wait_s)
     if demand.waiting:
         # A job without a prediction counts for nothing in the backlog, and is to be drawn all the same.
@@ -105,7 +105,7 @@ def _in_order(workers: Mapping[str, Phase], phases: tuple[Phase, ...], memory: M
 
 
 def _with_wanted(memory: Memory, limits: Limits, wanted: int, workers: Mapping[str, Phase], now: float) -> Memory:
-    # The last entry before the window still holds for its beginning; of equal ones the newest says as much as all.
+    # The last entry before the window still holds for its beginning; of equal ones the newest suffices.
     larger = tuple((at, count) for at, count in memory.wanted if count > wanted and now - at <= limits.idle_s)
     idle = {name: memory.idle_since.get(name, now) for name in _named(workers, "idle")}
     return replace(memory, wanted=(*larger, (now, wanted)), idle_since=idle)

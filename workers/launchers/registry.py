@@ -1,4 +1,4 @@
-"""Launchers by name, each imported when it is asked for: their libraries are extras."""
+"""Launchers by name, each imported when it is chosen: their libraries are extras."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class RunLog:
         self._failed = False
 
     def sample(self, sample: Sample) -> None:
-        """Write a sample unless it says what the last one said."""
+        """Write a sample unless it equals the last one."""
         if self._last is None or replace(sample, at=self._last.at) != self._last:
             self._write(sample)
         self._last = sample

@@ -247,7 +247,7 @@ _SET_HERE = ("name_prefix", "gpus", "machines", "rank_endpoint", "die_with_paren
 
 
 def _arguments(worker: WorkerSettings, tables: Mapping[str, Any]) -> tuple[str, ...]:
-    """Flags that say what these settings say, on a machine with other files and variables."""
+    """Flags with the values of these settings, for a machine with other files and variables."""
     flags = ["--home", str(worker.home_path), "--die-with-parent", "true"]
     for option in msgspec.structs.fields(WorkerSettings):
         value = getattr(worker, option.name)
@@ -284,7 +284,7 @@ def _source(model: str, tables: Mapping[str, Any]) -> str:
 
 
 def _model_names(worker: WorkerSettings, tables: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names that the pool's models will have; workers that are there say them themselves."""
+    """Names that the pool's models will have; workers that are there report them themselves."""
     wanted = [name for name in (worker.model, *worker.models) if name] or [*tables] or [DEMO]
     return tuple(name if name in tables or name == DEMO else _usual_name(name) for name in wanted)
 
@@ -293,5 +293,5 @@ def _usual_name(source: str) -> str:
     try:
         return catalogue.model_for(source).card.name
     except CatalogueError:
-        # It is on the other machines, and may say there what it is called.
+        # It is on the other machines, and may have its name there.
         return Path(source).name if source.startswith(("/", "~", ".")) else source

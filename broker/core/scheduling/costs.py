@@ -1,9 +1,9 @@
 """Predicted run times: seconds = start-up + rate x units, both learned by model and GPUs of the worker; units = steps x latent tokens.
 
 A least-squares fit of two numbers that drift (a Kalman filter): each finished job moves both, in the proportion in which they
-are uncertain. What tells them apart before jobs of different sizes have been seen is what is believed beforehand: a start-up of some
+are uncertain. Before jobs of different sizes have been measured the prior separates them: a start-up of some
 seconds, and a rate no larger than `RATE_SD`, which is a hundred times that of the slowest machine measured. So a tiny job that took
-long teaches a long start-up, and says almost nothing of a large job.
+long teaches a long start-up, and almost nothing about a large job.
 
 How far each job was off is learned too, as the logarithm of its time over the prediction: a mean and a mean deviation, both exponential and
 of clipped values, so that one odd job moves little. They give the time within which a job ends with a stated confidence.
@@ -31,7 +31,7 @@ DRIFT = 0.02
 #: Weight of the newest job in the mean error.
 ALPHA = 0.2
 
-#: What is believed before any job: both around 0, with these standard deviations (seconds, seconds per unit).
+#: Prior before any job: both around 0, with these standard deviations (seconds, seconds per unit).
 STARTUP_SD = 5.0
 RATE_SD = 0.01
 #: What is not explained by size: a share of the run time, and seconds.
@@ -44,7 +44,7 @@ UNKNOWN_RATE = 1e-5
 #: A job this many times larger than the largest that was seen is not predicted: start-up and rate may still be mistaken for each other.
 REACH = 64.0
 
-#: Mean deviation of log(time / prediction) believed before any was seen, and how many jobs that belief weighs.
+#: Prior of the mean deviation of log(time / prediction), and its weight in jobs.
 DEVIATION = 0.2
 DEVIATION_JOBS = 4
 #: No spread is taken for smaller: what was learned on a quiet machine is not all that can happen.
@@ -200,7 +200,7 @@ class Costs:
                 error = bounds.MAX_ERROR
             old = self.errors.get(model, error)
             self.errors[model] = old + ALPHA * (error - old)
-            # A share too small for a number says nothing.
+            # A share too small for a number does not count.
             if predicted > 0.0 and units <= REACH * fit.largest and (ratio := seconds / predicted) > 0.0:
                 fit.judge(ratio)
         fit.learn(units, seconds)

@@ -1,7 +1,7 @@
 """Forecast of a job's start: the queue ahead of it, simulated on the workers as they are.
 
 Pure: each worker is free in so many seconds, and what is ahead is given out in the order of the queue, each job to the worker
-that is free first among those that can run it. Expected times and their variances are carried along, so that the end can be said with a
+that is free first among those that can run it. Expected times and their variances are carried along, so that the end can be given with a
 confidence. At most `LOOK` jobs are played through; of the rest the sums are taken.
 """
 

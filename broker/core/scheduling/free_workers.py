@@ -1,7 +1,7 @@
-"""The workers with room, grouped so that those of a group differ in idle time alone: a choice looks at groups, not at workers.
+"""The workers with room, grouped so that those of a group differ in idle time alone: a choice compares groups, not workers.
 
 It is the choice of `placement.choose` among all that fit. A pool of ten thousand workers that serve the same models has some four groups.
-While there are few workers, groups cost more than a look at each, so that they are brought up to date only when a choice needs them.
+While there are few workers, groups cost more than a pass over all, so that they are brought up to date only when a choice needs them.
 """
 
 from __future__ import annotations

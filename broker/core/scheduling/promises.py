@@ -2,7 +2,7 @@
 
 Jobs with a promise wait in the queue like any other, and most are given out when their turn comes. The plan is laid from the end: the
 promise that ends last is put as late as it may be, the others before it, on as many machines as there are workers for them (`plan_back`).
-What it leaves free before the first start of each machine is slack, and anybody's. Before a worker is given to a job, `holds` asks
+What it leaves free before the first start of each machine is slack, free for any job. Before a worker is given to a job, `holds` checks
 whether all promises could still be kept with that worker busy; if not, the promised job with the least laxity goes instead
 (`core.promised.guarded`). So an urgent job passes others only when it must, and as many as it must.
 

@@ -6,7 +6,7 @@ what the job is charged, with all GPUs of its worker; so a tenant that dumps tho
 tenant: key = arrival + `COST_WEIGHT` x cost, which lets short jobs pass long ones and ages by construction (a job of cost S is overtaken
 only by jobs that arrive within 2 x S of it).
 
-Jobs of one tenant that the same workers could run form a *lane*, so finding work for a worker looks at the heads of lanes, however
+Jobs of one tenant that the same workers could run form a *lane*, so finding work for a worker reads the heads of lanes, however
 long the queue is.
 """
 
@@ -314,7 +314,7 @@ class Queue:
         """The same for a job of this cost that came now."""
         entry = (now + COST_WEIGHT * cost, self._seq + 1, "", cost, cost)
         cls = self._classes.get(submission.priority)
-        if cls is None:  # nobody of its priority waits
+        if cls is None:  # no job of its priority waits
             higher = [c for priority, c in self._classes.items() if priority > submission.priority]
             tenants = [tenant for c in higher for tenant in c.tenants.values()]
             return sum(c.count for c in higher), sum(tenant.first_s(tenant.count) for tenant in tenants)

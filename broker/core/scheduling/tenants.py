@@ -1,7 +1,7 @@
 """Numbers of each tenant's waiting and held jobs, and the limit of the latter.
 
-The edge sends a tenant's limits with its jobs. The newest job says how many of its tenant may be held at once, so that a raised limit helps
-jobs that wait already; it is journaled with the job, so that a restart knows it too.
+The edge sends a tenant's limits with its jobs. The newest job has how many of its tenant may be held at once, so that a raised limit helps
+jobs that wait already; it is journaled with the job, so that it is there after a restart too.
 """
 
 from __future__ import annotations

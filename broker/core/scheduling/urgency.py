@@ -1,7 +1,7 @@
 """Waiting jobs by the time at which they must start, lest they wait for more than so many times what they take.
 
-The order of the queue is fair between tenants and ages; this one says only who must not wait any longer for a long job. A job that leaves
-the queue leaves its entry behind, which is dropped when it is met.
+The order of the queue is fair between tenants and ages; this one has only the jobs that must not wait any longer for a long one. A job that
+leaves the queue leaves its entry behind, which is dropped when it is met.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class RayCluster:
                     self.terminate(part.name, part.boot)
         report = combined(parts)
         if name in self._groups and not actors.issuperset(names) and (report is None or report.code is None):
-            # A machine is gone, or a process has ended: the rest is of no use without it, and the pool asks for all of it anew.
+            # A machine is gone, or a process has ended: the rest is of no use without it, and the pool requests all of it anew.
             self._dissolve(name)
             return None
         return report
@@ -90,7 +90,7 @@ class RayCluster:
             self._last.forget(name)
 
     def start(self, name: str) -> None:
-        """Make the actors of a worker, which Ray places as soon as machines have what they ask for."""
+        """Make the actors of a worker, which Ray places as soon as machines have what they request."""
         if self._order.machines_per_worker > 1:
             self._start_group(name)
         else:
@@ -131,7 +131,7 @@ class RayCluster:
         )
 
     def withdraw(self, name: str) -> None:
-        """Give up a worker that no machine has: there is nothing yet that could be asked to leave."""
+        """Give up a worker that no machine has: there is no process yet that could leave."""
         if name in self._groups:
             self._dissolve(name)
         elif (handle := self._handles.get(name)) is not None:
@@ -174,7 +174,7 @@ class RayCluster:
 
 
 def machines() -> list[Machine]:
-    """The machines of the cluster. What is free on each, Ray's libraries ask for in this way; in public it tells the sum alone."""
+    """The machines of the cluster. What is free on each, Ray's libraries read in this way; the public API has the sum alone."""
     free = ray._private.state.available_resources_per_node()
     going = draining_nodes()
     return [
@@ -190,6 +190,6 @@ def machines() -> list[Machine]:
 
 
 def draining_nodes() -> dict[str, int]:
-    """Node id -> deadline in ms, of nodes that are being drained. Ray has no public way to ask; its own libraries use this one."""
+    """Node id -> deadline in ms, of nodes that are being drained. Ray has no public call for it; its own libraries use this one."""
     found: dict[str, int] = ray._private.state.state.get_draining_nodes()
     return found

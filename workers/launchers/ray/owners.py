@@ -20,7 +20,7 @@ from workers.supervisor.exit_codes import EXIT_LEFT
 
 NAMESPACE = "zoetrope"
 
-#: Seconds between two looks at a process.
+#: Seconds between two polls of a process.
 LOOK_S = 0.25
 
 #: Seconds for an answer of an actor.
@@ -29,7 +29,7 @@ ANSWER_S = 10.0
 #: A process that lived for less is started again only after this pause, both in seconds.
 _SHORT_LIFE_S, _PAUSE_S = 60.0, 10.0
 
-#: Seconds without a question, after which an owner looks whether it still has its name.
+#: Seconds without a request, after which an owner checks whether it still has its name.
 _UNHEARD_S = 6.0
 
 #: Seconds in which the rest of a worker leaves as a part of it has, unless that was ended by itself.
@@ -89,7 +89,7 @@ class _Owner:
                         time.sleep(LOOK_S)
                     os._exit(_EXIT_AGAIN)
         if code in FINAL_CODES:
-            # Its owner is let go by the pool, which must know the code.
+            # Its owner is let go by the pool, which needs the exit code.
             self._report = replace(self._report, code=code, why=self._process.why())
             if not (self._is_part and code == EXIT_LEFT):
                 return
@@ -121,7 +121,7 @@ class RankOwner(_Owner):
     _is_part = True
 
     def __init__(self, order: bytes, name: str, leader: Any) -> None:
-        """Start it once the worker's first owner says where to."""
+        """Start it once the worker's first owner has sent its address."""
         decoded = msgspec.json.decode(order, type=Order)
         endpoint = ray.get(leader.endpoint.remote())
         super().__init__(decoded, name, rank_command(decoded, endpoint))
@@ -135,7 +135,7 @@ def _free_endpoint() -> str:
 
 
 def _has_other_boot(actor: str, boot: str) -> bool:
-    """Whether Ray has another actor of this name now, or none. False while it cannot be asked."""
+    """Whether Ray has another actor of this name now, or none. False while it does not answer."""
     try:
         return bool(ray.get(ray.get_actor(actor, NAMESPACE).boot.remote(), timeout=ANSWER_S) != boot)
     except ValueError:

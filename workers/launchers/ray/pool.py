@@ -59,7 +59,7 @@ class PoolKeeper:
             try:
                 self._keeper.step(time.monotonic(), time.time())
             except Exception:
-                # A step that fails leaves the pool as it is; the next one sees it afresh.
+                # A step that fails leaves the pool as it is; the next one reads it afresh.
                 logger.exception("a step of the pool failed", extra={"action": Action.POOL})
             self._looked.set()
             if self._stopping.is_set():
