@@ -30,7 +30,7 @@ ANSWER_S = 10.0
 _SHORT_LIFE_S, _PAUSE_S = 60.0, 10.0
 
 #: Seconds without a request, after which an owner checks whether it still has its name.
-_UNHEARD_S = 6.0
+_MAX_SILENCE_S = 6.0
 
 #: Seconds in which the rest of a worker leaves as a part of it has, unless that was ended by itself.
 _DISMISSED_S = 30.0
@@ -56,12 +56,12 @@ class _Owner:
             pid=self._process.pid,
             log=str(self._process.log),
         )
-        self._asked_at = time.monotonic()
+        self._last_request_at = time.monotonic()
         threading.Thread(target=self._watch, daemon=True).start()
 
     async def report(self) -> bytes:
         """A `Report` as JSON."""
-        self._asked_at = time.monotonic()
+        self._last_request_at = time.monotonic()
         return msgspec.json.encode(self._report)
 
     async def boot(self) -> str:
@@ -81,8 +81,8 @@ class _Owner:
     def _watch(self) -> None:
         while (code := self._process.poll()) is None:
             time.sleep(LOOK_S)
-            if time.monotonic() - self._asked_at > _UNHEARD_S:
-                self._asked_at = time.monotonic()
+            if time.monotonic() - self._last_request_at > _MAX_SILENCE_S:
+                self._last_request_at = time.monotonic()
                 if _has_other_boot(self._actor, self._report.boot):
                     self._process.terminate()
                     while self._process.poll() is None:
