@@ -44,3 +44,15 @@ def test_usage_of_days_too_long_ago_is_deleted(open_journal):
     journal.clock.stage(Record("", 0.0, 4 * DAY + 10, Calendar(settled_at=4 * DAY + 10)))
     journal.commit()
     assert used(journal) == [(2, 1), (3, 1), (4, 1)]
+
+
+def test_gpus_of_an_attempt_are_counted_also_when_the_broker_starts_again_meanwhile(journal, open_journal):
+    job = new_job("a")
+    job.held_gpus = 4
+    put(journal, give(job, 5, at=101.0))
+    journal.close()
+    journal = open_journal()
+    (job,) = journal.live()
+    put(journal, finish(job, at=104.0))
+    (row,) = journal.usage(m.GetUsage(req=1, first_day=0, last_day=1000, by=("day",)))
+    assert row.gpu_s == 12.0
