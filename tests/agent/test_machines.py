@@ -156,6 +156,15 @@ def test_a_connection_that_is_made_anew_ends_nothing(leader: Leader) -> None:
     assert {one.peer for one in leader.tick(7.1)} == {b"other address"}
 
 
+def test_a_request_that_was_under_way_when_its_place_was_given_ends_nothing(leader: Leader) -> None:
+    leader.receive(b"p", join(), 0.0)
+    life = leader.start("10.0.0.1", 21_000, "", "")
+    [again] = leader.receive(b"p", join(), 0.1)
+    assert isinstance(again.message, Orders)
+    assert [one.life for one in again.message.lives] == [life]
+    assert leader.end_of(life, 0, 0) is None
+
+
 def test_messages_count_for_their_life_alone(leader: Leader) -> None:
     first = started(leader)
     leader.receive(b"p", FromRank(boot="b1", life=first, number=1, message=FAILED), 0.0)

@@ -63,6 +63,8 @@ class _Place:
         self.contact_at = now
         #: Since when there is no connection to it.
         self.cut_off_at: float | None = None
+        #: Whether it has reported since it has the place.
+        self.has_reported = False
         self.latest_life = 0
         self.states: dict[int, LifeState] = {}
         self.device = Device()
@@ -135,6 +137,7 @@ class Leader:
         place.peer, place.contact_at, place.cut_off_at = peer, now, None
         match message:
             case Beat():
+                place.has_reported = True
                 place.latest_life, place.device = message.latest_life, message.device
                 place.states = {state.life: state for state in message.lives}
             case FromRank(life=number):
@@ -154,7 +157,10 @@ class Leader:
             reason = f"{join.host} has {join.ranks} GPUs for the group and its leader {self.ranks}; all its machines have as many"
             return [Sent(peer, Refuse(why="count", reason=reason))]
         known = next((index for index, one in enumerate(self._places) if one and one.boot == join.boot), None)
-        if known is not None:
+        if known is not None and (place := self._places[known]) is not None:
+            if not place.has_reported:  # this was under way when it was given the place
+                place.peer, place.contact_at = peer, now
+                return [Sent(peer, self._orders(known))]
             # It got no message of this leader for a while, and has ended what it had.
             self._free(known, "its rank host had lost the leader")
         free = next((index for index, one in enumerate(self._places) if one is None), None)

@@ -6,7 +6,9 @@ own heartbeats are not used (`broker.runtime.dealer`): both sides have beats of 
 
 from __future__ import annotations
 
+import errno
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -29,6 +31,9 @@ _DOMAIN = b"zoetrope.ranks"
 
 #: As the broker answers: a refused client tries again when its handshake times out, and gets in once it has the right key.
 _OK, _NOT_NOW = b"200", b"300"
+
+#: For so long an address may be another's before that counts as an error, and how often it is looked at.
+_TAKEN_S, _TAKEN_LOOK_S = 5.0, 0.1
 
 _HANDSHAKE_MS = 5_000
 _LINGER_MS = 500
@@ -63,10 +68,24 @@ class LeaderSocket:
         for option, value in options:
             self._router.setsockopt(option, value)
         try:
-            self._router.bind(endpoint)
+            self._bind(endpoint)
         except zmq.ZMQError as error:
             self.close()
-            raise SettingsError(f"rank_endpoint: cannot listen on {endpoint}: {error.strerror or error}") from None
+            raise SettingsError(
+                f"rank_endpoint: cannot listen on {endpoint}: {zmq.strerror(error.errno or 0)}"
+            ) from None
+
+    def _bind(self, endpoint: str) -> None:
+        """Listen, once a leader before this one, which may be ending, has let go of the address. Raises `zmq.ZMQError`."""
+        until = time.monotonic() + _TAKEN_S
+        while True:
+            try:
+                self._router.bind(endpoint)
+                return
+            except zmq.ZMQError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() >= until:
+                    raise
+            time.sleep(_TAKEN_LOOK_S)
 
     def register(self, poller: zmq.Poller) -> None:
         """Have the poller wake for what arrives."""
