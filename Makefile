@@ -56,7 +56,7 @@ test-ray: setup-dev ## run the tests of pools on a Ray cluster, in .venv-ray
 	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 	  > "$$(.venv-ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zoetrope.pth"
 	.venv-ray/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt 'ray>=2.60,<3'
-	.venv-ray/bin/python -m pytest tests/ray
+	.venv-ray/bin/python -m pytest tests/ray -n 2 --dist loadfile
 
 chaos: setup-dev ## break everything under load for a minute, and judge (SECONDS=60 SEED=NUMBER)
 	@mkdir -p bench-results
