@@ -280,7 +280,7 @@ RULES: tuple[Mutation, ...] = (
     ),
     Mutation(
         "strangers-left",
-        "an attempt at a job that nobody knows is stopped",
+        "an attempt at an unknown job is stopped",
         ((reports, "reconcile_held", _strangers_left),),
         first=330,
     ),
@@ -293,7 +293,7 @@ RULES: tuple[Mutation, ...] = (
     Mutation("counted-credit", "room is what the worker said last", ((Pool, "update_room", _counted),)),
     Mutation("no-lease-expiry", "what a silent worker held goes back", ((timers, "_lose_worker", nothing),), first=37),
     Mutation(
-        "no-rejoin-end", "orphans go back when nobody comes for them", ((timers, "_close_rejoin", nothing),), first=87
+        "no-rejoin-end", "orphans go back when no worker claims them", ((timers, "_close_rejoin", nothing),), first=87
     ),
     Mutation(
         "no-stall-rule", "the broker's own sleep is not the workers' silence", ((Core, "stalled", nothing),), first=391
@@ -305,7 +305,7 @@ RULES: tuple[Mutation, ...] = (
     ),
     Mutation(
         "handed-back-unheard",
-        "what was taken and handed back is a loss, heard of or not",
+        "what was taken and handed back is a loss, reported before or not",
         ((reports, "refused", _never_taken),),
         first=11,
     ),
@@ -344,7 +344,7 @@ RULES: tuple[Mutation, ...] = (
     ),
     Mutation("no-tenant-limit", "a tenant has its share of workers", ((Tenants, "may_start", constant(True)),)),
     Mutation("wrong-worker", "a pinned job runs where it was pinned", ((placement, "fits", constant(True)),)),
-    Mutation("silent-steps", "who follows a job is told of its steps", ((StepStreams, "note", nothing),)),
+    Mutation("silent-steps", "followers of a job are sent its steps", ((StepStreams, "note", nothing),)),
     Mutation(
         "requested-gpus-used",
         "usage counts the GPUs of the worker",
@@ -359,7 +359,7 @@ RULES: tuple[Mutation, ...] = (
     ),
     Mutation(
         "no-cancel-escalation",
-        "an engine that hears no cancel is killed",
+        "an engine that does not obey a cancel is killed",
         ((Attempt, "grace_s", constant(1e9)),),
         first=72,
     ),
@@ -367,7 +367,9 @@ RULES: tuple[Mutation, ...] = (
         "no-hang-watch", "an engine that stands still is killed", ((Attempt, "stuck_at", _endless_patience),), first=90
     ),
     Mutation("any-run", "an agent takes a fence once", ((BrokerOrders, "run", _any_run),), first=3040),
-    Mutation("no-hello-again", "an agent that nobody answers says hello", ((Registration, "lapse", constant(False)),)),
+    Mutation(
+        "no-hello-again", "an agent without an answer registers again", ((Registration, "lapse", constant(False)),)
+    ),
 )
 
 #: All others.

@@ -99,13 +99,13 @@ OVERLAP: tuple[Mutation, ...] = (
     ),
     Mutation("room-too-early", "room is said when there is some", ((EngineSlot, "refusal_reason", constant("")),)),
     Mutation("room-unsaid", "room beside a tail is said", ((EngineSlot, "_postprocess_begun", nothing),)),
-    Mutation("next-unheard", "room beside the last steps is said", ((EngineSlot, "_next_requested", nothing),)),
+    Mutation("next-unheard", "room beside the last steps is reported", ((EngineSlot, "_next_requested", nothing),)),
     Mutation(
         "third-refused", "room beside a tail and last steps is said", ((engine_slot, "SLOTS", lambda _: 2),), first=15
     ),
     Mutation(
         "nobody-overtakes",
-        "who is denoised before the end of the one before is told comes first",
+        "a job denoised before the end of the one before is reported comes first",
         ((Attempts, "_overtake", nothing),),
         first=170,
     ),

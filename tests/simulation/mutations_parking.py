@@ -129,6 +129,8 @@ PARKING: tuple[Mutation, ...] = (
     ),
     Mutation("pause-is-loss", "what was to be handed back is not lost", ((parking, "expected_back", constant(False)),)),
     Mutation("pause-forgotten", "a paused job waits for its client", ((parking, "handed_back", _for_free),)),
-    Mutation("park-for-ever", "who has made room is told so no more", ((Job, "wish_park", _for_ever),), first=50),
-    Mutation("draft-for-ever", "a draft that nobody commits expires", ((parking, "expire_draft", nothing),)),
+    Mutation(
+        "park-for-ever", "a job that has made room gets no second request", ((Job, "wish_park", _for_ever),), first=50
+    ),
+    Mutation("draft-for-ever", "an uncommitted draft expires", ((parking, "expire_draft", nothing),)),
 )

@@ -188,7 +188,7 @@ TIMERS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "promise-untold",
-        "a promise that is not kept is told broken",
+        "a promise that is not kept is reported as broken",
         ((timers, "_check_promise", nothing),),
     ),
     Mutation("back-off-kept", "what waits no more has no back-off", ((State, "_end_wait", nothing),)),
