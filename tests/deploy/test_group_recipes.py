@@ -104,7 +104,7 @@ def test_the_first_machine_leads_and_the_others_run_its_ranks(group):
     assert (leader.gpus, leader.machines, leader.rank_endpoint) == ("auto/8", 2, "tcp://10.0.0.1:29407")
     rank = load(RankSettings, "x", "workers", group.words("workers.rank")[2:], {})
     assert (rank.gpus, rank.leader) == ("auto", leader.rank_endpoint)
-    assert {"--nodes=1", "--ntasks-per-node=1", "--exclude=node-1"} <= set(group.words("srun"))
+    assert {"--nodes=1", "--ntasks=1", "--ntasks-per-node=1", "--exclude=node-1"} <= set(group.words("srun"))
 
 
 def test_a_notice_is_for_the_leader_and_its_ranks_are_told_when_it_has_ended(group):
