@@ -21,6 +21,7 @@ from tests.sockets.broker_side import BrokerSide
 from tests.sockets.conftest import Sockets
 from tests.sockets.workers_side import POLICY, Agent, agent, all_gone, config
 from tests.support.waiting import wait_until
+from tests.support.worker_key import make_worker_key
 from workers.machines.messages import PROTOCOL, Join, encode
 from workers.rank.cli import main
 from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_SETTINGS
@@ -28,16 +29,6 @@ from workers.supervisor.messages import AgentConfig
 
 WAITS = "waiting for 1 of 2 machines"
 HERE = socket.gethostname()
-
-
-def make_key(directory: Path) -> Path:
-    """A `curve_dir` with the key of a worker."""
-    directory.mkdir(mode=0o700)
-    public, secret = (part.decode() for part in zmq.curve_keypair())
-    path = directory / "worker.key"
-    path.write_text(f'name = "pair"\nrole = "worker"\npublic = "{public}"\nsecret = "{secret}"\nbroker = "{public}"\n')
-    path.chmod(0o600)
-    return directory
 
 
 class RankHost:
@@ -75,7 +66,7 @@ class Pair:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.endpoint = f"tcp://127.0.0.2:{free_port()}"
-        make_key(home / "curve")
+        make_worker_key(home / "curve")
         self.hosts: list[RankHost] = []
 
     def config(self, **changes: object) -> AgentConfig:
@@ -252,7 +243,7 @@ def test_one_too_many_gets_no_place_and_one_with_another_number_of_gpus_ends(pai
 @pytest.mark.parametrize("knows", ["nothing", "the public key"])
 def test_one_without_the_key_stays_out(pair: Pair, broker: BrokerSide, sockets: Sockets, knows: str) -> None:
     """Of a key, another is as good as none; who knows the public part is refused by name."""
-    make_key(pair.home / "other")
+    make_worker_key(pair.home / "other")
     stranger = sockets(zmq.DEALER)
     if knows == "the public key":
         stranger.curve_publickey, stranger.curve_secretkey = zmq.curve_keypair()

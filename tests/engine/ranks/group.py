@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zmq
 
 from bench.harness.process import Process, clean_environ, free_port
 from broker.wire.jobspec import JobSpec, ModelCard, encode_spec
 from tests.engine.child import Child, Ending
 from tests.support.waiting import wait_until
+from tests.support.worker_key import make_worker_key
 from workers.agent.engine_environ import listening
 from workers.agent.engine_group import EngineGroup
 from workers.agent.engine_start import EngineStarter
@@ -173,9 +173,9 @@ class SpreadGroup:
 
     def __init__(self, place: Path, *cards: ModelCard, leader: str = "127.0.0.1", **more: Any) -> None:
         self.taps, self.out = place / "taps", place / "out"
-        for directory in (self.taps, self.out, place / "curve"):
-            directory.mkdir(parents=True, mode=0o700)
-        key = worker_key(place / "curve")
+        for directory in (self.taps, self.out):
+            directory.mkdir(parents=True)
+        key = make_worker_key(place / "curve")
         endpoint = f"tcp://{leader}:{free_port()}"
         command = (sys.executable, "-m", "tests.engine.ranks.process")
         config = AgentConfig(
@@ -231,12 +231,3 @@ class SpreadGroup:
         if self.engine is not None:
             self.engine.poll()
             self.engine.release()
-
-
-def worker_key(directory: Path) -> Path:
-    """A key that all machines of a group may have, in this directory of mode 0700."""
-    public, secret = (part.decode() for part in zmq.curve_keypair())
-    path = directory / "worker.key"
-    path.write_text(f'name = "pair"\nrole = "worker"\npublic = "{public}"\nsecret = "{secret}"\nbroker = "{public}"\n')
-    path.chmod(0o600)
-    return path
