@@ -122,7 +122,7 @@ class Loading(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     step: Count = 0
     total: Count = 0
     age_s: Age = 0.0
-    #: Why the process before it could not load the model; "" when there was none that could not.
+    #: Why the process before it could not load the model, or what it waits for before it starts; "": neither.
     error: Annotated[str, Meta(max_length=2048)] = ""
 
 

@@ -49,7 +49,12 @@ class WorkerLoading(Struct, kw_only=True):
     step: Annotated[int, Meta(description="Sizes of the warm-up that are done.")]
     total: int
     seconds: Annotated[float, Meta(description="Since its process began.")]
-    error: Annotated[str | None, Meta(description="Why the last try to load the model failed; null: none did.")]
+    error: Annotated[
+        str | None,
+        Meta(
+            description="Why the last try to load the model failed, or what it waits for (machines of its group); null: neither."
+        ),
+    ]
 
 
 class WorkerDepot(Struct, kw_only=True):
