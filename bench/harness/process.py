@@ -1,4 +1,4 @@
-"""Process of the service: started, waited for, signalled, looked into. The harness of measurements and tests."""
+"""A process of the service: started, waited for, signalled, measured. The harness of measurements and tests."""
 
 from __future__ import annotations
 

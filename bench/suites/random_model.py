@@ -1,4 +1,4 @@
-"""A video model of real size with weights that were drawn, for measuring where no weights can be had.
+"""A video model of real size with random weights, for measuring where no weights can be had.
 
 `python -m bench.suites.random_model NAME OUT TOKENIZER [DEVICE]`. Weights are drawn on the device, which on a GPU takes seconds. Its clips
 are noise; its time and memory are those of the real thing, but for the text encoder, which is kept small (its share of a job is a

@@ -1,4 +1,4 @@
-"""`kill -9` of the process that draws, many times over; what checkpoints cost it.
+"""`kill -9` of the process that draws, many times: the cost with checkpoints.
 
 What is measured runs in a child (`scripts/engine_killed.py`), which is the worker's engine without its service: it loads the model once and
 draws each picture in a fork of itself, so that a kill costs a fork, not the imports of torch. Forks are killed at random moments, and drawn

@@ -1,1 +1,1 @@
-"""Needs of every process besides messages: settings, logs, signals, limits, key files, pictures."""
+"""Parts that every process uses besides messages: settings, logs, signals, limits, key files, pictures."""

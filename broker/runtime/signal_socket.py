@@ -1,4 +1,4 @@
-"""Signals as bytes on a socket, so that a poll loop meets them like everything else."""
+"""Signals as bytes on a socket, so that a poll loop reads them like everything else."""
 
 from __future__ import annotations
 

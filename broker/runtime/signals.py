@@ -1,4 +1,4 @@
-"""Stop signals before there is anything to stop: SIGTERM and SIGINT end a process that is still starting, with code 0, after tidying up.
+"""Stop signals during start-up: SIGTERM and SIGINT end a process that is still starting, with code 0, after tidying up.
 
 Installed first of all by every `__main__`, since the imports alone take a second. Where a process begins to serve, its loop takes the
 signals over and gives them back when it has ended. What had been begun is undone on the way out, by `with` and `finally`. Around an event

@@ -1,4 +1,4 @@
-"""The words and bounds that messages and their bodies are made of."""
+"""States, names and bounds that messages and their bodies are made of."""
 
 from __future__ import annotations
 

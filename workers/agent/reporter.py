@@ -1,4 +1,4 @@
-"""Messages that the agent sends unasked, when they are due: `Hello`, heartbeats, results.
+"""Messages that the agent sends without a request, when they are due: `Hello`, heartbeats, results.
 
 Nothing waits for the broker: each may be lost, and everything that matters is repeated by a later one.
 """

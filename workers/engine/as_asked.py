@@ -1,4 +1,4 @@
-"""Whether what was drawn is what was requested: the files of a job beside its spec."""
+"""Check of a job's files against its spec."""
 
 from __future__ import annotations
 

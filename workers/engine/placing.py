@@ -1,4 +1,4 @@
-"""Carries a placement out: which weights of a pipeline lie where, and the hooks that bring them to the device when they are needed."""
+"""Carries a placement out: the place of each of a pipeline's weights, and the hooks that bring them to the device when they are needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which job of an engine may go on: the planner's decisions, waited for by threads.
+"""Turns of an engine's jobs: threads wait here for the planner's decisions.
 
 One job at a time has the *turn*: from the beginning of its denoise stage until the next may begin its own. While it takes its last steps
 one other may be prepared, and waits; one more, from before it, may be in its postprocess stages. A thread that waits gives signs of life

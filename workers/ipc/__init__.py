@@ -1,1 +1,1 @@
-"""Between an agent and its engine: messages on a socketpair, and counters in shared memory."""
+"""Messages on a socketpair and counters in shared memory, between an agent and its engine."""

@@ -1,4 +1,4 @@
-"""Choice of devices: `--gpus` in words -> a list of devices, one worker each. `/2` behind it makes groups of two.
+"""Choice of devices: the text of `--gpus` -> a list of devices, one worker each. `/2` behind it makes groups of two.
 
 Reads from NVIDIA's management library which GPUs there are; torch is never imported here (it would cost seconds, and a CUDA context on GPU
 0). GPU numbers are those of `nvidia-smi`; where CUDA_VISIBLE_DEVICES narrows the machine down, they count within it, as in every CUDA

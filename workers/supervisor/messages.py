@@ -1,4 +1,4 @@
-"""Between the supervisor and its agents: messages on a socketpair, framed as in `ipc`.
+"""Messages between the supervisor and its agents, on a socketpair, framed as in `ipc`.
 
 The supervisor sends the configuration and then nothing; at the end of its stream the agent leaves. The agent reports what
 the supervisor needs: whether its engine ever became ready, which processes to kill if the agent itself dies without a message, and whether

@@ -1,6 +1,4 @@
-"""Facts of this machine that `zoetrope doctor` checks: versions, GPUs, disk, ports, settings, and the servers at the settings'
-addresses.
-"""
+"""Facts of this machine that `zoetrope doctor` checks: versions, GPUs, disk, ports, settings, servers."""
 
 from __future__ import annotations
 

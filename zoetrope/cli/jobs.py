@@ -1,4 +1,4 @@
-"""Commands about jobs and their files: ps, show, logs, cancel, download, rm, verify."""
+"""Commands about jobs and their files: ps, show, logs, cancel, pause, resume, commit, download, rm, verify."""
 
 from __future__ import annotations
 

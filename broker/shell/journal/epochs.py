@@ -1,4 +1,4 @@
-"""Which journal this is, how often it was opened, and whether all is there that was: its table `meta`, and the mark beside it.
+"""Identity of the journal, the number of its starts, and the check that nothing of it is missing: its table `meta`, and the mark beside it.
 
 The epoch is raised, on disk, with every start; fences and revisions are numbered within it, so one that fell would give some of them again.
 It is kept twice in the file and once in the mark.

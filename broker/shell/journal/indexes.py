@@ -1,4 +1,4 @@
-"""Do the journal's indexes lead to every row? An entry that a disk has changed makes a job that is there one that is not.
+"""Check that the journal's indexes lead to every row: by an entry that the disk has changed, a job would not be found.
 
 SQLite's own check at start reads the structure of every page, and compares no index with its table. So rows are walked, the newest first,
 and each is looked up by every index that has to have it: for a while at start, before anything is read by them, and on from there in idle

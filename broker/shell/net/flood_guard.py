@@ -1,4 +1,4 @@
-"""Connections that send and send and never end a message: found and cut.
+"""Connections whose message never ends: found and cut.
 
 libzmq keeps the frames of a message until its last one has come; its high-water mark counts messages and its size limit holds for a frame,
 so a message without an end fills the memory unseen (measured: 362 MB in seconds). Over tcp the system counts the bytes that each

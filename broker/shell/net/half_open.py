@@ -1,4 +1,5 @@
-"""Connections over tcp that have not finished their handshake: counted and cut, so that strangers do not use up the descriptors.
+"""Connections over tcp that have not finished their handshake: counted and cut, so that clients without a key do not use up the
+descriptors.
 
 libzmq gives each one `HANDSHAKE_IVL`, however many bytes it brings, and bounds them in no other way; its events do not have the peer whose
 handshake succeeded. The bytes that a peer has acknowledged show it: no peer is sent more than greeting and WELCOME before its key is found

@@ -1,4 +1,4 @@
-"""Before the broker serves over tcp it makes sure that its door is shut: a stranger's key and no key at all must both be refused.
+"""Self-test before serving over tcp: a connection with an unknown key and one without a key must both be refused.
 
 An endpoint that looks closed may be open: libzmq admits any key when no handler answers ZAP and the domain is not enforced, and a
 socket option set after the bind has no effect.
