@@ -100,7 +100,7 @@ class Pulse:
 
 
 class Attempt:
-    """A job that the engine holds. `slot`: its row of the shared words. `alone`: no other job may be in the engine with it."""
+    """A job that the engine holds. `slot`: its row of the shared counters. `alone`: no other job may be in the engine with it."""
 
     def __init__(
         self,

@@ -147,7 +147,7 @@ class AgentCore:
         return self._flush_effects(now)
 
     def progressed(self, progress: Iterable[Progress], now: float) -> list[fx.Effect]:
-        """Take the engine's shared words: often while there is an attempt, and once more when the process is gone."""
+        """Take the engine's shared counters: often while there is an attempt, and once more when the process is gone."""
         self.engine_slot.observe(progress, now)
         return self._flush_effects(now)
 

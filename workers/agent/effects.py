@@ -21,7 +21,9 @@ class SendBroker(Struct, frozen=True):
 
 
 class StartEngine(Struct, frozen=True):
-    """Start an engine process with new shared words and send it `setup`. Answered by `engine_exited`, at once if it cannot be started."""
+    """Start an engine process with new shared counters and send it `setup`. Answered by `engine_exited`, at once if it cannot be
+    started.
+    """
 
     setup: Setup
 

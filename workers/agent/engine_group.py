@@ -1,6 +1,7 @@
 """An engine as the agent holds it: one process, or one for each GPU of the worker, here or on other machines. One's end is the end of all.
 
-All ranks get the same setup and each has a socketpair and words of its own; rank 0 alone gets jobs and requests to stop them, and answers.
+All ranks get the same setup and each has a socketpair and counters of its own; rank 0 alone gets jobs and requests to stop them, and
+answers.
 """
 
 from __future__ import annotations
@@ -127,11 +128,11 @@ class EngineGroup:
         return replace(message, message=f"{self._name(number)}: {message.message}"[:MAX_TEXT])
 
     def progress(self) -> tuple[Progress, ...]:
-        """Read the words of rank 0, slot by slot."""
+        """Read the counters of rank 0, slot by slot."""
         return self._first.progress()
 
     def memory_mb(self) -> tuple[tuple[int, int], ...]:
-        """(used, total) of each rank on this machine as its words show."""
+        """(used, total) of each rank on this machine from its counters."""
         return tuple(rank.memory_mb() for rank in self._own)
 
     def request_cancel(self, slot: int, fence: int) -> None:

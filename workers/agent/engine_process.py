@@ -1,4 +1,4 @@
-"""One process of an engine as the agent holds it: the child, its socketpair, its shared words.
+"""One process of an engine as the agent holds it: the child, its socketpair, its shared counters.
 
 Nothing here blocks: what the engine does not read is kept until it does, so that a stuck engine cannot stop the agent. The child leads a
 process group of its own: killing it kills whatever it started, and signals meant for the supervisor's group do not reach it.
@@ -27,12 +27,12 @@ class EngineProcess:
     ) -> None:
         """`meeting`: the socket at which this process, rank 0 of a group, listens for the others; it stays the caller's to close."""
         self._socket, theirs = socket.socketpair()
-        self._words = SharedCounters.create()
+        self._counters = SharedCounters.create()
         self._outgoing = bytearray()
         self._channel = Channel(self._socket, FromEngine)
         #: Whether the stream has ended, or is not listened to any more.
         self.closed = False
-        inherited = {"--socket": theirs.fileno(), "--words": self._words.fd}
+        inherited = {"--socket": theirs.fileno(), "--words": self._counters.fd}
         if meeting is not None:
             inherited["--meeting"] = meeting.fileno()
         try:
@@ -92,20 +92,20 @@ class EngineProcess:
         return messages
 
     def progress(self) -> tuple[Progress, ...]:
-        """Read its shared words, slot by slot."""
-        return self._words.progress()
+        """Read its shared counters, slot by slot."""
+        return self._counters.progress()
 
     def memory_mb(self) -> tuple[int, int]:
-        """(used, total) as its words show."""
-        return self._words.memory()
+        """(used, total) from its shared counters."""
+        return self._counters.memory()
 
     def request_cancel(self, slot: int, fence: int) -> None:
         """Set the cancel flag of a slot."""
-        self._words.slots[slot].request_cancel(fence)
+        self._counters.slots[slot].request_cancel(fence)
 
     def request_park(self, slot: int, fence: int) -> None:
         """Set the park flag of a slot."""
-        self._words.slots[slot].request_park(fence)
+        self._counters.slots[slot].request_park(fence)
 
     @property
     def name(self) -> str:
@@ -134,4 +134,4 @@ class EngineProcess:
     def _release(self) -> None:
         self.closed = True
         self._socket.close()
-        self._words.close()
+        self._counters.close()

@@ -173,9 +173,9 @@ class EngineSlot:
             self._replace(reason, now, blamed=False)
 
     def observe(self, progress: Iterable[Progress], now: float) -> None:
-        """Take the progress in the shared words."""
+        """Take the progress in the shared counters."""
         for number, shown in enumerate(progress):
-            if number == 0:  # whose words are those of the model that is made ready, before there is a job
+            if number == 0:  # its counters are those of the model that is made ready, before there is a job
                 self.engine.life.observe(shown)
             for attempt in self.attempts:
                 attempt.observe(shown, now)

@@ -36,8 +36,8 @@ from workers.supervisor.messages import AgentConfig, EngineProcess
 
 logger = logging.getLogger(__name__)
 
-#: How often the engine's shared words are read while it has a job: a step shorter than this shows late, never wrong.
-_WORDS_S = 0.05
+#: How often the engine's shared counters are read while it has a job: a step shorter than this shows late, never wrong.
+_COUNTERS_S = 0.05
 #: A process that is on its way out is polled this often; its end has no descriptor to poll on every system.
 _REAP_S = 0.01
 _SAMPLE_S = 1.0
@@ -114,7 +114,7 @@ class AgentShell:
         timeout_s = max(0.0, wake_at - self._clock.now())
         if self._engine is not None and (self._engine.closed or self._core.engine_slot.engine.life.state == "stopping"):
             return min(timeout_s, _REAP_S)
-        return min(timeout_s, _WORDS_S) if self._core.engine_slot.attempts else timeout_s
+        return min(timeout_s, _COUNTERS_S) if self._core.engine_slot.attempts else timeout_s
 
     def _serve(self, signals: SignalSocket) -> None:
         self._serve_signals(signals)

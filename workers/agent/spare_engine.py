@@ -1,7 +1,7 @@
 """A second engine with its imports done, which takes the place of the engine when that ends: as many processes as that has.
 
 Importing torch, diffusers and transformers is most of an engine's start. The spare is a child of the agent as every engine is, and has the
-same device: nothing changes hands when it is taken but the first message, as it has its own socketpair and shared words from its start.
+same device: nothing changes hands when it is taken but the first message, as it has its own socketpair and shared counters from its start.
 It is started when the engine has its model in memory, so that the two never load beside each other. One that ends by itself (out of
 memory, as a rule) is not replaced before the next engine is ready: a machine that is short of memory is not made shorter again and again.
 """

@@ -25,7 +25,7 @@ class Sampler(Protocol):
     device: str
 
     def sample(self, engine_pids: Sequence[int], shown_mb: Sequence[tuple[int, int]]) -> Stats:
-        """The numbers now, of all ranks together. None of either: no engine. `shown_mb`: (used, total) from each rank's shared words."""
+        """The numbers now, of all ranks together. None of either: no engine. `shown_mb`: (used, total) from each rank's shared counters."""
 
 
 class CpuSampler:

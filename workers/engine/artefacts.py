@@ -145,7 +145,7 @@ class Mp4Writer:
         flags = "+faststart" if embedded is None else "+faststart+use_metadata_tags"
         self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": flags})
         if embedded is not None:
-            self._container.metadata.update({KEY: embedded.text, MP4_PARAMETERS: embedded.words})
+            self._container.metadata.update({KEY: embedded.text, MP4_PARAMETERS: embedded.parameters})
         codec, crf = CODECS[self._file.codec], self._file.crf
         options = {**codec.options, "crf": str(codec.usual if crf is None else crf)}
         self._stream = self._container.add_stream(codec.encoder, rate=self._rate, options=options)
@@ -231,7 +231,7 @@ def _chunks(embedded: FileRecipe | None) -> PngInfo | None:
     if embedded is None or not embedded.text:
         return None
     chunks = PngInfo()
-    for name, text in ((KEY, embedded.text), (PNG_PARAMETERS, embedded.words), ("Software", "Zoetrope")):
+    for name, text in ((KEY, embedded.text), (PNG_PARAMETERS, embedded.parameters), ("Software", "Zoetrope")):
         chunks.add_text(name, text)
     return chunks
 

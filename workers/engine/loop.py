@@ -63,7 +63,7 @@ class Loop:
     def __init__(
         self,
         channel: Channel,
-        words: SharedCounters,
+        counters: SharedCounters,
         marks: log_context.Marks | None = None,
         imports: Sequence[str] = (),
         meeting: int = -1,
@@ -71,7 +71,7 @@ class Loop:
         """`meeting`: descriptor of the socket at which rank 0 of a group listens for the others."""
         self._channel = channel
         self._sending = threading.Lock()
-        self._words = words
+        self._counters = counters
         self._marks = marks or log_context.Marks()
         self._imports = imports
         self._meeting = meeting
@@ -99,7 +99,7 @@ class Loop:
         runner = Runner(
             registry,
             cards,
-            self._words,
+            self._counters,
             self._send,
             _lost,
             self._marks,
@@ -123,7 +123,7 @@ class Loop:
     def _follow(self, registry: Registry) -> int:
         """Draw along what rank 0 does, until the agent closes its end."""
         try:
-            registry.follow(self._words.slots[0], self._send)
+            registry.follow(self._counters.slots[0], self._send)
         except Exception as error:  # the process's outermost loop: the other ranks cannot go on without this one
             unforeseen = not isinstance(error, EngineError)
             logger.error("%s", error, exc_info=unforeseen, extra={"action": Action.ENGINE_EXITED})
@@ -173,7 +173,7 @@ class Loop:
         os._exit(status)
 
     def _preload(self, registry: Registry, cards: dict[str, ModelCard], name: str) -> Ready | LoadFailed:
-        slot = self._words.slots[0]
+        slot = self._counters.slots[0]
         slot.begin(_NO_FENCE)
         slot.report("load", 0, 0)
         started = time.monotonic()
@@ -238,7 +238,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the engine on inherited descriptors; returns the exit status."""
     parser = argparse.ArgumentParser(prog="workers.engine.loop", description="One engine. Started by its agent.")
     parser.add_argument("--socket", type=int, required=True, help="descriptor of the socketpair's end")
-    parser.add_argument("--words", type=int, required=True, help="descriptor of the shared words")
+    parser.add_argument("--words", type=int, required=True, help="descriptor of the shared counters")
     parser.add_argument(
         "--meeting", type=int, default=-1, help="descriptor of the socket at which rank 0 of a group listens"
     )

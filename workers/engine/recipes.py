@@ -18,7 +18,7 @@ class FileRecipe(Struct, frozen=True):
     """A recipe as it is written into a file, as JSON and as text, "" where the job has none; and what signs the file, as what."""
 
     text: str = ""
-    words: str = ""
+    parameters: str = ""
     signer: Signer | None = None
     source_type: str = DRAWN
 

@@ -46,7 +46,7 @@ class Runner:
         self,
         registry: Registry,
         cards: dict[str, ModelCard],
-        words: SharedCounters,
+        counters: SharedCounters,
         send: Callable[[Struct], None],
         lost: Callable[[], None],
         marks: log_context.Marks | None = None,
@@ -57,7 +57,7 @@ class Runner:
         self._registry = registry
         self._checkpoint_s = checkpoint_s
         self._cards = cards
-        self._words = words
+        self._counters = counters
         self._send = send
         self._lost = lost
         self._marks = marks or log_context.Marks()
@@ -94,7 +94,7 @@ class Runner:
 
     def _denoise(self, job: RunJob) -> JobEnding | None:
         """The job's end; None when that comes with its postprocessing."""
-        slot = self._words.slots[job.slot]
+        slot = self._counters.slots[job.slot]
         read = self._read(job)
         if isinstance(read, JobFailed):
             return read

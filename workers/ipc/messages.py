@@ -51,7 +51,7 @@ class RunJob(Struct, frozen=True, kw_only=True, tag="run"):
     #: Existing empty directory for the files.
     out_dir: str
     profile: Profile = "normal"
-    #: Which row of the shared words is this job's.
+    #: Which row of the shared counters is this job's.
     slot: Annotated[int, Meta(ge=0, lt=SLOTS)] = 0
     #: Begin when nothing else is going on, and let nothing else begin before its end.
     alone: bool = False

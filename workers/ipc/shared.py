@@ -42,7 +42,7 @@ class Progress(Struct, frozen=True):
 
 
 class SharedCounters:
-    """The shared words. The agent writes each slot's `cancel` and `park`; the engine writes everything else."""
+    """The shared counters. The agent writes each slot's `cancel` and `park`; the engine writes everything else."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -52,7 +52,7 @@ class SharedCounters:
 
     @classmethod
     def create(cls) -> SharedCounters:
-        """New words, all zero, in an unlinked file whose descriptor a child may inherit."""
+        """New counters, all zero, in an unlinked file whose descriptor a child may inherit."""
         if hasattr(os, "memfd_create"):
             fd = os.memfd_create("zoetrope-words", 0)
         else:  # macOS has no memfd
@@ -77,7 +77,7 @@ class SharedCounters:
 
 
 class Slot:
-    """The words of one job."""
+    """The counters of one job."""
 
     def __init__(self, words: memoryview, first: int) -> None:
         self._words = words

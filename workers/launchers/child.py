@@ -94,7 +94,9 @@ def surroundings(order: Order, environ: Mapping[str, str]) -> dict[str, str]:
 class WorkerProcess:
     """One start of a worker, or of a part of it, with its output in a file."""
 
-    def __init__(self, order: Order, name: str, words: Sequence[str], environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self, order: Order, name: str, command: Sequence[str], environ: Mapping[str, str] = os.environ
+    ) -> None:
         """Start it. One that cannot be started has ended with `EXIT_SETTINGS`, and `why` is the reason."""
         self.boot = uuid.uuid4().hex
         self.log = Path(order.home) / "launcher" / f"{order.pool}.{name}.log"
@@ -109,7 +111,7 @@ class WorkerProcess:
                 self.log.replace(self.log.with_suffix(".log.1"))
             with self.log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    words,
+                    command,
                     env=surroundings(order, environ),
                     cwd=order.home,
                     stdin=subprocess.DEVNULL,

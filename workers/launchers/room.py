@@ -24,7 +24,7 @@ def lacking(machines: Sequence[Machine], gpus: int, labels: Mapping[str, str], s
     those = f"{_machines(len(fitting))}{_with(labels)}"
     if not fitting:
         there = f"{len(staying)} {'is' if len(staying) == 1 else 'are'} there"
-        return f"no machine has {_in_words(labels)} ({there})" if staying else "no machine is there"
+        return f"no machine has {_as_text(labels)} ({there})" if staying else "no machine is there"
     takes = f"a worker takes {_gpus(gpus)} of {'one machine' if spread == 1 else f'each of {spread} machines'}"
     # What the last of the machines that are needed has, which the others have as well.
     total = _at(spread, [machine.total for machine in fitting])
@@ -62,8 +62,8 @@ def _gpus(count: float) -> str:
 
 
 def _with(labels: Mapping[str, str]) -> str:
-    return f" with {_in_words(labels)}" if labels else ""
+    return f" with {_as_text(labels)}" if labels else ""
 
 
-def _in_words(labels: Mapping[str, str]) -> str:
+def _as_text(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in labels.items())
