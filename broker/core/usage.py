@@ -36,5 +36,5 @@ def gpu_seconds(job: Job) -> tuple[float, float]:
 
 
 def gpus_of_last(job: Job) -> int:
-    """Number of GPUs of the worker that had the job last; those that it asked for where that was not recorded."""
+    """Number of GPUs of the worker that had the job last; those that it requested where that was not recorded."""
     return next((entry.gpus for entry in reversed(job.history) if entry.gpus), job.submission.gpus)

@@ -14,7 +14,7 @@ from broker.runtime.curve_keys import PeerKey
 _random = SystemRandom()
 
 #: The system reaps dead tcp connections within 15 s, on both sides, so that none is kept beside the new one. Not libzmq's own heartbeats:
-#: it looks through the timers of all connections at every message to one that has such a timer, which takes most of a core from
+#: it searches the timers of all connections at every message to one that has such a timer, which takes most of a core from
 #: some thousand connections on, and they can abort their process (see `EDGE_HWM` in `broker/shell/net/sockets.py`). Over ipc the end of a
 #: peer is seen at once.
 KEEP_ALIVE = (

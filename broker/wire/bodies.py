@@ -36,7 +36,7 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
 
     host: Short = ""
     pid: int = 0
-    #: As people know it: "NVIDIA H100", "cpu".
+    #: Product name: "NVIDIA H100", "cpu".
     device: Short = ""
     #: GPUs behind this worker (1 for a CPU worker).
     gpus: Count = 1
@@ -108,7 +108,7 @@ class ClaimedDelivery(Struct, frozen=True, kw_only=True):
 
 
 class DeliveryView(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A webhook delivery as edges see it."""
+    """A webhook delivery, as sent to edges."""
 
     event: WebhookEvent
     state: DeliveryState
@@ -124,7 +124,7 @@ class DeliveryView(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """A job as edges see it."""
+    """A job, as sent to edges."""
 
     id: str
     state: JobStateName
@@ -240,7 +240,7 @@ class Admission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
 
 
 class WorkerView(Struct, frozen=True, kw_only=True):
-    """A worker as edges see it."""
+    """A worker, as sent to edges."""
 
     name: str
     state: WorkerStateName
@@ -274,7 +274,7 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     lora_memory: LoraMemory = LoraMemory()
     #: As `WorkerInfo`'s.
     versions: dict[str, str] = msgspec.field(default_factory=dict)
-    #: Why it takes no job yet, as it said last; None: its engine is not loading.
+    #: Why it takes no job yet, by its latest report; None: its engine is not loading.
     loading: Loading | None = None
     #: As `Heartbeat`'s.
     depot: DepotWait | None = None
@@ -302,7 +302,7 @@ class ClassBacklog(Struct, frozen=True, kw_only=True):
     """Jobs waiting for one model and one class of workers: GPUs of one kind, so many a worker."""
 
     model: str
-    #: As the workers say it (`WorkerInfo`); "": no worker could run these jobs, and none that could is remembered.
+    #: As the workers report it (`WorkerInfo`); "": no worker could run these jobs, and none that could is remembered.
     device: str
     #: GPUs of a worker, or those that the jobs need.
     size: int
@@ -315,7 +315,7 @@ class ClassBacklog(Struct, frozen=True, kw_only=True):
 
     @property
     def label(self) -> str:
-        """The class in one word of small letters, digits, `-` and `x`: `1x-nvidia-h100-80gb-hbm3`."""
+        """The class as one name of small letters, digits, `-` and `x`: `1x-nvidia-h100-80gb-hbm3`."""
         return class_label(self.device, self.size)
 
 
@@ -344,9 +344,9 @@ class PoolView(Struct, frozen=True, kw_only=True):
     refusing: str = ""
     #: Records of jobs that are over which were found damaged since the broker started.
     damaged: int = 0
-    #: The broker's time now, by which all times in its answers are to be read; 0: it does not say.
+    #: The broker's time now, by which all times in its answers are to be read; 0: not given.
     now: float = 0.0
-    #: Seconds until the wall clock is believed again, after it was set; 0: it is.
+    #: Seconds until the wall clock is trusted again, after it was set; 0: it is.
     settling_s: float = 0.0
     #: When the wall clock was set, the oldest first.
     clock_steps: tuple[ClockStep, ...] = ()

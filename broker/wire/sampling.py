@@ -26,7 +26,7 @@ class Sampler(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sigmas: Annotated[tuple[Annotated[float, Meta(gt=0, le=1)], ...], Meta(max_length=MAX_SCHEDULE)] = ()
     #: The timesteps themselves, falling; nothing shifts them.
     timesteps: Annotated[tuple[Annotated[float, Meta(ge=0, le=1000)], ...], Meta(max_length=MAX_SCHEDULE)] = ()
-    #: How a scheduler of a noise-predicting model picks its timesteps; few-step models want "trailing".
+    #: How a scheduler of a noise-predicting model picks its timesteps; few-step models need "trailing".
     spacing: Spacing = ""
     steps: Annotated[int, Meta(ge=1, le=MAX_SCHEDULE)] | None = None
     guidance: Annotated[float, Meta(ge=0, le=100)] | None = None

@@ -27,7 +27,7 @@ Fence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
 #: Seconds since an attempt was given to the engine, when this is sent. A start has no message of its own: whatever reports an attempt
-#: says when it began.
+#: has when it began.
 Age = Annotated[float, Meta(ge=0, le=1e10)]
 
 #: Longest wait in a refusal, seconds: the OpenAI SDKs give up at once instead of waiting for longer.

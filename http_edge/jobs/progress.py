@@ -1,7 +1,7 @@
 """Progress of a job as one number: 0 to 100, never falling, 100 only when it succeeded.
 
 Each phase has its share of the scale, most of it the denoising steps. A second attempt starts over, but the number does not: an edge
-remembers the highest that it gave for each job. That memory is bounded and an edge's own; all edges see the same events, so theirs agree.
+remembers the highest that it gave for each job. That memory is bounded and an edge's own; all edges get the same events, so theirs agree.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
   there is killed. Nothing is started while processes that were killed are still there: they may hold the GPU's memory.
 - Without a message of its leader for `SILENT_S` it kills all it has and requests a place again; so it does when another leader answers,
   which counts its lives from 1 again.
-- A life whose processes have ended stays in its reports until it is not ordered any more, so that the leader learns how they have ended.
+- A life whose processes have ended stays in its reports until it is not ordered any more, so that the leader is sent how they have ended.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Host:
         return [Send(FromRank(boot=self._own.boot, life=number, number=rank, message=message))]
 
     def stop(self, reason: str, now: float) -> list[Effect]:
-        """Asked to end."""
+        """End on a signal."""
         if self._leaving is not None:
             return []
         return [Send(Leave(boot=self._own.boot)), *self._go(Exit(EXIT_LEFT, reason), now)]

@@ -91,7 +91,7 @@ class _Life:
         self.wanted = True
         #: Place -> why its machine is not counted on any more.
         self.lost: dict[int, str] = {}
-        #: (place, number there) -> messages that nobody has taken yet.
+        #: (place, number there) -> messages that were not taken yet.
         self.inbox: dict[tuple[int, int], list[FromEngine]] = {}
 
 
@@ -106,7 +106,7 @@ class Leader:
         self._lives: dict[int, _Life] = {}
         self._last = 0
         self._due_at = 0.0
-        #: Boots of rank hosts without a place -> since when, and when they asked last.
+        #: Boots of rank hosts without a place -> since when, and when their last request came.
         self._waiting: dict[str, tuple[float, float]] = {}
 
     @property

@@ -120,14 +120,14 @@ class Wait(Struct, frozen=True, kw_only=True, tag="wait"):
 
 
 class Refuse(Struct, frozen=True, kw_only=True, tag="refuse"):
-    """There will be no place: end. `why`: it has another number of GPUs, or is not wanted (no place, another version)."""
+    """There will be no place: end. `why`: it has another number of GPUs, or is not needed (no place, another version)."""
 
     why: Literal["count", "unwanted"]
     reason: _Text
 
 
 class Dismiss(Struct, frozen=True, kw_only=True, tag="dismiss"):
-    """The group has ended for good: end. `drained`: as an operator asked; else the broker did not want it."""
+    """The group has ended for good: end. `drained`: by an operator's request; else the broker dismissed it."""
 
     leader: _Name
     drained: bool

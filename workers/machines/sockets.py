@@ -1,7 +1,7 @@
 """Sockets between the leader of a group over several machines and its rank hosts: a ROUTER and DEALERs, with CURVE.
 
-All machines of a group have one key, `worker.key`: the leader's ROUTER is the server of that pair, and lets in who has the same. libzmq's
-own heartbeats are not used (`broker.runtime.dealer`): both sides have beats of their own.
+All machines of a group have one key, `worker.key`: the leader's ROUTER is the server of that pair, and lets in clients that have the same.
+libzmq's own heartbeats are not used (`broker.runtime.dealer`): both sides have beats of their own.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class LeaderSocket:
     def __init__(self, endpoint: str, key: PeerKey) -> None:
         self._public = z85.decode(key.public.encode())
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        # Asked at every handshake, and there before the bind; without it, and the domain enforced, everybody would get in.
+        # Called at every handshake, and there before the bind; without it, and the domain enforced, every client would get in.
         self._zap = self._context.socket(zmq.REP)
         self._zap.setsockopt(zmq.LINGER, 0)
         self._zap.bind(_ZAP)

@@ -1,6 +1,6 @@
 """`python -m workers drain NAME`: has the service let a worker finish what it holds and leave, and shows how far it is.
 
-It uses HTTP as any client does, so that it runs on any machine that reaches the service, with the key that the service asks of
+It uses HTTP as any client does, so that it runs on any machine that reaches the service, with the key that the service requires of
 everybody else.
 """
 

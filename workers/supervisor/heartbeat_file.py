@@ -1,6 +1,6 @@
 """Heartbeat file of a supervisor: what a probe without a port reads, and `python -m workers healthy`, which reads it.
 
-The file is replaced with each beat, so that a reader sees a whole one, and removed at the end. It is *alive* while its time is recent, and
+The file is replaced with each beat, so that a reader gets a whole one, and removed at the end. It is *alive* while its time is recent, and
 *ready* when the engine of at least one worker has its model in memory.
 """
 

@@ -4,7 +4,7 @@ A job that is in an engine takes what it takes on that worker. One that waits is
 workers that could run it, each counted as often as it would take one: so the work that waits, over the number of these workers, is the time
 until it is done. A promise counts on the slowest of them, the smallest.
 
-Fair shares and usage count GPU-seconds: all GPUs of the worker that has a job, whatever it asked for, as nobody else has them meanwhile.
+Fair shares and usage count GPU-seconds: all GPUs of the worker that has a job, whatever it requested, as no other job has them meanwhile.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from broker.core.scheduling.worker_sizes import WorkerSizes
 
 
 class RunTimes:
-    """Predictions for jobs that wait, by what they ask for."""
+    """Predictions for jobs that wait, by what they request."""
 
     def __init__(self, costs: Costs, sizes: WorkerSizes) -> None:
         self._costs = costs

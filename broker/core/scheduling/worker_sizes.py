@@ -29,7 +29,7 @@ class WorkerSizes:
         self._workers = workers
         self._by_name: dict[str, int] = {}
         self._counts: Counter[int] = Counter()
-        #: By model and GPUs of jobs, worked out when asked for.
+        #: By model and GPUs of jobs, worked out on request.
         self._fitting: dict[tuple[str, int], tuple[tuple[int, int], ...]] = {}
 
     def note(self, name: str, gpus: int) -> None:

@@ -1,13 +1,13 @@
 """Interface of a database that holds the journal: `Store`, and the `Batch` that it is given to write.
 
-The journal stages, numbers and packs (`journal`, `staged`, `rows`) and knows what is staged; a store has rows, and no job as an object
+The journal stages, numbers and packs (`journal`, `staged`, `rows`) and tracks what is staged; a store has rows, and no job as an object
 and of nothing that is staged, and decides nothing. SQLite is one (`sqlite_store`), the archive in memory of tests another.
 
 **Who commits.** The journal alone, by `Store.commit`; a store commits nothing by itself but its epoch. What was written by then becomes
 durable at once and as a whole, or not at all: it is on disk when `commit` returns. Ending without it, or `discard`, leaves what was
 committed last.
 
-**Order.** Batches are written in the order in which they were given, and the parts of a batch in that of its fields. Reads see all that
+**Order.** Batches are written in the order in which they were given, and the parts of a batch in that of its fields. Reads include all that
 is written, committed or not. A batch never changes: a store may write it again, as one does whose disk was full.
 
 **Errors.** A row that the compare-and-set does not match raises `JournalConflict`, a new job whose id is taken `IdTaken`; nothing of that
