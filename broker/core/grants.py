@@ -38,6 +38,11 @@ def grant(state: State, job: Job, worker: Worker, now: float) -> None:
     give(state, job, worker)
     job.resends = 0
     job.yields_to = ""
+    if worker.left_by:
+        # The room that it made is taken, whoever took it.
+        if (left_by := state.jobs.get(worker.left_by)) is not None:
+            left_by.yields_to = ""
+        worker.left_by = ""
     state.move(job, DISPATCHED, now, parking.kept_text(job) if job.kept else "")
     send_grant(state, job, worker, now)
 

@@ -161,6 +161,9 @@ def handed_back(state: State, job: Job, now: float, why: str = "") -> None:
         watch_draft(state, job)
     elif job.park == "preempt":
         state.move(job, Cause.PREEMPTED, now, note)
+        worker = state.pool.workers.get(job.worker)
+        if worker is not None and job.yields_to:
+            worker.left_by = job.id
         # One whose pause was taken back makes room for no other job.
         state.enqueue(job, front=True, yields_until=_yields_until(state, job, now) if job.yields_to else None)
     else:

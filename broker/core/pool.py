@@ -33,6 +33,8 @@ class Worker:
         self.free = 0
         #: job id -> fence, as granted or adopted.
         self.held: dict[str, int] = {}
+        #: The job that made room here, until another one is given this worker.
+        self.left_by = ""
         #: Fences granted after the last report of this worker, ascending.
         self.unseen: list[int] = []
         self.suspect = False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from math import inf
 
 from broker.core import expected, parking, promised
@@ -104,6 +105,7 @@ def pressed(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job
         if (
             other.cost <= job.cost
             and (short or (found is None and not job.parked_at and other_by <= start_by))
+            and not (job.parked_at and _goes_on(state, job, other, now))
             and other.submission.priority >= job.submission.priority
             and worker.model == other.submission.model
             and _may_lead(state, other)
@@ -117,18 +119,14 @@ def pressed(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job
 
 def going_on(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job, Worker]:
     """The choice; or in its place, of the jobs that made room and go on before the chosen one, the one with the least left."""
-    job, worker, bounds = choice.job, choice.worker, state.policy.preempt_bounds
+    job, worker = choice.job, choice.worker
     # A job that made room twice has left an entry behind with more than is left of it now.
-    for left_s, other_id in islice(
-        state.preempted.soonest(state.queue.__contains__, 0.0, bounds.factor * job.cost), LINE
-    ):
+    for left_s, other_id in islice(state.preempted.soonest(state.queue.__contains__, 0.0, inf), LINE):
         other = state.jobs[other_id]
         submission = other.submission
-        most_s = state.policy.preempt_delay * state.run_times.predict(submission, submission.units)
-        wait_s = key_of(state.queue, other_id) - now
         if (
             other.cost == left_s
-            and preemption.goes_on(left_s, job.cost, wait_s, most_s, bounds)
+            and _goes_on(state, other, job, now)
             and submission.priority >= job.submission.priority
             and worker.model == submission.model
             and state.tenants.may_start(submission.tenant)
@@ -136,6 +134,14 @@ def going_on(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Jo
         ):
             return Choice(other, worker, choice.turn)
     return choice
+
+
+def _goes_on(state: State, job: Job, other: Job, now: float) -> bool:
+    """Whether a job that waits as it made room goes before this one."""
+    policy, submission = state.policy, job.submission
+    whole_s = state.run_times.predict(submission, submission.units)
+    wait_s = key_of(state.queue, job.id) - now
+    return preemption.goes_on(job.cost, whole_s, other.cost, wait_s, policy.preempt_delay, policy.preempt_bounds)
 
 
 def _start_by(state: State, job: Job) -> float:
@@ -164,11 +170,14 @@ def _pressing(state: State, now: float) -> Iterator[tuple[Job, Lane, Waiting]]:
     short_s = ends[-1] / bounds.factor
     soonest = list(islice(_soonest(state, now + max(bounds.lead_s, bounds.patience * short_s), now), LINE))
     short = [(start_by, job_id) for start_by, job_id in soonest if state.jobs[job_id].cost <= short_s]
-    line_s = sum(state.jobs[job_id].cost for _, job_id in short) / max(1, state.pool.usable())
+    costs = sorted(state.jobs[job_id].cost for _, job_id in short)
+    sums, workers = [0.0, *accumulate(costs)], max(1, state.pool.usable())
     for number, (start_by, job_id) in enumerate(short[:LOOK]):
         job, lane = state.jobs[job_id], state.queue.lane(job_id)
         if not _may_lead(state, job):
             continue
+        # Those that are many times longer do not go before a job that made room for this one.
+        line_s = (sums[bisect_right(costs, bounds.factor * job.cost)] - job.cost) / workers
         # Those before it take the workers that are free first.
         free_s = ends[number] if number < len(ends) else line_s
         yield (

@@ -50,6 +50,11 @@ STEPS = 100
         (LONG, replace(SHORT, waits_s=1.4), ""),
         (LONG, replace(SHORT, waits_s=1.5), "long"),
         (LONG, replace(SHORT, line_s=22.0), ""),
+        # Of the 24 s that it may wait 7.2 s are for jobs of 15 s at most, and for promised ones.
+        (LONG, replace(SHORT, cost_s=15.1), "long"),
+        (LONG, replace(SHORT, cost_s=15.9), ""),
+        (replace(LONG, preempted_s=8.0), replace(SHORT, cost_s=15.0), "long"),
+        (LONG, replace(PROMISED, cost_s=15.9), "long"),
         # It can wait for the end of the next step, too, unless others that wait have that.
         (replace(LONG, park_s=1.0, step_s=2.0), replace(SHORT, start_in_s=3.5), ""),
         (replace(LONG, park_s=1.0, step_s=3.0), replace(SHORT, start_in_s=3.5), "long"),
@@ -101,15 +106,17 @@ def test_it_is_one_whose_step_ends_in_time(ends_s: tuple[float, float], start_in
         # It would have less than the reserve left to make room again.
         (50.0, 49.0, 78.0, True),
         (50.0, 49.0, 79.0, False),
-        (50.0, 25.0, 0.0, True),
-        # A short one goes before it in any case.
-        (50.0, 24.0, 0.0, False),
+        (90.0, 16.0, 45.0, True),
+        (90.0, 16.0, 46.0, False),
+        # A small one goes before it, whatever is left of that; but not once less is left of it.
+        (50.0, 12.5, 0.0, False),
+        (10.0, 12.5, 0.0, True),
     ],
 )
 def test_a_job_that_made_room_goes_on_before_others_are_begun(
     left_s: float, cost_s: float, wait_s: float, first: bool
 ) -> None:
-    assert goes_on(left_s, cost_s, wait_s, 100.0, BOUNDS) is first
+    assert goes_on(left_s, 100.0, cost_s, wait_s, 1.0, BOUNDS) is first
 
 
 @pytest.mark.parametrize(
@@ -338,6 +345,22 @@ def test_a_job_that_made_room_goes_on_before_another_is_begun():
     desk.tick(2)
     effects = desk.finish("w1", "short")
     assert [(run.job_id, run.kept) for run in sent(effects, m.Run)] == [("long", 11)]
+
+
+def test_a_job_yields_no_longer_once_the_room_that_it_made_is_taken():
+    desk = busy()
+    desk.submit("clip", units=13 * UNIT)
+    wait(desk, 19)
+    assert desk.job("long").yields_to == "clip"
+    desk.submit("picture", units=UNIT)
+    effects = desk.hand_back("w1", "long", kept=13)
+    assert [run.job_id for run in sent(effects, m.Run)] == ["picture"]
+    desk.start("w1", "picture")
+    for _ in range(4):
+        desk.tick(1)
+        beat(desk, "picture")
+    effects = desk.finish("w1", "picture")
+    assert [run.job_id for run in sent(effects, m.Run)] == ["long"]
 
 
 def test_that_whose_step_ends_in_time_makes_room():

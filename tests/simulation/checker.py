@@ -96,6 +96,11 @@ class Checker(EdgeChecks, EngineChecks):
         )
         delay_s = job.preempted_s + old.preemptions * bounds.overhead_s + other.cost
         require(delay_s <= most_s, "a job is delayed by a share of its time", job.id, delay_s, most_s)
+        whole_s = most_s / self.world.plan.policy.preempt_delay
+        if other.promise is None and other.cost > bounds.small * whole_s:
+            self.world.count("preempted: for one that is not small")
+            reserved_s = bounds.reserve * most_s
+            require(delay_s <= most_s - reserved_s, "part of a job's delay is for small ones", job.id, delay_s, most_s)
         for by in (job.deadline_at, job.promise.ready_by if job.promise is not None else 0.0):
             require(not by or at + other.cost <= by, "what is late makes no room", job.id, at, other.cost, by)
 

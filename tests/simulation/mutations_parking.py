@@ -109,6 +109,12 @@ PARKING: tuple[Mutation, ...] = (
         first=20,
     ),
     Mutation(
+        "reserve-spent",
+        "part of the delay that a job may have is left to jobs that are small beside it",
+        ((preemption, "reserve_s", constant(0.0)),),
+        first=280,
+    ),
+    Mutation(
         "promise-ignored",
         "no job goes before a promised one that it makes late",
         ((promised, "guarded", _as_it_comes),),

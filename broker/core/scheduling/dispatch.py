@@ -132,8 +132,8 @@ def not_excluded(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker
 
 
 def not_yielding(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker) -> bool:
-    """The job for which it made room does not wait any more, is kept from starting by the limit of its tenant, or no worker is there that
-    could run it."""
+    """The job for which it made room waits no more, has seen that room go to another, or is kept from starting by the limit of its tenant;
+    or no worker is there that could run it."""
     # One that is not preempted any more waits for nobody: were it to wait for what made room for it, neither would go.
     if not job.parked_at or job.yields_to not in scene.queue:
         return True

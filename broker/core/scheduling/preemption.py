@@ -10,7 +10,10 @@ than what a time that was promised for it, or its deadline, leaves. And it must 
 short jobs is worked off comes back in the midst of it, and they wait for it then. So the line, spread over the workers, counts as delay.
 
 A job leaves at the end of a step, which may take as long as a short job. So it is asked at the last end of a step that is early enough.
-What it has left of its delay is for short jobs: it goes on before another long one is begun, once it would wait for that one too long.
+
+Small jobs come often, and each takes little of that delay. A job that were as long as half of it would use it up, and then all small ones
+would wait for the long ones in the engines. So a part of it is reserved for jobs that are small beside the one that makes room
+(`Bounds.reserve`): for others it neither makes room out of that part, nor lets them pass once it waits.
 """
 
 from __future__ import annotations
@@ -43,8 +46,10 @@ class Bounds(Struct, frozen=True, kw_only=True):
     #: many seconds.
     rest: float = 0.5
     most_rest_s: float = 4.0
-    #: Share of the delay that a job may have which is left to making room: it waits for others than short ones only for the rest.
+    #: Share of the delay that a job may have which is left to jobs that are promised, or small beside it: others use the rest only.
     reserve: float = 0.3
+    #: A job is small beside one of which it takes no more than this share of the time.
+    small: float = 0.125
 
 
 class Waiting(Struct, frozen=True, kw_only=True):
@@ -111,6 +116,8 @@ def may_wait(job: Running, waiting: Waiting, delay_share: float, bounds: Bounds)
     delay_s = waiting.cost_s + bounds.overhead_s + job.reload_s + (0.0 if waiting.promised else waiting.line_s)
     rested = rests_s(job, waiting, bounds) <= 0.0
     left_s = delay_left_s(delay_share * job.whole_s, job.preemptions, job.preempted_s, bounds)
+    if not waiting.promised:
+        left_s -= reserve_s(waiting.cost_s, job.whole_s, delay_share, bounds)
     return job.preemptions < bounds.most and rested and delay_s <= min(left_s, job.spare_s)
 
 
@@ -132,15 +139,26 @@ def look_again_s(waiting: Waiting, running: Iterable[Running], bounds: Bounds) -
     return found
 
 
-def goes_on(left_s: float, cost_s: float, wait_s: float, most_s: float, bounds: Bounds) -> bool:
-    """Whether a job that made room, of which so much is left, goes on before another one of this cost.
+def reserve_s(cost_s: float, whole_s: float, delay_share: float, bounds: Bounds) -> float:
+    """The part of a job's delay that another one of this cost may not use."""
+    return 0.0 if small(cost_s, whole_s, bounds) else bounds.reserve * delay_share * whole_s
 
-    It may still wait for `wait_s`, of `most_s` in all. One that is many times shorter it lets pass; any shorter one while that leaves
-    enough for making room again, and none else: it would be begun while others wait in their midst.
+
+def small(cost_s: float, whole_s: float, bounds: Bounds) -> bool:
+    """Whether a job of this cost is small beside one that takes so long."""
+    return cost_s <= bounds.small * whole_s
+
+
+def goes_on(left_s: float, whole_s: float, cost_s: float, wait_s: float, delay_share: float, bounds: Bounds) -> bool:
+    """Whether a job that made room, of which so much is left, goes before another one of this cost, though its turn is later.
+
+    It may still wait for `wait_s`. Small ones it lets pass; other shorter ones while that leaves enough for making room again, and none
+    else: it would be begun while others wait in their midst.
     """
-    if left_s > bounds.factor * cost_s:
-        return False
-    return left_s <= cost_s or wait_s - cost_s < bounds.reserve * most_s
+    if left_s <= cost_s:
+        return True
+    reserved_s = reserve_s(cost_s, whole_s, delay_share, bounds)
+    return not small(cost_s, whole_s, bounds) and wait_s - cost_s < reserved_s
 
 
 def start_by(submitted_at: float, cost_s: float, bounds: Bounds) -> float:
