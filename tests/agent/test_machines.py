@@ -74,6 +74,15 @@ def test_a_group_waits_until_all_its_machines_are_there(leader: Leader) -> None:
     assert leader.waits_for(3.5) == ""
 
 
+def test_a_machine_that_is_quiet_is_not_named_among_those_that_are_there() -> None:
+    leader = Leader("L", 3, 2)
+    leader.receive(b"p", join("b1", name="host-b"), 0.0)
+    leader.receive(b"q", join("b2", name="host-c"), 0.0)
+    assert leader.there(0.0) == ["host-b", "host-c"]
+    leader.receive(b"q", Beat(boot="b2"), 3.0)
+    assert leader.there(3.0) == ["host-c"]
+
+
 def test_ranks_are_numbered_by_place_and_told_where_rank_0_listens() -> None:
     leader = Leader("L", 3, 2)
     leader.receive(b"p", join("b1"), 0.0)

@@ -78,11 +78,11 @@ class Machines:
         waits_for = self.leader.waits_for(now)
         if waits_for != self.waits_for:
             self.waits_for = waits_for
-            there = ", ".join(host for host, _ in self.leader.devices())
+            there = ", ".join(self.leader.there(now))
             logger.log(
                 logging.WARNING if waits_for else logging.INFO,
                 waits_for or "all machines of the group are there",
-                extra={"action": Action.MACHINES, "detail": f"others: {there or 'none'}"},
+                extra={"action": Action.MACHINES, "detail": f"others there: {there or 'none'}"},
             )
 
     def start(self, port: int, imports: str, without: str) -> list[RemoteRank]:

@@ -119,6 +119,10 @@ class Leader:
         missing = sum(place is None or not place.is_there(now) for place in self._places)
         return f"waiting for {missing} of {self._machines} machines" if missing else ""
 
+    def there(self, now: float) -> list[str]:
+        """Names of the other machines that are there."""
+        return [place.host for place in self._places if place is not None and place.is_there(now)]
+
     def devices(self) -> list[tuple[str, Device]]:
         """Measurements of the other machines, with their names."""
         return [(place.host, place.device) for place in self._places if place is not None]
