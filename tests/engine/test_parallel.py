@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from tests.engine import tiny
+from workers.engine.errors import LoadError
+from workers.engine.rank import Rank, own_rank
 from workers.models.catalogue import default_model, model_for
 from workers.models.parallel import Indivisible, Layout, Parallel, ParallelSetting, layout_for, on_group
 from workers.models.sources import CatalogueError
@@ -92,3 +94,16 @@ def test_the_card_says_how_a_group_shares_jobs(table: dict[str, Any], ranks: int
     demo = model_for(str(default_model()), "demo", table)
     assert on_group(demo.card, demo.setup.parallel, ranks).setup["parallel"] == words
     assert on_group(demo.card, demo.setup.parallel, 1) == demo.card
+
+
+def test_a_rank_is_what_its_environment_and_its_agent_say() -> None:
+    group = {"WORLD_SIZE": "4", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "21000"}
+    assert own_rank({}) is None
+    first = own_rank({**group, "RANK": "0"}, listener=7)
+    assert first == Rank(number=0, of=4, host="10.0.0.1", port=21_000, listener=7)
+    third = own_rank({**group, "RANK": "2", "LOCAL_WORLD_SIZE": "2"})
+    assert third == Rank(number=2, of=4, host="10.0.0.1", port=21_000, spread=True)
+    with pytest.raises(LoadError, match="--meeting: rank 0 of a group was given no socket"):
+        own_rank({**group, "RANK": "0"})
+    with pytest.raises(LoadError, match="RANK: '4' is not a whole number from 0 to 3"):
+        own_rank({**group, "RANK": "4"})

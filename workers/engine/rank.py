@@ -51,8 +51,11 @@ def own_rank(environ: Mapping[str, str], listener: int = -1) -> Rank | None:
     of = _number(environ, "WORLD_SIZE", 1, 1, 1024)
     if of == 1:
         return None
+    number = _number(environ, "RANK", None, 0, of - 1)
+    if number == 0 and listener < 0:
+        raise LoadError("--meeting: rank 0 of a group was given no socket at which the others find it")
     return Rank(
-        number=_number(environ, "RANK", None, 0, of - 1),
+        number=number,
         of=of,
         host=environ.get("MASTER_ADDR") or "127.0.0.1",
         port=_number(environ, "MASTER_PORT", None, 1, 65_535),
