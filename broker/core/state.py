@@ -269,7 +269,7 @@ class State:
             self.deadlines.set(("promise", job.id), job.promise.ready_by)
 
     def enqueue(self, job: Job, *, front: bool = False, yields_until: float | None = None) -> None:
-        """Put a job that is `queued` into the queue, where `Queue.add` puts it."""
+        """Put a job that is `queued` into the queue, as `Queue.add`."""
         units = job.submission.units
         job.cost = self.run_times.predict(job.submission, job.left(units, job.kept) if job.kept else units)
         self.line_up(job, front=front, yields_until=yields_until)

@@ -1,10 +1,10 @@
 """The next waiting job and its worker: a pure choice, made anew after each grant.
 
-The queue says which job's turn it is, among those that a worker with room may run (`CONDITIONS`); `placement` says on which of them.
+The queue decides which job's turn it is, among those that a worker with room may run (`CONDITIONS`); `placement`, on which of them.
 Then another job may take its place on that worker (`REPLACEMENTS`, one after another).
 
 Two straight ways lead to what `choose_among_all` would choose. While all that waits is of one tenant and one lane, the turn is the
-head of its line and no other model waits, so `choose` asks nothing else. While nothing waits, a job that comes is not queued: `at_once`.
+head of its line and no other model waits, so `choose` checks nothing else. While nothing waits, a job that comes is not queued: `at_once`.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def not_excluded(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker
 def not_yielding(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker) -> bool:
     """The job for which it made room waits no more, has seen that room go to another, or is kept from starting by the limit of its tenant;
     or no worker is there that could run it."""
-    # One that is not preempted any more waits for nobody: were it to wait for what made room for it, neither would go.
+    # One that is not preempted any more does not wait any more: were it to wait for what made room for it, neither would go.
     if not job.parked_at or job.yields_to not in scene.queue:
         return True
     first = scene.queue.lane(job.yields_to)
@@ -143,7 +143,7 @@ def not_yielding(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker
     return not any(other.in_service and placement.fits(first, other) for other in scene.pool)
 
 
-#: All must hold. One that a job can fail which never crashed must be asked in `choose`, too: its straight path asks `fits` alone.
+#: All must hold. One that a job can fail which never crashed must be checked in `choose`, too: its straight path checks `fits` alone.
 CONDITIONS: tuple[Callable[[Scene[Job, Worker], Job, Lane, Worker], bool], ...] = (fits, not_excluded, not_yielding)
 
 
@@ -228,7 +228,7 @@ def at_once(scene: Scene[Job, AnyWorker], submission: Submission) -> AnyWorker |
     """The worker for a job that has just come; None: others wait, or it must."""
     if scene.queue.where or not scene.pool.free.by_name:
         return None
-    # The newest job says its tenant's limit.
+    # The newest job has its tenant's limit.
     limit = submission.max_running
     if limit and scene.tenants.share(submission.tenant).held >= limit:
         return None

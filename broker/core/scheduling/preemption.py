@@ -9,7 +9,8 @@ none right after it went on, and all its delays with what they cost are a share 
 than what a time that was promised for it, or its deadline, leaves. And it must help: a job that has used up its delay before the line of
 short jobs is worked off comes back in the midst of it, and they wait for it then. So the line, spread over the workers, counts as delay.
 
-A job leaves at the end of a step, which may take as long as a short job. So it is asked at the last end of a step that is early enough.
+A job leaves at the end of a step, which may take as long as a short job. So the request is sent at the last end of a step that is early
+enough.
 
 Small jobs come often, and each takes little of that delay. A job that were as long as half of it would use it up, and then all small ones
 would wait for the long ones in the engines. So a part of it is reserved for jobs that are small beside the one that makes room
@@ -34,7 +35,7 @@ class Bounds(Struct, frozen=True, kw_only=True):
     patience: float = 0.7
     #: It is looked for room so many seconds before it has, as parking takes a step.
     lead_s: float = 0.5
-    #: One that is later than that presses nobody any more: the whole pool has too much to do, and the fair order decides.
+    #: One that is later than that does not press any more: the whole pool has too much to do, and the fair order decides.
     late_s: float = 30.0
     #: What is left of a running job must be more than so many times the short job.
     factor: float = 2.0
