@@ -287,6 +287,26 @@ def test_a_job_that_leaves_does_not_wait_for_the_disk(tmp_path: Path, monkeypatc
     assert store.kept == 4
 
 
+def test_a_disk_that_is_slow_to_flush_costs_a_process_that_dies_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, disk = Checkpoints(tmp_path, 0.0), Flushes(monkeypatch)
+    store.keep(state(3), BINDING)
+    assert disk.begun.wait(60)
+    for step in (4, 5, 6):
+        store.keep(state(step), BINDING)
+        if (writing := store._writing) is not None:
+            writing.join(2)
+    found, _ = Checkpoints(tmp_path, 0.0).find(0, BINDING)
+    kept = store.kept
+    disk.go_on.set()
+    store.settle()
+    assert is_whole(found, 6), "the attempt that follows the death of this one"
+    assert kept == 0
+    assert store.kept == 6
+    assert steps(tmp_path) == [5, 6]
+
+
 def test_what_is_flushed_after_a_job_has_left_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[int] = []
     store = Checkpoints(tmp_path, 0.0, report=reported.append)
@@ -296,10 +316,9 @@ def test_what_is_flushed_after_a_job_has_left_is_not_reported(tmp_path: Path, mo
     assert store.keep_now(state(4), BINDING)
     store.let_go()
     store.settle()
-    before, writing = [*reported], store._writing
+    before = [*reported]
     disk.go_on.set()
-    if writing is not None:
-        writing.join()
+    store._flushing.join()
     assert reported == before == [4]
 
 

@@ -3,7 +3,7 @@
 A job's files lie together in one directory, `<output>-<step>.safetensors`, whichever attempt wrote them: the state after a step depends on
 the job, the model and what computes it alone. Those stand in each file as its `Binding`; a file with another one is refused. So is one
 that is not, byte for byte, what was written: each bears a digest of itself. Written beside the steps that follow, and the decoding, by a
-thread; a file that cannot be written costs the job nothing.
+thread, and flushed by another; a file that cannot be written costs the job nothing.
 
 A file has its name before it is flushed: the death of a process loses nothing that was written, however long the disk takes. The death of
 the machine may leave a newest file that is damaged, which its digest shows, and the one before it, which was flushed. So a job that is to
@@ -21,7 +21,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,6 +57,9 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, Recursi
 #: Files kept of each output: the newest, and the one before it should that one be damaged.
 _KEPT = 2
 
+#: Files that may wait to be flushed, by a disk that does not answer for long.
+_MOST_UNFLUSHED = 16
+
 
 class State(Struct, frozen=True):
     """The state of one output after a step. `plain` is JSON; `denoise_s`: what it took to come here, in all attempts."""
@@ -67,6 +70,47 @@ class State(Struct, frozen=True):
     tensors: dict[str, torch.Tensor]
     plain: dict[str, Any]
     denoise_s: float
+
+
+class _Flushing:
+    """Flushes files that have their names, one after another, in a thread."""
+
+    def __init__(self, directory: Path, flush: Callable[[State, BinaryIO], None]) -> None:
+        self._directory = directory
+        self._flush = flush
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[State, BinaryIO]] = []
+        self._thread: threading.Thread | None = None
+
+    def add(self, state: State, file: BinaryIO) -> None:
+        """Flush this file beside what the caller does next; where too many wait for that, not the oldest of them."""
+        with self._lock:
+            if len(self._waiting) >= _MOST_UNFLUSHED:
+                oldest, unflushed = self._waiting.pop(0)
+                unflushed.close()
+                # The file that stays beside the newest is to be one that was flushed.
+                with suppress(OSError):
+                    (self._directory / checkpoint_name(oldest.output, oldest.step)).unlink()
+            self._waiting.append((state, file))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._flush_all, name="checkpoint flush", daemon=True)
+                self._thread.start()
+
+    def join(self) -> None:
+        """Wait until none is left."""
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _flush_all(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._thread = None
+                    return
+                state, file = self._waiting.pop(0)
+            self._flush(state, file)
 
 
 class Checkpoints:
@@ -93,9 +137,8 @@ class Checkpoints:
         #: Guards what the writing thread shares: itself, and what it writes next.
         self._lock = threading.Lock()
         self._next: list[tuple[State, Binding]] = []
-        #: Files that have their names, and are to be flushed.
-        self._named: list[tuple[State, BinaryIO]] = []
         self._writing: threading.Thread | None = None
+        self._flushing = _Flushing(directory, self._flush)
         #: Held while states get their files: what is to be next and has no name yet is nowhere else.
         self._naming = threading.Lock()
         #: Files that were refused, of which a newer state of the same output makes waste.
@@ -139,9 +182,7 @@ class Checkpoints:
                 if file is None:
                     return False
                 self._note(one.output, one.step)
-                with self._lock:
-                    self._named.append((one, file))
-                    self._write_beside()
+                self._flushing.add(one, file)
         return True
 
     def let_go(self) -> None:
@@ -172,6 +213,8 @@ class Checkpoints:
             writing = self._writing if self._report is not None else None
         if writing is not None:
             writing.join()
+        if self._report is not None:
+            self._flushing.join()
 
     def find(self, output: int, binding: Binding) -> tuple[State | None, str]:
         """(the newest state of this output that is whole and has this binding, why a newer one was refused or "")."""
@@ -217,21 +260,22 @@ class Checkpoints:
         return [(*place, self._directory / name) for place, name in found]
 
     def _write_all(self) -> None:
-        """Write and flush what is to be next, until there is nothing."""
+        """Write what is to be next, until there is nothing. What the disk is slow to flush holds up none that follows."""
         while True:
             with self._naming:
                 with self._lock:
                     todo, self._next = self._next, []
-                    named, self._named = self._named, []
-                    if not todo and not named:
+                    if not todo:
                         self._writing = None
                         return
-                written = [(state, self._try_write(state, binding)) for state, binding in todo]
-            for state, file in named:
-                self._try_flush(state, file)
-            for state, new in written:
-                if new is not None and self._try_flush(state, new):
-                    self._note(state.output, max(state.step, self._newest.get(state.output, 0)))
+                for state, binding in todo:
+                    file = self._try_write(state, binding)
+                    if file is not None:
+                        self._flushing.add(state, file)
+
+    def _flush(self, state: State, file: BinaryIO) -> None:
+        if self._try_flush(state, file) and state.step > self._newest.get(state.output, 0):
+            self._note(state.output, state.step)
 
     def _try_write(self, state: State, binding: Binding) -> BinaryIO | None:
         """Write the file of this state, under its name; None: it cannot be written."""
@@ -248,7 +292,7 @@ class Checkpoints:
         try:
             with file:
                 os.fsync(file.fileno())
-            self._flush_names()
+            _flush_names(self._directory)
             whole = []
             for place in sorted(self._files(state.output), reverse=True):
                 # Of a later step they would be taken for newer, by a depot and by the cleaner of this file.
@@ -256,8 +300,9 @@ class Checkpoints:
                     place[1].unlink(missing_ok=True)
                 else:
                     whole.append(place)
-            for _, old in whole[_KEPT:]:
-                old.unlink(missing_ok=True)
+            for step, old in whole[_KEPT:]:
+                if step < state.step:  # later ones are not flushed yet
+                    old.unlink(missing_ok=True)
         except Exception as error:  # as above
             self._report_failure(error)
             return False
@@ -285,15 +330,16 @@ class Checkpoints:
         self.times.wrote(self.times.clock() - began)
         return file
 
-    def _flush_names(self) -> None:
-        try:
-            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:  # the job has ended since it was let go
-            return
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+
+def _flush_names(directory: Path) -> None:
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:  # the job has ended since it was let go
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sealed(state: State, binding: Binding) -> bytearray:
