@@ -288,8 +288,8 @@ def _mean(values: Sequence[float]) -> float:
 def share_error(plan: PromisesPlan, delay: float) -> float:
     """By how much a tenant's share of the work done while all of them had some was off its fair share at most, as a share of that.
 
-    The first tenant requests a promise for every job, the last one sends long jobs, which make room for those of the others. Tenants are
-    charged by predictions, so that what they get is off by as much as these are, with every job to its end, too (`delay`: 0).
+    The first tenant requests a promise for every job, the last one sends long jobs, which make room for those of the others; with `delay`
+    0 every job runs to its end.
     """
     rng = random.Random(plan.seed)
     orders = []

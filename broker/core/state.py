@@ -23,7 +23,7 @@ from broker.core.pool import Pool, Worker
 from broker.core.scheduling import preemption
 from broker.core.scheduling.costs import Costs, Reloads
 from broker.core.scheduling.promises import Promises, demand_of
-from broker.core.scheduling.queue import Queue
+from broker.core.scheduling.queue import Queue, settle
 from broker.core.scheduling.run_times import RunTimes
 from broker.core.scheduling.tenants import Tenants
 from broker.core.scheduling.urgency import Urgency
@@ -279,12 +279,7 @@ class State:
     def line_up(self, job: Job, *, front: bool = False, yields_until: float | None = None) -> None:
         """Put a job whose cost is known into the queue, and among those for which others may make room, if it made none itself."""
         charge = job.cost if self.pool.sizes.one == 1 else self.run_times.gpu_seconds(job.submission, job.cost)
-        if yields_until is None:
-            self.queue.add(job, charge, front=front)
-        else:
-            units, gpus = job.left(job.submission.units, job.kept), job.held_gpus
-            refund = gpus * self.costs.predict(job.submission.model, units, gpus) if gpus else charge
-            self.queue.add(job, charge, front=front, yields_until=yields_until, refund=refund)
+        self.queue.add(job, charge, front=front, yields_until=yields_until)
         if self.policy.preempt and yields_until is not None:
             self.preempted.add(job.id, job.cost)
         elif self.policy.preempt:
@@ -353,6 +348,12 @@ class State:
         worker = self.pool.workers.get(job.worker)
         if worker is not None:
             self.pool.release(worker, job.id, job.fence, now)
+        if job.id in self.queue.charged:
+            # The time of a model's loading, known once there is a result, is not held against the tenant.
+            took_s = now - job.started_at if job.begun == job.fence else 0.0
+            if job.result is not None:
+                took_s -= job.result.ready_s
+            settle(self.queue, job.id, job.held_gpus * max(0.0, took_s))
 
     def holder(self, job: Job) -> Worker | None:
         """The worker that holds the job's current attempt, as far as is known."""

@@ -247,3 +247,20 @@ def test_tenants_come_to_the_same_gpu_seconds_where_one_asks_for_groups_and_one_
         desk.finish(name, job_id)
         used[desk.job(job_id).submission.tenant] += sum(gpu_seconds(desk.job(job_id)))
     assert used["small"] / sum(used.values()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_tenants_come_to_the_same_seconds_where_predictions_of_one_are_wrong():
+    """What a job took counts, and not what was expected of it: here those of one tenant take twice as long as they were thought to."""
+    desk = taught(1, policy=Policy(suspect_after_s=1e6, lost_after_s=2e6))
+    for number in range(60):
+        desk.submit(f"right-{number}", units=UNIT, tenant="right")
+        desk.submit(f"wrong-{number}", units=UNIT / 2, tenant="wrong")
+    used = {"right": 0.0, "wrong": 0.0}
+    (worker,) = desk.core.state.pool
+    for _ in range(60):
+        (job_id,) = worker.held
+        desk.start(worker.name, job_id)
+        desk.tick(ONE_S)
+        desk.finish(worker.name, job_id)
+        used[desk.job(job_id).submission.tenant] += ONE_S
+    assert used["right"] / sum(used.values()) == pytest.approx(0.5, abs=0.05)

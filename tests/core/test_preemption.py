@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from broker.core.policy import Policy
 from broker.core.scheduling.preemption import Bounds, Running, Waiting, choose, goes_on, look_again_s, spare_s
 from broker.core.scheduling.promises import MAX_LEAD_S
-from broker.core.scheduling.queue import Queue
+from broker.core.scheduling.queue import Queue, settle
 from broker.testing import UNIT, CoreHarness, holding, peer_of, sent, worker_info
 from broker.wire import messages as m
 from broker.wire.promises import Promise
@@ -467,7 +467,8 @@ def test_a_tenant_is_charged_once_for_a_job_that_made_room():
     queue.add(Waiting("b1", Submission(model="demo", tenant="b"), 1.0, 1.0))
     queue.serve("long")
     assert queue.lead_s("a1") == 100.0
-    queue.add(Waiting("long", Submission(model="demo", tenant="a"), 0.0, 60.0), yields_until=50.0, refund=60.0)
+    settle(queue, "long", 40.0)
+    queue.add(Waiting("long", Submission(model="demo", tenant="a"), 0.0, 60.0), yields_until=50.0)
     assert queue.lead_s("a1") == 40.0
     queue.serve("long")
     assert queue.lead_s("a1") == 100.0

@@ -1,10 +1,10 @@
 """The jobs that wait for a worker, in the order in which they will be given out.
 
-Three levels. Priorities are strict. Between the tenants of one priority: start-time fair queueing by predicted GPU-seconds (Goyal, Vin,
-Cheng 1996): a tenant's start tag is max(virtual time, its last finish tag), the smallest start tag is served, and its finish tag grows by
-what the job is charged, with all GPUs of its worker; so a tenant that dumps thousands of jobs delays others by one job at most. Within a
-tenant: key = arrival + `COST_WEIGHT` x cost, which lets short jobs pass long ones and ages by construction (a job of cost S is overtaken
-only by jobs that arrive within 2 x S of it).
+Three levels. Priorities are strict. Between the tenants of one priority: start-time fair queueing by GPU-seconds (Goyal, Vin, Cheng
+1996): a tenant's start tag is max(virtual time, its last finish tag), the smallest start tag is served, and its finish tag grows by what
+the job is charged, with all GPUs of its worker: the prediction when it is served, what it took when its attempt ends. So a tenant that
+dumps thousands of jobs delays others by one job at most. Within a tenant: key = arrival + `COST_WEIGHT` x cost, which lets short jobs pass
+long ones and ages by construction (a job of cost S is overtaken only by jobs that arrive within 2 x S of it).
 
 Jobs of one tenant that the same workers could run form a *lane*, so finding work for a worker reads the heads of lanes, however
 long the queue is.
@@ -168,6 +168,8 @@ class Queue:
         self._classes: dict[int, _Class] = {}
         #: Where each job waits; for reading.
         self.where: dict[str, _Place] = {}
+        #: Jobs that were served while others waited, and the GPU-seconds that their tenants were charged in advance.
+        self.charged: dict[str, tuple[_Class, _Tenant, float]] = {}
         self._seq = 0
         #: The line that was added to last.
         self._newest_line: _Line | None = None
@@ -189,14 +191,13 @@ class Queue:
         *,
         front: bool = False,
         yields_until: float | None = None,
-        refund: float = 0.0,
     ) -> None:
         """Let `job` wait; its cost is that of `job.cost`, and its tenant will likely be charged `charge` GPU-seconds (None: as many).
 
         `front`: before every job of its tenant that has not waited before.
 
         `yields_until`: it was served before, and made room. Those of its tenant whose keys are lower pass it, which none is that comes
-        after that time; its tenant, charged for all of it then, gets back what is left of it (`refund`) and is charged again.
+        after that time.
         """
         self._seq += 1
         if job.submitted_at > self.newest_at:
@@ -212,9 +213,6 @@ class Queue:
         tenant = cls.tenants.get(job.submission.tenant)
         if tenant is None:
             tenant = cls.tenants[job.submission.tenant] = _Tenant(job.submission.tenant)
-        if yields_until is not None:
-            tenant.start -= refund
-            tenant.finish -= refund
         if not tenant.count:
             tenant.start = max(cls.virtual, tenant.finish)
         line = tenant.lines.get(lane)
@@ -242,8 +240,12 @@ class Queue:
         cls, tenant, entry = self._pop(job_id)
         if tenant.start > cls.virtual:
             cls.virtual = tenant.start
-        tenant.finish = tenant.start = tenant.start + (entry[4] if charge is None else charge)
+        if charge is None:
+            charge = entry[4]
+        tenant.finish = tenant.start = tenant.start + charge
         self._forget_idle(cls)
+        if cls.count:
+            self.charged[job_id] = cls, tenant, charge
 
     def first(
         self,
@@ -378,6 +380,14 @@ class Queue:
         elif len(cls.tenants) > 64:
             for name in [n for n, t in cls.tenants.items() if not t.count and t.finish <= cls.virtual]:
                 del cls.tenants[name]
+
+
+def settle(queue: Queue, job_id: str, gpu_seconds: float) -> None:
+    """Charge the tenant of a job that was `charged` what it took, in the place of that. One whose tags are forgotten owes nothing."""
+    cls, tenant, charge = queue.charged.pop(job_id)
+    if cls.tenants.get(tenant.name) is tenant:
+        tenant.start += gpu_seconds - charge
+        tenant.finish += gpu_seconds - charge
 
 
 def key_of(queue: Queue, job_id: str) -> float:
