@@ -229,5 +229,5 @@ class SpreadGroup:
         self.machines.close(True, "the test is over")
         self.host.wait(_ANSWER_S)
         if self.engine is not None:
-            self.engine.poll()
+            wait_until(self.engine.poll, _ANSWER_S, "the end of the ranks on this machine")
             self.engine.release()
