@@ -24,7 +24,7 @@ from http_edge.auth import keys_cli
 from http_edge.auth.keys import KeyFileError
 from http_edge.background.webhook_signing import SecretsError
 from http_edge.base.settings import EdgeSettings
-from http_edge.http.head_cap import CappedProtocol
+from http_edge.http.connection import ConnectionProtocol
 from http_edge.media.ssrf import SsrfGuard
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def _serve(settings: EdgeSettings, edge: Edge, sockets: list[socket.socket]) -> 
     config = uvicorn.Config(
         build_app(edge),
         loop="uvloop",
-        http=CappedProtocol,
+        http=ConnectionProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

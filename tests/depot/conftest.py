@@ -23,7 +23,7 @@ from broker.wire.job_files import CHECKPOINTS, checkpoint_name, newest_checkpoin
 from broker.wire.jobspec import Artefact, Result
 from http_edge.app import Edge, build_app, build_edge
 from http_edge.base.settings import EdgeSettings
-from http_edge.http.head_cap import CappedProtocol
+from http_edge.http.connection import ConnectionProtocol
 from tests.support.object_stores import BUCKET, LocalStore, NoStore
 from tests.support.waiting import wait_until
 from tests.testing.fake_broker import ANIMATE, VIDEO, FakeBroker, worker
@@ -53,7 +53,7 @@ class FarEdge:
         self._socket.bind(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(build_app(self.edge), http=CappedProtocol, ws="none", log_config=None)
+        config = uvicorn.Config(build_app(self.edge), http=ConnectionProtocol, ws="none", log_config=None)
         self._server = uvicorn.Server(config)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))

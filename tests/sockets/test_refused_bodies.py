@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import uvicorn
 import uvloop
-from uvicorn.server import ServerState
 
-from http_edge.http.head_cap import MAX_HEAD_BYTES, CappedProtocol
+from http_edge.http.connection import MAX_HEAD_BYTES
+from tests.sockets.connections import serving
 
 #: More than the buffers of both sockets take, and less than is read in a moment.
 _LARGE = 32 * 1024 * 1024
@@ -23,26 +20,6 @@ async def _refuse(scope: Any, receive: Any, send: Any) -> None:
     headers = [(b"content-length", b"9"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": 413, "headers": headers})
     await send({"type": "http.response.body", "body": b"too large"})
-
-
-@contextlib.asynccontextmanager
-async def _server() -> AsyncIterator[tuple[int, asyncio.Event]]:
-    """A server that refuses everything: its port, and what is set once a connection has ended."""
-    config = uvicorn.Config(_refuse, http=CappedProtocol, ws="none", lifespan="off", log_config=None)
-    config.load()
-    ended = asyncio.Event()
-
-    class Watched(CappedProtocol):
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            ended.set()
-
-    state = ServerState()
-    server = await asyncio.get_running_loop().create_server(
-        lambda: Watched(config=config, server_state=state, app_state={}), "127.0.0.1", 0
-    )
-    async with server, asyncio.timeout(60):
-        yield server.sockets[0].getsockname()[1], ended
 
 
 @pytest.mark.parametrize(
@@ -56,7 +33,7 @@ async def _server() -> AsyncIterator[tuple[int, asyncio.Event]]:
 )
 def test_a_client_that_sends_on_reads_the_refusal(head: bytes, rest: int, status: bytes) -> None:
     async def scene() -> None:
-        async with _server() as (port, ended):
+        async with serving(_refuse) as (port, ended):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(head)
             # The answer is there, and unread, before the rest of the request is sent.
@@ -83,10 +60,10 @@ def test_the_connection_of_a_refused_client_ends(
     length: int, body: bytes, idle_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After some silence where the rest of the body does not come, and at once where there is none."""
-    monkeypatch.setattr("http_edge.http.head_cap._DROP_IDLE_S", idle_s)
+    monkeypatch.setattr("http_edge.http.connection._DROP_IDLE_S", idle_s)
 
     async def scene() -> None:
-        async with _server() as (port, ended):
+        async with serving(_refuse) as (port, ended):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"PUT /file HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (length, body))
             assert b" 413 " in await reader.read()

@@ -1,22 +1,29 @@
-"""A connection whose client sends requests and reads no answers: the next request begins when the answers before it were read."""
+"""A connection whose client sends requests and reads no answers: the next request begins when the answers before it were read, and the
+connection ends when they are not for long."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+import socket
+from collections.abc import Callable
+from typing import Any, cast
 
+import pytest
 import uvicorn
+import uvloop
 from uvicorn.server import ServerState
 
-from http_edge.http.head_cap import CappedProtocol
+from http_edge.http.connection import ConnectionProtocol
+from tests.sockets.connections import serving
 
 #: More than the buffers of both sockets take.
 _LARGE = b"x" * (64 * 1024 * 1024)
 
 
 class _App:
-    """Answers `/large` with more than lies unread anywhere, everything else with a word; notes what began."""
+    """Answers `/large`, `/last` (with the end of the connection) and `/pieces` with more than lies unread anywhere, everything else with a
+    word; notes what began."""
 
     def __init__(self) -> None:
         self.began: list[str] = []
@@ -24,10 +31,14 @@ class _App:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.began.append(scope["path"])
-        body = _LARGE if scope["path"] == "/large" else b"word"
+        path = scope["path"]
+        body = _LARGE if path in ("/large", "/last", "/pieces") else b"word"
         headers = [(b"content-length", str(len(body)).encode())]
+        headers += [(b"connection", b"close")] if path == "/last" else []
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        for at in range(0, len(body), 1024 * 1024) if path == "/pieces" else ():
+            await send({"type": "http.response.body", "body": body[at : at + 1024 * 1024], "more_body": True})
+        await send({"type": "http.response.body", "body": b"" if path == "/pieces" else body})
         self.sent.set()
 
 
@@ -49,14 +60,7 @@ async def _leave(writer: asyncio.StreamWriter) -> None:
 def test_no_request_begins_while_answers_lie_unread_and_all_are_answered_once_they_are_read() -> None:
     async def scene() -> None:
         app = _App()
-        config = uvicorn.Config(app, http=CappedProtocol, ws="none", lifespan="off", log_config=None)
-        config.load()
-        state = ServerState()
-        server = await asyncio.get_running_loop().create_server(
-            lambda: CappedProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
-        )
-        port = server.sockets[0].getsockname()[1]
-        async with server, contextlib.AsyncExitStack() as left:
+        async with serving(app) as (port, _), contextlib.AsyncExitStack() as left:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             left.push_async_callback(_leave, writer)
             writer.write(_request("/large") + _request("/second") + _request("/third"))
@@ -76,26 +80,71 @@ def test_no_request_begins_while_answers_lie_unread_and_all_are_answered_once_th
 def test_a_request_that_waits_for_a_client_that_left_never_begins() -> None:
     async def scene() -> None:
         app = _App()
-        config = uvicorn.Config(app, http=CappedProtocol, ws="none", lifespan="off", log_config=None)
-        config.load()
-        lost = asyncio.Event()
-
-        class Watched(CappedProtocol):
-            def connection_lost(self, exc: Exception | None) -> None:
-                super().connection_lost(exc)
-                lost.set()
-
-        state = ServerState()
-        server = await asyncio.get_running_loop().create_server(
-            lambda: Watched(config=config, server_state=state, app_state={}), "127.0.0.1", 0
-        )
-        async with server:
-            _, writer = await asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1])
+        async with serving(app) as (port, lost):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(_request("/large") + _request("/second"))
             await app.sent.wait()
             writer.transport.abort()
             await lost.wait()
             await asyncio.sleep(0)
             assert app.began == ["/large"]
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("path", ["/large", "/last", "/pieces"])
+def test_the_connection_of_a_client_that_never_reads_ends(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it was to be closed behind the answer, and where the answer is still being written: that ends, too."""
+    monkeypatch.setattr("http_edge.http.connection._UNREAD_S", 0.05)
+
+    async def scene() -> None:
+        app = _App()
+        async with serving(app) as (port, ended):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(_request(path))
+                await ended.wait()
+                await app.sent.wait()
+
+    uvloop.run(scene())
+
+
+class _Loop:
+    """Keeps the last timer; the test lets it ring."""
+
+    def __init__(self) -> None:
+        self.ring: Callable[[], None] = lambda: None
+
+    def call_later(self, seconds: float, ring: Callable[[], None]) -> asyncio.TimerHandle:
+        self.ring = ring
+        return asyncio.TimerHandle(0.0, ring, (), asyncio.get_running_loop())
+
+
+class _Transport(asyncio.Transport):
+    """Has the bytes that the test says lie ready."""
+
+    ready, aborted = 0, False
+
+    def get_write_buffer_size(self) -> int:
+        return self.ready
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_a_client_that_reads_slowly_keeps_its_connection_until_it_reads_too_little() -> None:
+    async def scene() -> None:
+        loop, transport = _Loop(), _Transport()
+        config = uvicorn.Config(_App(), http=ConnectionProtocol, ws="none", lifespan="off", log_config=None)
+        config.load()
+        connection = ConnectionProtocol(config, ServerState(), {}, cast(asyncio.AbstractEventLoop, loop))
+        connection.connection_made(transport)
+        transport.ready = 1_000_000
+        connection.pause_writing()
+        for transport.ready in (900_000, 800_000, 700_000):
+            loop.ring()
+            assert not transport.aborted
+        transport.ready -= 10_000
+        loop.ring()
+        assert transport.aborted
 
     asyncio.run(scene())
