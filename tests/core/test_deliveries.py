@@ -229,3 +229,18 @@ def test_watchers_see_that_a_job_has_a_webhook():
     assert codec.event_views(spec_cache[-1])[-1].submission.webhook == URL
     hooked = next(n for n, e in enumerate(effects) if isinstance(e, DeliveryChanged))
     assert hooked < next(n for n, e in enumerate(effects) if isinstance(e, Send) and isinstance(e.message, m.Event))
+
+
+@pytest.mark.parametrize("actions", [("pause",), ("pause", "resume")])
+def test_a_job_that_was_parked_before_its_first_attempt_keeps_its_deliveries_over_a_restart(actions):
+    desk = CoreHarness()
+    desk.submit("a", webhook=URL)
+    for action in actions:
+        desk.ask(m.ControlJob(req=0, job_id="a", action=action), m.ControlReply)
+    before = reported(desk, "a")
+    assert before, "parked and not told"
+    desk.restart()
+    assert reported(desk, "a") == before
+    for action in ("resume", "pause", "resume"):
+        desk.ask(m.ControlJob(req=0, job_id="a", action=action), m.ControlReply)
+    assert reported(desk, "a") == [("parked", "pending"), ("resumed", "pending")]

@@ -202,7 +202,8 @@ class Journal:
                 logger.error("job set aside", extra={"action": Action.SET_ASIDE, "job_id": job_id, "reason": reason})
                 continue
             job.evicted = True
-            if job.submission.webhook and job.attempts:  # before its first attempt there is nothing to deliver
+            # A job that has only been submitted has none. One that has not begun may: it was paused, or its promise was broken.
+            if job.submission.webhook and len(job.history) > 1:
                 job.deliveries = {delivery.number: delivery for delivery in self.deliveries.of_job(job.id)}
             found.append((row[rows.N], job))
         self.commit()
