@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 _LOOK_S = 0.5
 _LOG_AGAIN_S = 15.0
 
-#: Addresses to listen on that are no addresses to go to.
+#: Addresses to listen on that cannot be connected to.
 _EVERY_ADDRESS = frozenset(("", "*", "0.0.0.0", "::"))
 
 
 def service_url(settings: EdgeSettings) -> str:
-    """The address to type: `public_url`, else this machine's name for the address it listens on."""
+    """The URL to open: `public_url`, else the address that the edge listens on."""
     if settings.public_url.rstrip("/"):
         return settings.public_url.rstrip("/")
     host = "localhost" if settings.host in _EVERY_ADDRESS else settings.host
@@ -33,7 +33,7 @@ def service_url(settings: EdgeSettings) -> str:
 async def announce(catalogue: Catalogue, settings: EdgeSettings, *, is_open: bool = False) -> None:
     """Log a line whenever the wait changes, and the last when a worker is ready.
 
-    `is_open`: others than this machine reach the port, and no key is required.
+    `is_open`: other machines can reach the port, and no key is required.
     """
     clock = asyncio.get_running_loop().time
     logged, logged_at = "", 0.0
@@ -45,7 +45,7 @@ async def announce(catalogue: Catalogue, settings: EdgeSettings, *, is_open: boo
             log.info("not ready yet: %s", missing, extra={"action": Action.WAITING})
             logged, logged_at = missing, clock()
         await asyncio.sleep(_LOOK_S)
-    warning = "; whoever reaches this port may use it" if is_open else ""
+    warning = "; the port is open to other machines, and no API key is required" if is_open else ""
     log.info(
         "ready: %s draws in a browser (API reference: /docs)%s",
         service_url(settings),

@@ -64,7 +64,7 @@ FAMILIES: tuple[Family, ...] = (
     openai.FAMILY,
 )
 
-#: What scripts of other origins may read of an answer, besides the few that they always may.
+#: Headers of an answer that scripts of other origins may read, besides those that CORS always lets them.
 _EXPOSED_HEADERS = (
     "Accept-Ranges",
     "Content-Disposition",

@@ -108,14 +108,14 @@ def _check_fetch_allow(settings: EdgeSettings) -> None:
 
 
 def _is_open(settings: EdgeSettings, sockets: Sequence[socket.socket]) -> bool:
-    """Whether others than this machine reach the port, and no key is required."""
+    """Whether other machines can reach the port, and no key is required."""
     return settings.keys_path is None and any(map(listening.is_open, sockets))
 
 
 def _warn_if_open(settings: EdgeSettings, sockets: list[socket.socket]) -> None:
     if _is_open(settings, sockets):
         log.warning(
-            "whoever reaches this port may use the service: set keys_file to ask for API keys, or host = 127.0.0.1 for this machine alone",
+            "the port is open to other machines, and no API key is required: set keys_file, or host = 127.0.0.1 for this machine alone",
             extra={"action": Action.LISTEN, "host": settings.host, "port": sockets[0].getsockname()[1]},
         )
 

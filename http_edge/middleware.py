@@ -22,7 +22,7 @@ from broker.runtime.log_actions import Action
 from http_edge.api.common.metrics import Metrics
 from http_edge.auth.access import Access
 from http_edge.auth.web_pages import Sent, WebPages
-from http_edge.base.context import ANYBODY, REQUEST, RequestScope
+from http_edge.base.context import OPEN_CALLER, REQUEST, RequestScope
 from http_edge.base.errors import ANSWERED, EdgeError, ErrorResponses, from_disk
 from http_edge.base.idempotency import InFlight
 from http_edge.base.limits import too_large
@@ -77,11 +77,11 @@ class Exchange:
 class Middleware:
     """The application's outermost layer, which is all of them.
 
-    Gives every response an `x-request-id` (the client's, if it sent a sane one), refuses bodies over the cap and requests that may not
+    Gives every response an `x-request-id` (the client's, if it sent a valid one), refuses bodies over the cap and requests that may not
     come, and drops a trailing slash: a path with and without it is the same path, and a redirect would lose the body of a POST in some
     clients.
     Files that workers put have a cap of their own: the size that was signed.
-    `wrap` puts further layers between these and the routes; `other` gets what is no request.
+    `wrap` puts further layers between these and the routes; `other` handles lifespan and websockets.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class Middleware:
         await self._inner(scope, receive_counted, exchange.send)
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, within the request's scope; or with how it may not come."""
+        """Answer within the request's context, or refuse a request without the key that it needs."""
         exchange: Exchange = scope["state"]["exchange"]
         sent = exchange.sent
         if b"traceparent" in sent:
@@ -185,7 +185,7 @@ class Middleware:
             trace = read_trace(sent[b"traceparent"].decode("latin-1"), state)
         else:
             trace = new_trace()
-        request = exchange.request = RequestScope(ANYBODY, request_id=exchange.request_id, trace=trace)
+        request = exchange.request = RequestScope(OPEN_CALLER, request_id=exchange.request_id, trace=trace)
         try:
             self._access.admit(request, scope, sent)
             if request.job_key:
@@ -202,7 +202,7 @@ class Middleware:
                 self._in_flight.release(request.job_key)
 
     async def _routed(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
-        """Answer with the route's handler, or with the error that it raises. Raises whatever is no answer."""
+        """Answer with the route's handler, or with the error that it raises. Raises errors that have no answer."""
         request = Request(scope, receive, send)
         try:
             method = scope["method"]

@@ -1,6 +1,6 @@
 """Authentication of a request: its API key and idempotency key; 401 without a key.
 
-This runs before all APIs, so that none of them handles keys: their requests to the broker are bounded by `scope.current()`.
+This runs before all APIs, so that none of them handles keys: their requests to the broker are bounded by `context.current()`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from http_edge.base.context import Caller, Payload, RequestScope
 from http_edge.base.errors import EdgeError
 from http_edge.base.limits import CLOSE
 
-#: For probes, and for readers of the API's description.
+#: Paths that need no key: for probes, and for readers of the API's description.
 OPEN_PATHS = frozenset(
     (
         "/",

@@ -1,7 +1,7 @@
-"""The file of API keys: one JSON object a line, with a key's hash and what the key may do. The keys themselves are nowhere.
+"""The file of API keys: one JSON object a line, with a key's hash and what the key may do. The keys themselves are not stored.
 
 A key is 32 random bytes, so one round of SHA-256 is enough: they cannot all be tried, as passwords could. The file is read again
-when it changes. One that cannot be read any more changes nothing: the keys of before count on, and the log has the reason.
+when it changes. If it cannot be read then, the keys stay as they were, and the log has the reason.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class KeyRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     #: "sha256:" and 64 hex digits.
     hash: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z", extra={"rule": "sha256: and 64 hex digits"})]
     tenant: Name
-    #: Of the tenant: jobs that may wait, and that may run at once; 0: no limit.
+    #: Jobs of the tenant that may wait, and that may run at once; 0: no limit.
     max_queued: Limit = 0
     max_running: Limit = 0
     #: Highest priority of its jobs.
@@ -58,7 +58,7 @@ class KeyRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     #: Whether files of its jobs may have their recipe.
     recipe: bool = True
     created_at: Annotated[float, Meta(ge=0)] = 0.0
-    #: Unix time from which the key counts no more; 0: never.
+    #: Unix time at which the key expires; 0: never.
     expires_at: Annotated[float, Meta(ge=0)] = 0.0
 
 
@@ -66,16 +66,16 @@ _REQUIRED = tuple(field.name for field in msgspec.structs.fields(KeyRecord) if f
 
 
 class KeyFileError(ValueError):
-    """The file cannot be read, or a line of it is no key. One sentence."""
+    """The file cannot be read, or a line of it is no key; one sentence for the operator."""
 
 
 def new_key() -> str:
-    """A key as a client sends it."""
+    """Make a key, as clients send it."""
     return PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
 
 
 def hash_of(key: str) -> str:
-    """A key as the file has it."""
+    """Hash of a key, as the file has it."""
     return _SHA256 + hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -148,7 +148,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 class KeyRing:
-    """The keys that count now."""
+    """Valid keys of a file, which is read again when it changes."""
 
     def __init__(self, path: Path, *, wall_clock: Callable[[], float] = time.time) -> None:
         """Raises `KeyFileError`."""
@@ -175,7 +175,10 @@ class KeyRing:
         try:
             records = read_keys(self._path)
         except KeyFileError as error:
-            log.error("the keys of before count on", extra={"action": Action.KEYS, "reason": str(error)})
+            log.error(
+                "the keys file cannot be read: the keys stay as they were",
+                extra={"action": Action.KEYS, "reason": str(error)},
+            )
             return
         self._by_hash = _by_hash(records)
         log.info("keys read", extra={"action": Action.KEYS, "count": len(records)})

@@ -42,7 +42,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z._~%-]{1,32})?\]|[A-Za-
 #: How an IPv4 address may be written (127.0.0.1, 127.1, 0x7f000001); no name of DNS ends in a number.
 _IPV4 = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+)){0,3}")
 
-#: Good values of `Host` remembered: a client always sends the same.
+#: Valid values of `Host` that are remembered: a client always sends the same.
 _MAX_KEPT = 256
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -68,13 +68,13 @@ class WebPages:
         self._suffixes = tuple(name[1:] for name in listed if name.startswith("*."))
         self._any_page = keyed or "*" in cors_origins
         self._origins = {origin.lower().rstrip("/") for origin in (*cors_origins, public_url) if origin}
-        #: Values of `Host` that were found good.
+        #: Values of `Host` that were found valid.
         self.good_hosts: set[bytes] = set()
 
     # ------------------------------------------------------------ every request
 
     def refuse(self, scope: Scope, sent: Sent) -> EdgeError | None:
-        """The refusal of a head: 400 for a header that must come once and did not, 421 for a `Host` that is another's. None: it is good.
+        """The refusal of a head, None for a valid one: 400 for a header that must come once and did not, 421 for another service's `Host`.
 
         This is called for heads with a name that is not in `good_hosts`, or with a header that came twice.
         """
@@ -136,7 +136,10 @@ class WebPages:
             self._check_silent(method, sent)
 
     def _check_silent(self, method: str, sent: Sent) -> None:
-        """A browser sends `Sec-Fetch-Site` to https and this machine only, and with a GET that it makes for `<img>` no `Origin` either."""
+        """Check a request without both headers.
+
+        A browser sends `Sec-Fetch-Site` to https and this machine only, and with a GET that it makes for `<img>` no `Origin` either.
+        """
         referer = sent.get(b"referer")
         if referer is not None:
             if not self._is_same(referer, sent) and _origin_of(referer) not in self._origins:
@@ -182,8 +185,8 @@ def _check_once(names: Iterable[bytes]) -> None:
 
 def _foreign(header: str, value: bytes, sent: Sent) -> EdgeError:
     message = (
-        f"{header}: {shown(value.decode('latin-1'))}: pages of other sites may not change anything here; whose may is in cors_origins"
-        " (and public_url, behind a proxy that changes Host)"
+        f"{header}: {shown(value.decode('latin-1'))}: pages of other sites may not change anything here, unless cors_origins lists them"
+        " (or public_url, behind a proxy that changes Host)"
     )
     return EdgeError(
         "forbidden", message, param=header, code="cross_site", place="header", headers=close_if_large(sent)

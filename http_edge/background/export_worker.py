@@ -1,7 +1,7 @@
 """Export of results to client-chosen paths in the background: when a job succeeds, at start, and after events were lost.
 
-Asking for a job fills its path anyway (`JobService`), but most clients of a path never do: they look for the file. Every edge does this
-for every job, so it does not matter which one took the job or is still there; the ledger's lock lets one of them do the work.
+Reading a job fills its path as well (`JobLookup`), but most clients that choose a path look for the file and never read the job. Every
+edge does this for every job, whichever took it; the ledger's lock lets one of them do the work.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 _CONSUMERS = 2
 
-#: Jobs noted to be looked at. Beyond it they wait for the next sweep or question.
+#: Most jobs that are noted; further ones are found by the next sweep, or when they are read.
 _NOTED = 10_000
 
 #: A sweep reads this many of the newest successes.
@@ -29,7 +29,7 @@ _RETRY_S = 2.0
 
 
 class ExportWorker:
-    """The tasks that look at jobs that succeeded."""
+    """Tasks that read jobs that succeeded, which fills their paths."""
 
     def __init__(self, calls: JobService) -> None:
         self._calls = calls

@@ -35,7 +35,7 @@ from http_edge.media.uploads import LONGEST_KEPT_S, Uploads
 
 log = logging.getLogger(__name__)
 
-#: How often it is looked, at most and at least; a tenth of the retention in between.
+#: Bounds of the pause between two sweeps, seconds; a tenth of the retention in between.
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 1.0, 60.0
 
 #: Jobs in one page (it carries their specs), looked at before any of them goes, and forgotten with one message.
@@ -103,7 +103,7 @@ class Retention:
         try:
             await self.sweep()
         except EdgeError as error:
-            log.info("nothing was let go", extra={"action": Action.RETENTION, "reason": error.message})
+            log.info("nothing was deleted", extra={"action": Action.RETENTION, "reason": error.message})
         except OSError as error:
             log.error("files cannot be removed", extra={"action": Action.RETENTION, "reason": str(error)})
 
@@ -126,7 +126,7 @@ class Retention:
         return True
 
     async def sweep(self) -> None:
-        """Let go of everything whose time has come. Raises `EdgeError` when the broker does not answer; `OSError`."""
+        """Delete everything that has expired. Raises `EdgeError` when the broker does not answer; `OSError`."""
         pool = await self._calls.catalogue.pool()
         now = self._wall_clock()
         if self._waits(clock_agreement.doubt(pool, now)):
@@ -268,7 +268,7 @@ class Retention:
             if self._store.is_pinned(record.id):
                 return False
         except StoreError as error:
-            log.info("nothing was let go", extra={"action": Action.RETENTION, "reason": str(error)})
+            log.info("nothing was deleted", extra={"action": Action.RETENTION, "reason": str(error)})
             return False
         own = self._store.lock(record.id, record.fence)
         locks += own or ()

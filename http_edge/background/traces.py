@@ -129,7 +129,7 @@ class Traces:
             await self.close()
 
     async def close(self) -> None:
-        """Leave the work to another edge."""
+        """Release the lock, so that another edge does the work."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

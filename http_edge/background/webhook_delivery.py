@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 #: Seconds before each attempt, after the one before it; then it has failed. Those of the specification.
 SCHEDULE_S = (0.0, 5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 
-#: Part of a delay that is drawn, so that what failed together does not come back together.
+#: Random part of a delay, so that deliveries that failed together are not repeated together.
 _JITTER = 0.2
 
 #: Statuses by which a receiver reports too many requests, and the least pause that follows one.
@@ -49,7 +49,7 @@ _ATTEMPT_S = 40.0
 #: Deliveries that one claim brings, at most.
 _BATCH = 64
 
-#: Nothing is waited for longer than this: another edge may have died with what it held.
+#: Longest wait, seconds: another edge may have died with deliveries that it had claimed.
 _POLL_S = 5.0
 _LEAST_PAUSE_S = 0.05
 _BROKER_RETRY_S = 1.0

@@ -28,7 +28,7 @@ _FOR_HOST = 16
 _FOR_SLOW_HOST = 2
 WAIT_S = 10.0
 
-#: What goes back comes again after this, and this much later for each that went back before it.
+#: Seconds after which a delivery that was given back comes again, and further ones for each that went back before it.
 _BACK_S = 5.0
 _STEP_S, _SLOW_STEP_S = 0.05, 1.0
 _MOST_BACK_S = 600.0

@@ -1,7 +1,6 @@
 """Context of a request (caller, trace, idempotency key): held in a context variable, so that API families need not pass it on.
 
-`access` sets it for every request. What runs beside the requests (`savers`, `retention`) has none, and then acts for the service: it reads
-every tenant's jobs.
+`Middleware` sets it for every request. Background tasks have none and act for the service, which reads every tenant's jobs.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ class Caller(Struct, frozen=True, kw_only=True):
 
     #: Name of its key; "" without one.
     key_name: str = ""
-    #: Whose its jobs are.
+    #: Tenant of its jobs.
     tenant: str = OPEN_TENANT
-    #: The tenant whose jobs it may read; "": of all.
+    #: Tenant whose jobs it may read; "": every tenant's.
     visible_tenant: str = OPEN_TENANT
-    #: Of its tenant: jobs that may wait, and that may run at once; 0: no limit.
+    #: Jobs of its tenant that may wait, and that may run at once; 0: no limit.
     max_queued: int = 0
     max_running: int = 0
     max_priority: int = 9
@@ -42,8 +41,8 @@ class Caller(Struct, frozen=True, kw_only=True):
         return self.visible_tenant in ("", tenant)
 
 
-#: Without keys all requests are alike.
-ANYBODY = Caller()
+#: Caller of every request where no API keys are required.
+OPEN_CALLER = Caller()
 #: The service itself.
 SERVICE = Caller(visible_tenant="")
 
@@ -55,7 +54,7 @@ class Payload:
         self._hash = hashlib.sha256()
 
     def add(self, *parts: Any) -> None:
-        """Count these values in; equal JSON gives equal digests, whatever the order of its members."""
+        """Add these values to the digest. Equal JSON gives equal digests, whatever the order of its members."""
         self._hash.update(msgspec.json.encode(parts, order="sorted"))
 
     def digest(self) -> str:
@@ -79,7 +78,7 @@ class RequestScope:
         self.caller = caller
         self.request_id = request_id
         self.trace = trace
-        #: What the job's id is made of when the request bears an idempotency key; "" when it does not.
+        #: Text that the job's id is made of, from the idempotency key; "" without one.
         self.job_key = job_key
         #: Filled while the body is read; None when it is not needed.
         self.payload = payload

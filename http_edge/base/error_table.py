@@ -81,13 +81,13 @@ TABLE: dict[Kind, Row] = {
     "shutting_down": Row(503, "overloaded_error"),
     "unavailable": Row(503, "server_error"),
     "disk_full": Row(507, "server_error"),
-    # What no model here can do: a retry will not help, and the openai SDKs would retry 501.
+    # No model here can do it: a retry does not help, and the openai SDKs would retry 501.
     "unsupported": Row(400, "invalid_request_error"),
     "still_stopping": Row(409, "conflict_error", retry=True),
     # The request does not fit the job's state, or no job at all.
     "wrong_state": Row(409, "conflict_error", retry=False),
     "forbidden": Row(403, "permission_error"),
-    # Of requests that wait for their job: its own end, and the end of the wait.
+    # Of requests that wait for their job: it failed or was cancelled, or the wait ended.
     "job_failed": Row(500, "server_error", retry=False),
     "job_cancelled": Row(409, "conflict_error", retry=False),
     "wait_timeout": Row(504, "timeout_error", retry=False),
@@ -99,7 +99,7 @@ TABLE: dict[Kind, Row] = {
     # Of requests with an idempotency key.
     "in_flight": Row(409, "conflict_error", retry=True),
     "key_reused": Row(422, "invalid_request_error", retry=False),
-    # Its record cannot be read, and will not be the next time.
+    # The record of the job cannot be read; a retry does not help.
     "damaged": Row(500, "server_error", retry=False),
     "internal": Row(500, "server_error"),
 }

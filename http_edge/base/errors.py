@@ -1,7 +1,7 @@
 """Errors of requests: failure kind -> status (`error_table`) and body, per API family.
 
 Code anywhere in the edge raises `EdgeError` with a kind; which status and which body that becomes is decided by the family that owns the
-request's path (`Family`). Bad input is the client's news, not ours: nothing here logs, and values are shown shortened.
+request's path (`Family`). Bad input is the client's error: nothing here logs it, and messages repeat values shortened.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHOWN_CHARS = 80
 
 
 class EdgeError(Exception):
-    """The edge could not do this."""
+    """Error that a request is answered with."""
 
     def __init__(
         self,
@@ -49,9 +49,9 @@ class EdgeError(Exception):
         self.message = message
         #: The field at fault, as the client wrote it.
         self.param = param
-        #: Its code in bodies that have one, where the kind is too coarse.
+        #: Code in bodies that have one, where the kind is too coarse.
         self.code: str = code or kind
-        #: All of them, when several are at fault alike.
+        #: All fields at fault, when there are several.
         self.params = tuple(params) or ((param,) if param else ())
         self.value = value
         #: Where the field was: body, query or path.
@@ -66,7 +66,7 @@ def invalid(field: str, value: Any, rule: str, *, place: str = "body") -> EdgeEr
 
 
 def not_found(what: str, name: str) -> EdgeError:
-    """The error for a name that nothing bears."""
+    """The error for an object that does not exist."""
     return EdgeError("not_found", f"{what}: {shown(name)} does not exist", param=what, value=name, place="path")
 
 
@@ -141,7 +141,7 @@ class ErrorResponses:
         self.families = tuple(families)
         by_prefix = [(prefix, family) for family in self.families for prefix in family.prefixes]
         self._by_prefix = sorted(by_prefix, key=lambda item: len(item[0]), reverse=True)
-        #: Handlers by class of error, as starlette takes them; any error that has no other is a fault of ours.
+        #: Handlers by class of error, as starlette takes them; any error that has no other is a bug.
         self.handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {
             EdgeError: self._on_edge_error,
             broker_errors.BrokerError: self._on_broker_error,
@@ -177,7 +177,7 @@ class ErrorResponses:
         return await handler(request, error)
 
     async def on_bug(self, request: Request, error: Exception) -> Response:
-        """The response for a fault of ours. The server logs it; the client is sent no more than that."""
+        """The response for a bug of this service. The server logs it; the client gets no detail."""
         bug = EdgeError("internal", "internal error; the server's log says more")
         # This answer is given outside all layers, so the id that the log's reader needs is put on here.
         bug.headers["x-request-id"] = request.scope.get("state", {}).get("request_id", "")
@@ -205,7 +205,7 @@ class ErrorResponses:
         return self.response(EdgeError(kind, error.detail, headers=headers), path)
 
 
-#: Errors that have an answer. Any other is a fault of ours.
+#: Errors that have an answer. Any other is a bug.
 ANSWERED = (EdgeError, broker_errors.BrokerError, HTTPException, ClientDisconnect)
 
 

@@ -25,7 +25,7 @@ _RETRY_S = 1.0
 
 
 def read_key(values: list[str]) -> str:
-    """The key in the header's values, "" when there is none. Raises `EdgeError` when it is none."""
+    """The key in the header's values, "" when there is none. Raises `EdgeError` for a malformed one."""
     if not values:
         return ""
     if len(values) > 1:
@@ -45,7 +45,7 @@ def read_key(values: list[str]) -> str:
 
 
 def job_key(tenant: str, route: str, key: str) -> str:
-    """Return the text that a job's id is made of, so that the same request always means the same job."""
+    """Return the text that a job's id is made of: the same for every request with this key, 40 hex digits."""
     return hashlib.sha256(f"{tenant}\n{route}\n{key}".encode()).hexdigest()[:40]
 
 
@@ -56,19 +56,19 @@ class InFlight:
         self._keys: set[str] = set()
 
     def hold(self, job_key: str) -> None:
-        """Hold this key. Raises `EdgeError` while another request does."""
+        """Hold this key. Raises `EdgeError` while another request holds it."""
         if job_key in self._keys:
             message = f"{HEADER}: the first request with this key is still being served"
             raise EdgeError("in_flight", message, param=HEADER, retry_after_s=_RETRY_S)
         self._keys.add(job_key)
 
     def release(self, job_key: str) -> None:
-        """Let go of a key that was held."""
+        """Release a key; also one that is not held."""
         self._keys.discard(job_key)
 
 
 def reused() -> EdgeError:
-    """The error for a key that came before with another request."""
+    """The error for a key that was used for another request."""
     message = f"{HEADER}: this key came before with another request; a new request needs a new key"
     return EdgeError("key_reused", message, param=HEADER)
 

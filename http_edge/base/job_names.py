@@ -2,7 +2,7 @@
 
 Without API keys they are the same. With keys, an id that a client chose is its tenant's own: the journal has it behind a tag of the tenant,
 so that two tenants may choose the same, neither finds the other's, and no client can take an id that another request will be given (the
-one that is made of its `Idempotency-Key`, say). Ids that the service makes bear no tag. No client's id has a dot.
+one that is made of its `Idempotency-Key`, for example). Ids that the service makes bear no tag. No client's id has a dot.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 
 from http_edge.base.context import Caller
 
-#: What `submits` makes: from the time, or from an idempotency key.
+#: Ids that `jobs.submit` makes: from the time, or from an idempotency key.
 _MADE = re.compile(r"[a-z]+[_-](?:[0-9a-f]{31}|[0-9a-f]{40})")
 
 
@@ -23,7 +23,7 @@ def is_made(job_id: str) -> bool:
 
 
 def own_id(tenant: str, job_id: str) -> str:
-    """The journal's id of the job to which a tenant gave this one."""
+    """The id in the journal of a job to which a client of this tenant gave this id."""
     return f"{_tag(tenant)}.{job_id}"
 
 
@@ -32,8 +32,8 @@ def shown_id(job_id: str) -> str:
     return job_id.rpartition(".")[2]
 
 
-def meant(caller: Caller, job_id: str) -> tuple[str, ...]:
-    """The journal's ids that this one can be, the likeliest first. Jobs of before there were keys bear no tag."""
+def journal_ids(caller: Caller, job_id: str) -> tuple[str, ...]:
+    """The ids in the journal that a client's id can stand for, the likeliest first. Jobs from before keys were required bear no tag."""
     if not caller.key_name or "." in job_id:
         return (job_id,)
     own = own_id(caller.tenant, job_id)

@@ -16,7 +16,7 @@ _MARKS = ",[{"
 #: The first half of a surrogate pair as an escape, too near the end of a text for the other half to follow.
 _HALF_PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}(?=[^\\]{1,5}\Z)")
 
-#: Looked at in pieces, so that a text of nothing but marks is given up early.
+#: Characters counted at a time, so that a text of nothing but marks is refused early.
 _PIECE = 1024 * 1024
 
 
@@ -38,7 +38,7 @@ def decode_json(text: bytes | str) -> Any:
 
 
 def _reason(text: bytes | str, error: Exception) -> str:
-    """Reason why a text could not be decoded, also where the decoder's own words mislead.
+    """Reason why a text could not be decoded, also where the decoder's own message misleads.
 
     It counts the bytes of a string that is not UTF-8 from that string's beginning, and takes a text that ends within a surrogate pair's
     length behind half a pair for one that was cut off.

@@ -17,7 +17,7 @@ MAX_TEXT_BYTES = 48 * MIB
 #: Longest path or address that a client may name.
 MAX_PATH_CHARS = 1024
 
-#: The time that a client may give a job, seconds: at least, at most. Beyond a month, no deadline serves as well.
+#: Bounds of a time that a client gives a job (a deadline, a promise), seconds; the longest is a month.
 LEAST_TIME_S, MOST_TIME_S = 0.001, 31 * 86_400
 
 #: The rest of a body that was refused is not read: the connection ends with the answer.

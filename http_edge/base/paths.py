@@ -13,10 +13,10 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-#: Opens a directory only to go on from it, which needs no permission to list it.
+#: Flags to open a directory that is only passed through, which needs no permission to list it.
 _WALK = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: Roots that an error names.
+#: Most roots that an error names.
 _NAMED = 4
 
 
@@ -27,7 +27,7 @@ class OutsideRoot(OSError):
 def resolve(text: str, start: Path) -> Path:
     """Resolve a client's path: relative to the edge's start directory, every symlink followed; nothing need exist.
 
-    "/", which is within no root, when links are exchanged on the way.
+    Returns "/", which is within no root, when links are exchanged meanwhile.
     """
     try:
         return Path(os.path.realpath(start / text))

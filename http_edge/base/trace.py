@@ -31,7 +31,7 @@ class Trace(Struct, frozen=True, kw_only=True):
 
     @property
     def traceparent(self) -> str:
-        """The header for whatever is done for this request."""
+        """The header of requests that are sent on behalf of this one."""
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
 
 
@@ -56,6 +56,6 @@ def read_trace(traceparent: str, tracestate: str) -> Trace:
 
 
 def _is_valid(match: re.Match[str]) -> bool:
-    """Versions after 00 may have more behind; ff, and ids of zeros, are no values."""
+    """Whether a `traceparent` is valid: versions after 00 may have further parts; ff, and ids of zeros, are invalid."""
     version, trace_id, span_id, rest = match[1], match[2], match[3], match[5]
     return version != "ff" and not (version == "00" and rest) and bool(trace_id.strip("0")) and bool(span_id.strip("0"))

@@ -10,16 +10,16 @@ from broker.wire.jobspec import Limits, ModelCard
 
 _ASPECT = re.compile(r"([1-9]\d{0,3})\s*:\s*([1-9]\d{0,3})")
 
-#: How far a size may be from the shape requested: small models have coarse grids, and no two sides of 21:9 may exist.
+#: Most that a size may differ from the requested shape, as a logarithm of the ratio: small models have coarse grids.
 _MAX_RATIO_ERROR = math.log(1.25)
 
-#: The shape counts for more than the number of pixels.
+#: Weight of the shape against the number of pixels.
 _RATIO_WEIGHT = 4.0
 
-#: Widths looked at for shapes that the model cannot come near, at most.
+#: Most widths that are tried for shapes that the model cannot come near.
 _WIDTHS = 512
 
-#: Grid steps looked at on either side of the ideal width.
+#: Grid steps that are tried on either side of the ideal width.
 _STEPS = 3
 
 

@@ -1,4 +1,4 @@
-"""Typed reading of a request's fields: every complaint names the field as the client wrote it, the value and the rule.
+"""Typed reading of a request's fields: every error names the field as the client wrote it, the value and the rule.
 
 JSON and forms mean the same: a number may be its text ("12" is 12; `true` is no number), empty text stands for an absent number, size or
 name, which a query has no need of. `null` counts as absent: generated clients send it for what their caller left out.
@@ -96,7 +96,7 @@ class Reader:
         return float(value)
 
     def flag(self, name: str) -> bool | None:
-        """True or false, or None when absent; 0, 1 and their words will do."""
+        """A boolean, or None when absent; 0, 1, yes, no, on and off are read, too."""
         value = self._given(name)
         if isinstance(value, bool) or value is None:
             return value
@@ -142,7 +142,7 @@ class Reader:
         return found
 
     def scalars(self, name: str, *, max_items: int = 64, max_chars: int = 4096) -> dict[str, Scalar]:
-        """An object of plain values, itself or as JSON text, empty when absent. Numbers and truths may be text in it, too."""
+        """An object of plain values, itself or as JSON text, empty when absent. Numbers and booleans in it may be text."""
         value = self._given(name)
         if isinstance(value, str):
             try:
@@ -163,7 +163,7 @@ class Reader:
                     f"is not a string of at most {max_chars} characters, a number within 64 bits, true, false or null"
                 )
                 raise invalid(f"{name}.{key}", item, rule, place=self.place)
-        return {key: untexted(item) for key, item in value.items()}
+        return {key: parsed_scalar(item) for key, item in value.items()}
 
     def unknown(self, known: Iterable[str]) -> list[str]:
         """The fields that are none of these, in the order sent."""
@@ -203,8 +203,8 @@ def _is_side(side: Any) -> bool:
     return isinstance(side, int) and not isinstance(side, bool) and 1 <= side < 1_000_000
 
 
-def untexted(value: Any) -> Any:
-    """A text that is a number or a truth as that: of arguments whose type is not known here, and of forms, where all is text."""
+def parsed_scalar(value: Any) -> Any:
+    """Parse a text that is a number or a boolean: for arguments whose type is not known here, and for forms, where all is text."""
     if not isinstance(value, str) or len(value) > 40:
         return value
     if value in ("true", "True", "false", "False"):

@@ -53,9 +53,9 @@ class Upload(Struct, frozen=True, kw_only=True):
 
     #: As the client named it, without a list mark: `image` for `image[]`.
     field: str
-    #: What the client calls it; never a path of ours.
+    #: The client's name of the file; never a path here.
     file_name: str
-    #: Its content type by the client; "": none. The bytes decide.
+    #: Content type that the client sent, which is not trusted; "": none.
     media_type: str
     path: Path
     size: int
@@ -115,7 +115,7 @@ class Fields:
         )
 
     def close(self) -> None:
-        """Remove the files and give the memory back; more than once is fine."""
+        """Remove the files and release the memory; more than once is fine."""
         for file in self._files:
             file.discard()
         for release in self._releases:
@@ -200,15 +200,15 @@ async def read_fields(request: Request) -> Fields:
             await _read_multipart(request, spool, content_type, fields)
         else:
             await _read_text(request, spool, fields)
-        await _count_in(spool, fields)
+        await _add_to_digest(spool, fields)
     except BaseException:
         fields.close()
         raise
     return fields
 
 
-async def _count_in(spool: Spool, fields: Fields) -> None:
-    """Let what was sent count into the request's digest, if it has one."""
+async def _add_to_digest(spool: Spool, fields: Fields) -> None:
+    """Add fields and files to the request's digest, if it has one."""
     payload = current().payload
     if payload is None:
         return

@@ -17,7 +17,7 @@ from http_edge.base.errors import EdgeError, shown
 from http_edge.base.limits import CLOSE, MAX_TEXT_BYTES, SMALL_BODY_BYTES, too_large
 from http_edge.body.spool import MAX_FIELDS, SpoolFile
 
-#: The parser warns of each fault in a body, and we answer it.
+#: The parser logs each fault in a body as a warning; it is the client's, and answered.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 MAX_FILES = 32
@@ -101,12 +101,12 @@ class PartReader:
                 self._parser.write(chunk)
             except FormParserError as error:
                 raise malformed(f"it is not valid multipart/form-data: {error}") from None
-            await self._keep()
+            await self._store()
         if not self._ended:
             raise malformed("it ends before the closing boundary of its multipart/form-data")
 
-    async def _keep(self) -> None:
-        """Put away what the parser found."""
+    async def _store(self) -> None:
+        """Store the pieces that the parser found."""
         for part, data in self._pieces:
             if part.file is None and self._stays_in_memory(part, len(data)):
                 part.data += data

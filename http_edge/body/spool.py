@@ -41,14 +41,14 @@ LARGE_AT_ONCE = 4
 
 _LARGE_WAIT_S = 20.0
 
-#: Left free on the disk.
+#: Bytes left free on the disk.
 _RESERVE_BYTES = 256 * MIB
 
 _BUFFER_BYTES = 512 * 1024
 
 _DISK_THREADS = 4
 
-#: A body may always take this long; beyond it must come at an average rate, or it is not an upload but a held connection.
+#: Seconds that a body may always take; a longer one must come at an average rate, or it only holds the connection.
 _UNHURRIED_S = 30.0
 
 #: Temporary files untouched for so long belong to no living request.
@@ -146,7 +146,7 @@ class SpoolFile:
             await self.flush()
 
     async def flush(self) -> None:
-        """Hand everything to the file. Raises `EdgeError`."""
+        """Write what is buffered. Raises `EdgeError`."""
         data, self._buffer = self._buffer, bytearray()
         if data:
             await self._spool.in_thread(lambda: self._append(data))
@@ -157,7 +157,7 @@ class SpoolFile:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the descriptor; the file stays."""
         with self._lock:
             if self._descriptor >= 0:
                 os.close(self._descriptor)
@@ -198,7 +198,7 @@ class Body:
         return network_of(client.host) if client is not None else ""
 
     def stop(self) -> None:
-        """Let `chunks` raise, now or at its next call."""
+        """Make `chunks` raise, now or at its next call."""
         self._stopped = True
         if self._patience is not None:
             self._patience.reschedule(asyncio.get_running_loop().time())

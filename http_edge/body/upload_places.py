@@ -14,20 +14,20 @@ from ipaddress import IPv6Address
 AT_ONCE = 256
 _OF_CLIENT = 128
 
-#: An upload is left alone for so long, and at this average rate.
+#: An upload younger than this, or at least at this average rate, is never ended for another.
 _NEW_S = 3.0
 _QUICK_BYTES_PER_S = 64 * 1024
 
 
 class Upload:
-    """Upload under way. `stop` is called once when its place is needed; it `leave`s all the same."""
+    """Upload under way. `stop` is called once, when its place is given to another; `leave` is to be called all the same."""
 
     __slots__ = ("client", "since", "size", "stop")
 
     def __init__(self, client: str, now: float, stop: Callable[[], None]) -> None:
         self.client = client
         self.since = now
-        #: Bytes that came.
+        #: Bytes received.
         self.size = 0
         self.stop = stop
 
@@ -44,7 +44,7 @@ class UploadPlaces:
         self._clients: Counter[str] = Counter()
 
     def enter(self, upload: Upload) -> bool:
-        """Give it a place, if need be another's, which is stopped; whether there was one."""
+        """Admit an upload, in place of a slow one if all places are taken; return whether it was admitted."""
         now = upload.since
         full = len(self._uploads) >= AT_ONCE
         if full or self._clients[upload.client] >= _OF_CLIENT:
@@ -61,7 +61,7 @@ class UploadPlaces:
         return True
 
     def leave(self, upload: Upload) -> None:
-        """Free its place; harmless if it had to leave before."""
+        """Free the place of an upload; also of one that was stopped."""
         if upload in self._uploads:
             self._uploads.remove(upload)
             self._clients[upload.client] -= 1

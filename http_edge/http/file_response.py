@@ -31,7 +31,7 @@ from starlette.types import Receive, Scope, Send
 from http_edge.base.errors import EdgeError, shown
 from http_edge.base.paths import open_parent
 
-#: More ranges than any player requests: the whole file is sent instead (RFC 9110, 14.2 allows it).
+#: Most ranges of a request, more than any player sends; beyond it the whole file is sent, which RFC 9110, 14.2 allows.
 MAX_RANGES = 32
 
 _CHUNK_BYTES = 256 * 1024
@@ -51,15 +51,15 @@ class Download(Struct, frozen=True, kw_only=True):
     size: int
     sha256: str
     media_type: str
-    #: What the client should call it.
+    #: File name for the client.
     name: str
     inline: bool = True
-    #: More headers of every answer that has bytes of it.
+    #: Further headers of every answer with bytes of the file.
     headers: Mapping[str, str] = {}
-    #: Fetches it to its path, where it may not be yet; blocks, and raises `EdgeError`. None: it is there, or gone.
-    bring: Callable[[], object] | None = None
-    #: An address at which a client gets it without this edge; blocks, and raises `EdgeError`. None: there is none.
-    elsewhere: Callable[[], str] | None = None
+    #: Fetches the file to its path, if it is not there; blocks, and raises `EdgeError`. None: it is there, or gone.
+    fetch: Callable[[], object] | None = None
+    #: Makes an address at which a client gets the file without this edge; blocks, and raises `EdgeError`. None: there is none.
+    redirect_url: Callable[[], str] | None = None
 
 
 class Plan(Struct, frozen=True):
@@ -161,8 +161,8 @@ def _date(text: str | None) -> int | None:
 
 async def download(request: Request, file: Download) -> Response:
     """The response for a file. Raises `EdgeError` when it is gone, or the request's conditions or ranges fail."""
-    if file.elsewhere is not None and request.method == "GET":
-        where = await anyio.to_thread.run_sync(file.elsewhere)
+    if file.redirect_url is not None and request.method == "GET":
+        where = await anyio.to_thread.run_sync(file.redirect_url)
         return Response(status_code=307, headers={"Location": where, "Cache-Control": "no-store", **file.headers})
     modified_s = await anyio.to_thread.run_sync(_check, file)
     etag = f'"{file.sha256}"'
@@ -194,7 +194,7 @@ async def download(request: Request, file: Download) -> Response:
 
 
 async def whole_file(file: Download, headers: Mapping[str, str] | None = None) -> Response:
-    """The whole file as the answer to something else than a GET of it: no conditions, no ranges, kept by no cache. Raises `EdgeError`."""
+    """The whole file as the answer to another request than a GET of it: no conditions, no ranges, not cached. Raises `EdgeError`."""
     await anyio.to_thread.run_sync(_check, file)
     own = {
         "Cache-Control": "no-store",
@@ -305,8 +305,8 @@ def _open(file: Download) -> int:
 
 def _check(file: Download) -> int:
     """The file's time in whole seconds. Raises `EdgeError` when it is not the whole regular file below its root that was published."""
-    if file.bring is not None:
-        file.bring()
+    if file.fetch is not None:
+        file.fetch()
     try:
         status = os.lstat(file.path)
         inside = Path(os.path.realpath(file.path)).is_relative_to(os.path.realpath(file.root))

@@ -18,7 +18,7 @@ _H = TypeVar("_H", bound=Callable[..., Awaitable[Response]])
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
-#: Media whose type the file's own bytes decide.
+#: Media types of pictures, and of all files of results.
 PICTURES = ("image/png", "image/jpeg", "image/webp")
 FILES = ("video/mp4", *PICTURES)
 
@@ -35,12 +35,12 @@ class Param(Struct, frozen=True, kw_only=True):
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """Good answer: bodies by media type. `types`: any of these structs, None for no body, bytes for a file."""
+    """Successful answer: bodies by media type. `types`: any of these structs, None for no body, bytes for a file."""
 
     about: str
     types: tuple[Any, ...] = ()
     media: tuple[str, ...] = (JSON,)
-    #: Operations that go on with what was made here, named by `id` or `task_id` in the answer.
+    #: Operations on the object that was made, which the answer names in `id` or `task_id`.
     links: tuple[str, ...] = ()
 
 
@@ -67,7 +67,7 @@ class Tag(Struct, frozen=True):
 
 
 class Operation(Struct, frozen=True, kw_only=True):
-    """Operation of a handler. `errors` are the kinds besides those that every request can meet."""
+    """Operation of a handler. `errors` are the kinds besides those that any request can be answered with."""
 
     id: str
     tag: Tag
@@ -81,7 +81,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     prefer: bool = False
     keyed: bool = False
     deprecated: bool = False
-    #: Of the route that the handler answers: `route` fills them in.
+    #: Of the route; `EdgeRoute` fills them in.
     method: str = ""
     path: str = ""
 
@@ -150,11 +150,11 @@ BROKER: tuple[Kind, ...] = ("unavailable", "shutting_down")
 #: Errors of operations that name an object.
 LOOKUP: tuple[Kind, ...] = (*BROKER, "not_found")
 QUERY: tuple[Kind, ...] = ("invalid_value", "missing_field")
-#: Of a small JSON body.
+#: Errors of operations that read a small JSON body.
 BODY: tuple[Kind, ...] = ("bad_json", "bad_form", "missing_field", "invalid_value", "request_timeout")
-#: Of a body that may hold files.
+#: Errors of operations whose body may hold files.
 FORM: tuple[Kind, ...] = (*BODY, "busy", "disk_full", "unavailable")
-#: Of files that are sent.
+#: Errors of operations that send files.
 DOWNLOAD: tuple[Kind, ...] = (
     *LOOKUP,
     "invalid_value",
@@ -163,7 +163,7 @@ DOWNLOAD: tuple[Kind, ...] = (
     "precondition_failed",
     "range_not_satisfiable",
 )
-#: Of whatever makes a job.
+#: Errors of operations that make a job.
 MAKE: tuple[Kind, ...] = (
     *FORM,
     *LOOKUP,

@@ -1,8 +1,9 @@
 """Scheduling of expensive reads (pages of jobs, metrics, thumbnails): places are few, and clients take turns for them.
 
 Such a read takes milliseconds of the edge's one thread and of the broker's, where a submit or a status takes a fraction of one. Rules. A
-client has half of the places at most. What finds none waits, in the order of arrival within its client, clients one after the other; so
-a client that requests a hundred pages waits for its own. What waits too long, or comes when enough of its client wait, is refused.
+client has half of the places at most. A read that finds none waits, in the order of arrival within its client, clients one after the other;
+so a client that requests a hundred pages delays only itself. A read that waits too long, or comes when enough of its client wait, is
+refused.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _RETRY_AFTER_S = 2.0
 
 
 class ReadTurns(Generic[T]):
-    """The expensive reads of one edge, as a decision: which begin, which wait."""
+    """Decides which of an edge's expensive reads begin and which wait."""
 
     def __init__(self) -> None:
         self._under_way: Counter[str] = Counter()
@@ -42,7 +43,7 @@ class ReadTurns(Generic[T]):
         self._count = 0
 
     def enter(self, client: str, read: T) -> Literal["begins", "waits", "refused"]:
-        """A read has come. One that begins is to `leave`; one that waits begins by a `leave`."""
+        """Admit a read, queue it or refuse it. A read that begins must `leave`; one that waits begins when a `leave` returns it."""
         own = len(self._waiting.get(client, ()))
         if not own and self._has_place(client):
             self._under_way[client] += 1
@@ -54,14 +55,14 @@ class ReadTurns(Generic[T]):
         return "waits"
 
     def leave(self, client: str) -> list[T]:
-        """A read is over: the reads that begin now, each of which is to `leave`."""
+        """End a read; return the reads that begin now, each of which must `leave`, too."""
         self._under_way[client] -= 1
         if not self._under_way[client]:
             del self._under_way[client]
         return self._begin()
 
     def withdraw(self, client: str, read: T) -> None:
-        """A read waits no more."""
+        """Remove a read that waits."""
         waiting = self._waiting[client]
         waiting.remove(read)
         self._taken(client, waiting)
@@ -95,10 +96,10 @@ class ReadPlaces:
     async def place(self, client: str, request: Request) -> AsyncIterator[None]:
         """Hold a place, once there is one. Raises `EdgeError` when there was none in time, `ClientDisconnect` when the client left."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        standing = self._turns.enter(client, turn)
-        if standing == "refused":
+        decision = self._turns.enter(client, turn)
+        if decision == "refused":
             raise _too_many(f"{WAITING_OF_CLIENT} of one client may wait, {WAITING} of all")
-        if standing == "waits":
+        if decision == "waits":
             await self._wait(client, turn, request)
         try:
             yield

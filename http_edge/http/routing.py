@@ -23,10 +23,10 @@ from http_edge.http.operation import Handler, Operation, operation_of
 #: Methods that change nothing, unless a route declares it.
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 
-#: How a client that takes too many turns is refused.
+#: Errors of operations for which clients take turns.
 _TURN: tuple[Kind, ...] = ("too_many_requests",)
 
-#: Of a parameter's name that is not known, as errors repeat it.
+#: Longest part of an unknown parameter's name that an error repeats.
 _MAX_NAME_CHARS = 80
 
 _CONVERTOR = re.compile(r"\{(\w+)(?::\w+)?\}")
@@ -51,7 +51,7 @@ class EdgeRoute(Route):
         self.changing: Collection[str] = frozenset(self.handlers) - (frozenset() if get_changes else _SAFE)
         #: The methods whose handlers take long enough that clients take turns for them (`read_turns`).
         self.expensive: Collection[str] = ("GET", "HEAD") if expensive_get else ()
-        #: The path is never another route's: a method that it has not got is 405 although a route with a parameter could take it.
+        #: Whether a method that this route does not have is 405, although a route with a parameter could match the path.
         self.alone = alone
         #: Whether a parameter of the query that the operation does not declare is refused (`check_query`), or means nothing.
         self.strict_query = False

@@ -1,4 +1,4 @@
-"""The end of a job's record: stopped first if need be, then gone, files and all."""
+"""Deletion of a job with its files; a job that has not ended is cancelled first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from http_edge.base.errors import EdgeError
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
 
-#: A worker frees within a step or its engine is replaced; a client tries again after this (a deletion must answer in 30 s).
+#: Longest wait for a cancelled job, seconds: a deletion must answer within 30 s, and the client can repeat it.
 STOP_WAIT_S = 20.0
 
 

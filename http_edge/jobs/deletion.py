@@ -15,11 +15,11 @@ from broker.wire.jobspec import is_job_id
 from http_edge.base.broker_errors import translated
 from http_edge.base.context import current
 from http_edge.base.errors import EdgeError, not_found
-from http_edge.base.job_names import meant, shown_id
+from http_edge.base.job_names import journal_ids, shown_id
 from http_edge.jobs.hub import Hub
 from http_edge.jobs.lookup import JobLookup
 from http_edge.media.artefact_store import ArtefactStore
-from http_edge.media.result_files import store_away
+from http_edge.media.result_files import store_unavailable
 
 T = TypeVar("T")
 
@@ -52,21 +52,21 @@ class JobDeletion:
             await self._in_thread(lambda: self.artefacts.unpin(job.view.id))
 
     async def delete_damaged(self, job_id: str) -> str:
-        """Delete a record that cannot be read, and return its id; its files have none then, and go as such. Raises `EdgeError`."""
-        for name in meant(current().caller, job_id):
+        """Delete a record that cannot be read, and return its id; its files are swept as strays. Raises `EdgeError`."""
+        for name in journal_ids(current().caller, job_id):
             view = await self._jobs.view(name) if is_job_id(name) else None
             if view is not None and view.damaged and await self.delete_records([name]):
                 return shown_id(name)
         raise not_found("job", job_id)
 
     async def pin(self, job_id: str, pinned: bool | None) -> bool:
-        """Keep this job beyond its time, no longer (False), or as it is (None); whether it is kept."""
+        """Keep this job beyond its time (True), no longer (False), or as it is (None); return whether it is kept."""
         try:
             if pinned is not None:
                 await self._in_thread(lambda: self.artefacts.pin(job_id) if pinned else self.artefacts.unpin(job_id))
             return await self._in_thread(lambda: self.artefacts.is_pinned(job_id))
         except StoreError as error:
-            raise store_away(error) from None
+            raise store_unavailable(error) from None
 
     async def delete_records(self, job_ids: Sequence[str], finished_s: float = 0.0) -> tuple[str, ...]:
         """Delete the records (at most 50) of those of these jobs that have been over for so long; their ids. Raises `EdgeError`."""

@@ -1,4 +1,4 @@
-"""A finished job's client-chosen path: filled before the job is reported as finished, and remembered to be."""
+"""Copying of a finished job's result to its client-chosen path, before the job is reported as finished."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from http_edge.media.result_files import ResultFiles
 
 log = logging.getLogger(__name__)
 
-#: Jobs remembered to need no further look at their path, and how long a failure to fill one stands.
+#: Most jobs that are remembered to have their path filled; and seconds until a path that could not be filled is tried again.
 _MAX_KEPT = 10_000
 _RETRY_S = 5.0
 
@@ -30,7 +30,7 @@ class ExportOnRead:
         self._results = results
         self._exports = exports
         self._threads = threads
-        #: Job -> ("" or why its path could not be filled, when that was found).
+        #: Job -> ("" or the reason why its path could not be filled, when that was found).
         self._settled: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
     async def fill_save_path(self, job: Job) -> Job:

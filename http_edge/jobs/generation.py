@@ -1,8 +1,8 @@
 """A generation request: its fields, each declared once, with its type, bounds, meaning and names.
 
 From this declaration (as a table: `fields.FIELDS`) come the reader of every API family (`read_generation`), the request schemas of the
-OpenAPI document (`schema_requests`), and the fields' table in docs/api.md. An alias is a name that means this one field in every server and
-tool whose clients come here; a name that means different things in different ones is none.
+OpenAPI document (`schema_common.request_type`), and the fields' table in docs/api.md. An alias is a name that means this one field in every
+server and tool whose clients come here; a name that means different things in different ones is none.
 """
 
 from __future__ import annotations

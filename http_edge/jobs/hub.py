@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from broker.wire.messages import JobView
 from broker.wire.terms import FINAL_NAMES, UNSTARTED_NAMES
-from http_edge.jobs.job import Job, standing
+from http_edge.jobs.job import Job, major_state
 from http_edge.jobs.step_interest import POLLED_S, StepInterest
 
 #: Jobs remembered, in number and in bytes of their specs, and for how long a view of one is fresh: progress comes as events, a
@@ -98,7 +98,7 @@ class Memory:
         old = held[0].view
         if view.revision <= old.revision:
             return
-        if standing(view) == standing(old):
+        if major_state(view) == major_state(old):
             job = held[0].moved_to(view)
             self._jobs[view.id] = (job, self._fresh_until(job))
         else:

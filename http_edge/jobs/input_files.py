@@ -1,4 +1,4 @@
-"""Inputs that came as files of a form: which role each is for, and their names in the generation."""
+"""Inputs that came as files of a form: their roles, and their names in the generation."""
 
 from __future__ import annotations
 

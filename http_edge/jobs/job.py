@@ -13,12 +13,12 @@ from broker.wire.messages import JobView, WebhookEvent
 from broker.wire.terms import FINAL_NAMES
 from http_edge.base.job_names import shown_id
 
-#: Answers about one job that are kept encoded.
+#: Most answers about one job that are kept encoded.
 _ENCODED = 8
 
 
-def standing(view: JobView) -> tuple[object, ...]:
-    """Return what of a job is news worth all of it: its history has grown, too."""
+def major_state(view: JobView) -> tuple[object, ...]:
+    """Return the members of a view of which a change is reported with the whole job, as its history has grown, too."""
     return view.state, view.attempts, view.cancel_requested, view.parking, view.promise
 
 

@@ -15,14 +15,14 @@ from broker.wire.jobspec import is_job_id
 from http_edge.base.broker_errors import translated
 from http_edge.base.context import current
 from http_edge.base.errors import not_found
-from http_edge.base.job_names import meant
+from http_edge.base.job_names import journal_ids
 from http_edge.jobs.export_on_read import ExportOnRead
 from http_edge.jobs.hub import Hub
 from http_edge.jobs.job import Job
 from http_edge.jobs.slices import in_slices
-from http_edge.jobs.submit import named_at, require_sound
+from http_edge.jobs.submit import require_sound, time_in_id
 
-#: How far the edge's clock, which names jobs, and the broker's may be apart: rather list a job twice than not at all.
+#: Most that the clocks of edge and broker may differ, seconds; a job is rather listed twice than not at all.
 _CLOCKS_S = 1.0
 
 #: Answers of the broker to one search: some 20,000 jobs looked at. The place where it broke off is one in the journal, in another form than
@@ -61,7 +61,7 @@ class JobLookup:
         held = self._hub.job_for_client(job_id)
         if held is not None and caller.may_see(held.view.submission.tenant):
             return held
-        for name in meant(caller, job_id):
+        for name in journal_ids(caller, job_id):
             held = self._hub.job_for_client(name)
             if held is not None and caller.may_see(held.view.submission.tenant):
                 return held
@@ -113,7 +113,7 @@ class JobLookup:
 
     async def _start(self, after: str, *, newest_first: bool) -> dict[str, Any]:
         """The fields of `ListJobs` that begin behind a job."""
-        for name in meant(current().caller, after) if after and current().caller.key_name else ():
+        for name in journal_ids(current().caller, after) if after and current().caller.key_name else ():
             if is_job_id(name) and await self.view(name) is not None:
                 after = name
                 break
@@ -167,5 +167,5 @@ class JobLookup:
 
 def _cursor_at(after: str, *, newest_first: bool) -> float:
     """Return the cursor behind a job that was deleted meanwhile: a client that deletes what it lists must reach the end."""
-    at = named_at(after)
+    at = time_in_id(after)
     return max(0.0, at + (_CLOCKS_S if newest_first else -_CLOCKS_S)) if at else 0.0

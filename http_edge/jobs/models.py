@@ -17,7 +17,7 @@ _FRESH_S = 1.0
 #: Reads of thousands of workers may take this share of the time, unless the view would be older than this.
 _MOST_LOOKING, _OLDEST_S = 0.05, 5.0
 
-#: In place of a worker: the name of none.
+#: Key of models without a worker, in place of a worker's name.
 _ON_DEMAND = ""
 
 #: Names listed when an unknown model is refused.

@@ -106,7 +106,9 @@ class PromptEnhancer:
             headers["Authorization"] = f"Bearer {self._key}"
         body = msgspec.json.encode(question)
         try:
-            status, data = await self._fetcher.ask(self._url, headers, body, self._timeout_s, _MAX_ANSWER_BYTES)
+            status, data = await self._fetcher.post_for_body(
+                self._url, headers, body, self._timeout_s, _MAX_ANSWER_BYTES
+            )
         except NotSent as error:
             raise EnhancerFailed(str(error)) from None
         if status != 200:

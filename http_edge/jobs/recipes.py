@@ -1,4 +1,4 @@
-"""Recipe of a file that came back: the request that draws it again, and what stands in the way of the same picture."""
+"""Recipe of an uploaded result: the request that draws it again, and the reasons why that would draw another picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from http_edge.jobs.specs import build_spec
 #: Versions that two services may differ in and still draw the same.
 _NO_MATTER = frozenset(["zoetrope"])
 
-#: A picture or clip that the client is yet to bring.
+#: Stands for a picture or clip that the client is yet to add.
 _TO_COME = "to come"
 
 

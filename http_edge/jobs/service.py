@@ -1,6 +1,6 @@
 """Operations on jobs for every API family, put together: submit, cancel, control; lookups, waits, deletions by their own objects.
 
-Nothing lives here alone: any edge over the same broker and home answers the same. This room is the only user of the broker's client.
+It holds no state of its own: any edge over the same broker and home answers the same. This room is the only user of the broker's client.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from broker.wire.jobspec import is_job_id
 from http_edge.base.broker_errors import translated
 from http_edge.base.context import current
 from http_edge.base.errors import EdgeError, not_found
-from http_edge.base.job_names import meant, shown_id
+from http_edge.base.job_names import journal_ids, shown_id
 from http_edge.base.settings import EdgeSettings
 from http_edge.jobs.deletion import JobDeletion
 from http_edge.jobs.export_on_read import ExportOnRead
@@ -42,14 +42,14 @@ from http_edge.media.result_files import ResultFiles
 
 __all__ = ["JobService", "Submission"]
 
-#: Files handled at once: decoding an image or copying a result must not take every thread there is.
+#: Files handled at once, as decoding an image or copying a result must not take every thread.
 _FILE_THREADS = 4
 
-#: What became of a cancel; "requested": its worker is being stopped.
+#: Outcome of a cancel; "requested": the worker of the job is being stopped.
 Cancelled = Literal["cancelled", "requested", "already_final"]
 Controlled = Literal["done", "requested"]
 
-#: Outcome of a change of a job.
+#: Action -> its participle, for errors.
 _DONE: dict[m.JobAction, str] = {"pause": "paused", "resume": "resumed", "commit": "committed"}
 
 
@@ -132,7 +132,7 @@ class JobService:
     async def cancel(self, job_id: str) -> tuple[Cancelled, Job]:
         """Cancel a job; return the outcome and the job. Raises `EdgeError`."""
         caller = current().caller
-        for name in meant(caller, job_id):
+        for name in journal_ids(caller, job_id):
             if not is_job_id(name):
                 continue
             with translated():
@@ -147,7 +147,7 @@ class JobService:
     async def control(self, job_id: str, action: m.JobAction) -> tuple[Controlled, Job]:
         """Pause, resume or commit a job; return the outcome and the job. Raises `EdgeError`, with the reason where it cannot be done."""
         caller = current().caller
-        for name in meant(caller, job_id):
+        for name in journal_ids(caller, job_id):
             if not is_job_id(name):
                 continue
             with translated():

@@ -1,6 +1,6 @@
 """A generation -> `JobSpec`: fitted to a model's card, with one clear error or with warnings. Shared by all API families.
 
-Nothing here touches a file: paths are checked by `inputs` and `exports`.
+Nothing here touches a file: paths are checked by `media.image_inputs` and `media.exports`.
 """
 
 from __future__ import annotations

@@ -71,6 +71,6 @@ class StepInterest:
             self.over(job_id)
 
     def over(self, job_id: str) -> None:
-        """A job has ended: nothing of it is to come."""
+        """Drop a job that has ended."""
         if self._polled.pop(job_id, None) is not None and job_id not in self._streams:
             self._unfollow(job_id)

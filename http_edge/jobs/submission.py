@@ -1,4 +1,4 @@
-"""Argument of `JobService.submit`."""
+"""A generation request as every API family hands it to `JobService.submit`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Submission(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     #: Whether a field that the model does not support is ignored with a warning, instead of refused.
     lenient: bool = False
-    #: Result of `JobService.image`, where the image did not come as text; `generation.image` is then only shown in errors.
+    #: Result of `JobInputs.image`, where the image did not come as text; `generation.image` is then only shown in errors.
     image: Picture | None = None
-    #: Of further media those that came so, by role; their names are in `generation`.
+    #: Further media that came as files, by role; their names are in `generation`.
     inputs: dict[str, tuple[Picture, ...]] = {}
     #: The client's own id, which makes the request idempotent; "" for a new one, which begins so.
     job_id: str = ""
-    #: Filled in when it is named: the id was drawn here, for this order.
+    #: Whether the id was made here for this request; `Submitter` sets it.
     fresh: bool = False
     id_prefix: str = "job-"
     priority: int = DEFAULT_PRIORITY

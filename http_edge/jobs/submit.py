@@ -1,7 +1,7 @@
 """Submitting a job: the model, the spec, the client's paths and image, the job's id, and the broker's answer.
 
 Rules. A request that is sent again means the same job: under the client's own id what was drawn for the first (seed, trace) is taken for
-the next, and under an idempotency key (`idempotency`) the job of the first is the answer. Limits are the caller's (`scope`).
+the next, and under an idempotency key (`idempotency`) the job of the first is the answer. Limits are the caller's (`context.current`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _CHECK_S = 5.0
 #: Seeds are drawn below this: exact in every JSON reader's floating point.
 _SEED_BOUND = 2**32
 
-#: What `_new_name` gives, behind whatever the API puts before it.
+#: An id of `_new_id` with the prefix of its API.
 _NAMED = re.compile(r"[a-z]+[_-]([0-9a-f]{11})[0-9a-f]{20}")
 
 
@@ -164,7 +164,7 @@ class Submitter:
 
     async def _enhanced(self, order: Submission, spec: JobSpec) -> JobSpec:
         """The spec with an enhanced prompt: for a request that comes again, the one that the first got. Raises `EdgeError`."""
-        there = None if order.fresh else await self._there(order.job_id)
+        there = None if order.fresh else await self._existing(order.job_id)
         first = None if there is None else _spec_of(there)
         if first is not None and (same := as_before(spec, first)) is not spec:
             return same
@@ -177,7 +177,7 @@ class Submitter:
         scope = current()
         fresh = not (order.job_id or scope.job_key)
         if not order.job_id:
-            job_id = f"{order.id_prefix}{scope.job_key or _new_name(self._wall_clock())}"
+            job_id = f"{order.id_prefix}{scope.job_key or _new_id(self._wall_clock())}"
         elif scope.job_key:
             raise invalid("id", order.job_id, f"excludes {idempotency.HEADER}: either makes the request idempotent")
         elif not scope.caller.key_name:
@@ -193,7 +193,7 @@ class Submitter:
         scope = current()
         if not scope.job_key:
             return None
-        there = await self._there(order.job_id)
+        there = await self._existing(order.job_id)
         if there is None:
             return None
         spec = _spec_of(there)
@@ -213,7 +213,7 @@ class Submitter:
             request_digest=scope.payload.digest() if scope.job_key and scope.payload else "",
         )
         try:
-            return await self._hand_in(order, spec, card)
+            return await self._send(order, spec, card)
         except EdgeError as error:
             if error.kind != "id_conflict":
                 raise
@@ -224,11 +224,11 @@ class Submitter:
             same = await self._as_first(order, spec)
             if same is None:
                 raise
-        return await self._hand_in(order, same, card)
+        return await self._send(order, same, card)
 
     async def _as_first(self, order: Submission, spec: JobSpec) -> JobSpec | None:
         """The spec with what was drawn for the job that bears this id already; None when that makes no difference."""
-        there = await self._there(order.job_id)
+        there = await self._existing(order.job_id)
         first = _spec_of(there) if there is not None else None
         if first is None:
             return None
@@ -238,14 +238,14 @@ class Submitter:
         same = msgspec.structs.replace(spec, seed=seed, traceparent=first.traceparent, parent_span=first.parent_span)
         return same if same != spec else None
 
-    async def _there(self, job_id: str) -> m.JobView | None:
+    async def _existing(self, job_id: str) -> m.JobView | None:
         with translated():
             view = await self._broker.get(job_id, current().caller.tenant)
         return None if view is None else require_sound(view)
 
     # ------------------------------------------------------------ parts
 
-    async def _hand_in(self, order: Submission, spec: JobSpec, card: ModelCard) -> tuple[m.JobView, bool]:
+    async def _send(self, order: Submission, spec: JobSpec, card: ModelCard) -> tuple[m.JobView, bool]:
         body = encode_checked(spec)
         scope = current()
         message = m.Submit(
@@ -350,7 +350,7 @@ def _fixed(order: Submission, spec: JobSpec, card: ModelCard) -> m.Submission:
 
 
 def _wish(generation: Generation) -> m.PromiseWish | None:
-    """The promise in a request. Raises `EdgeError`."""
+    """The promise that a request asks for. Raises `EdgeError`."""
     within_s, confidence = generation.ready_within_s, generation.ready_confidence
     if within_s is None:
         if confidence is not None:
@@ -370,16 +370,16 @@ def require_sound(view: m.JobView) -> m.JobView:
 
 
 async def refuse_url(field: str, url: str) -> None:
-    """Let no URL pass: what there is where nothing is ever sent."""
+    """Refuse every URL; for services that send nothing."""
     raise invalid(field, url, "is not taken by this service")
 
 
-def _new_name(now: float) -> str:
-    """A job's name: first the time, 11 hex digits of milliseconds, so that the journal's index grows at one end; then 20 random ones."""
+def _new_id(now: float) -> str:
+    """Make a job's id: the time, 11 hex digits of milliseconds, so that the journal's index grows at one end; then 20 random ones."""
     return f"{int(now * 1000):011x}{secrets.token_hex(10)}"
 
 
-def named_at(job_id: str) -> float:
+def time_in_id(job_id: str) -> float:
     """Return the time at which an id was made, Unix; 0 when it has none."""
     match = _NAMED.fullmatch(job_id)
     return int(match[1], 16) / 1000 if match else 0.0

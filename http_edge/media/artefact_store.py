@@ -1,6 +1,6 @@
 """Store of artefacts: `<home>/artefacts/<job id>/<fence>/`, their sizes, pins, locks and removal.
 
-Where results lie in an object store, they are removed there, too: what that does not do now is an orphan, and swept later.
+Results in an object store are removed there, too; objects that could not be removed are swept later.
 
 An attempt's files go by its fence, which is never given twice: what is removed for a job that was forgotten can be no file of a later job
 of the same id. A job is pinned while `<home>/pins/<job id>` exists, or an object of that name in the store, where there is one. Everything
@@ -81,8 +81,10 @@ class ArtefactStore:
             self._objects.remove(attempt_key(job_id, fence), fence)
 
     def drop_previews(self, job_id: str, fence: int) -> bool:
-        """Remove what lies here of a job whose result (that of this fence, if it has one) is in the object store; False, and nothing is
-        removed: there is none, or the result lies here. Raises `OSError`."""
+        """Remove the local files of a job whose result (of this fence, if it has one) is in the object store. Raises `OSError`.
+
+        False, and nothing is removed, where there is no store or the result lies here.
+        """
         if self._objects is None:
             return False
         with contextlib.suppress(FileNotFoundError):
@@ -100,14 +102,14 @@ class ArtefactStore:
     def _remove_here(self, job_id: str, fence: int) -> None:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._artefacts / job_id / str(fence))
-        # What was fetched of it goes with it.
+        # Copies that were fetched of it go with it.
         shutil.rmtree(self._cache / job_id / str(fence), ignore_errors=True)
 
     # ------------------------------------------------------------ what there is
 
     def attempts(self, after: str, count: int) -> dict[str, dict[int, float]]:
-        """Of `count` jobs that have files, those behind the job `after` (""; from the first): by fence, the Unix time at which something
-        was last put into an attempt's directory. In one order, whose last is the `after` of the next call.
+        """Attempts of up to `count` jobs that have files, behind the job `after` ("": from the first): fence -> Unix time of the last
+        change of its directory. Jobs come in one order; the last is the `after` of the next call.
 
         Of the object store a page or a few are requested, whatever it holds, and nothing while it does not answer or is another's. Files
         that clients had saved beside the jobs' directories are not ours to look at.
@@ -141,8 +143,8 @@ class ArtefactStore:
         return self._objects.checkpoints(job_id) if self._objects is not None else []
 
     def checkpointed(self, after: str, count: int) -> dict[str, Checkpointed]:
-        """Of `count` jobs that have checkpoints, those behind the job `after` (""; from the first). In one order, whose last is the `after`
-        of the next call."""
+        """Up to `count` jobs that have checkpoints, behind the job `after` ("": from the first), in one order; the last is the `after` of
+        the next call."""
         found = self._objects.checkpointed(after, count) if self._objects is not None else {}
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for entry in os.scandir(self._artefacts / CHECKPOINTS):
@@ -160,7 +162,7 @@ class ArtefactStore:
             self._objects.remove_checkpoints(job_id)
 
     def remove_old_checkpoints(self, keys: Sequence[str]) -> None:
-        """Remove of the object store's checkpoints, where each is put beside those before it, these (`Checkpointed.old`)."""
+        """Remove these checkpoints (`Checkpointed.old`) from the object store, in which earlier ones lie beside later ones."""
         if self._objects is not None:
             self._objects.remove_old(keys)
 

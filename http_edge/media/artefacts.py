@@ -1,4 +1,4 @@
-"""The files that jobs made: which one is meant, where it lies, and what it is called."""
+"""Artefacts of jobs: finding one by name or index, its path, and its file name in downloads."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Looking into a client's clip in a process of its own, within limits of memory and time.
+"""Probing of a client's clip in a process of its own, within limits of memory and time.
 
-A few bytes of an index can stand for any number of frames, and fill the memory of the process that reads it: that is not the edge.
+A few bytes of an index can stand for any number of frames, and fill the memory of the process that reads it.
 Blocks: callers are worker threads.
 """
 
@@ -20,7 +20,7 @@ _MEMORY_BYTES = 2 * 1024**3
 _CPU_S = 10
 _TOTAL_S = 30.0
 
-#: What the process is given of the environment, which has secrets.
+#: Variables that the process gets: the environment holds secrets.
 _ENVIRONMENT = ("LD_LIBRARY_PATH",)
 
 

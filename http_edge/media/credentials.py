@@ -38,7 +38,7 @@ class EdgeCredentials:
         return cls(checked_files(settings), trusted)
 
     def signed(self, data: bytes, media_type: str, recipe_json: str) -> bytes:
-        """The file as it is given to clients; itself where nothing is signed. Blocks. Raises `EdgeError`."""
+        """The file with signed content credentials; unchanged where nothing is signed. Blocks. Raises `EdgeError`."""
         if self._files is None:
             return data
         out = io.BytesIO()

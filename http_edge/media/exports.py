@@ -9,7 +9,7 @@ Several edges do this at once, so a path is filled under a lock, and a finished 
 path the later finisher's file stays, and a file that was removed is not put back.
 
 A path is checked when its job comes and filled when the job is over, and directories may be exchanged for links at any moment. So a path is
-taken apart once, into an open directory and a name (`_Spot`), and looking, writing, renaming and tidying up are all done there.
+taken apart once, into an open directory and a name (`_Location`), and looking, writing, renaming and tidying up are all done there.
 
 Everything here blocks: callers are worker threads.
 """
@@ -54,7 +54,7 @@ class Identity(Struct, frozen=True):
     mtime_ns: int
 
 
-#: Of what is there and is no regular file.
+#: Identity of anything that is no regular file.
 _NO_FILE = Identity(-1, -1, -1, -1)
 
 
@@ -71,7 +71,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     pending: Identity | None = None
     temporary: str = ""
     done: bool = False
-    #: Whose job it is.
+    #: Tenant of the job.
     tenant: str = "default"
 
 
@@ -85,7 +85,7 @@ class Source(Struct, frozen=True, kw_only=True):
     tenant: str = "default"
 
 
-class _Spot(Struct, frozen=True):
+class _Location(Struct, frozen=True):
     """Location of a path: a name in an open directory."""
 
     directory: int
@@ -99,8 +99,8 @@ class _Spot(Struct, frozen=True):
             return None
         return _identity(status) if stat.S_ISREG(status.st_mode) else _NO_FILE
 
-    def beside(self, name: str) -> _Spot:
-        return _Spot(self.directory, name)
+    def beside(self, name: str) -> _Location:
+        return _Location(self.directory, name)
 
     def remove(self) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -167,7 +167,7 @@ class Exports:
         return None
 
     def owner(self, target: Path) -> str | None:
-        """Return the job whose result lies at a resolved path; None when this service put none there."""
+        """Return the tenant whose result was saved at a resolved path; None when this service saved none there."""
         entry = self._read(target)
         return None if entry is None else entry.tenant
 
@@ -176,20 +176,20 @@ class Exports:
     def _fill(self, target: Path, source: Source) -> str:
         entry = self._read(target)
         with open_parent(target, self._roots, create=True) as directory:
-            spot = _Spot(directory, target.name)
+            location = _Location(directory, target.name)
             if entry is not None:
-                entry = _recover(spot, entry)
+                entry = _recover(location, entry)
                 newer = (entry.finished_at, entry.job) >= (source.finished_at, source.job)
                 if entry.done and newer and entry.tenant == source.tenant:
                     return ""
-            if not self._may_replace(spot.identity(), entry, source.tenant):
+            if not self._may_replace(location.identity(), entry, source.tenant):
                 return _TAKEN
-            self._put(target, spot, source, entry.file if entry else None)
+            self._put(target, location, source, entry.file if entry else None)
         return ""
 
-    def _put(self, target: Path, spot: _Spot, source: Source, ours: Identity | None) -> None:
+    def _put(self, target: Path, location: _Location, source: Source, ours: Identity | None) -> None:
         """Copy, record, rename: after a crash at any point the ledger still lists the files that are ours."""
-        temporary = spot.beside(f".{secrets.token_hex(8)}.part")
+        temporary = location.beside(f".{secrets.token_hex(8)}.part")
         entry = Entry(
             path=str(target),
             job=source.job,
@@ -202,11 +202,11 @@ class Exports:
         try:
             identity = _copy(source, temporary)
             self._write(target, msgspec.structs.replace(entry, pending=identity))
-            if spot.identity() is None:
-                _rename_new(temporary, spot)
+            if location.identity() is None:
+                _rename_new(temporary, location)
             else:
-                os.replace(temporary.name, spot.name, src_dir_fd=spot.directory, dst_dir_fd=spot.directory)
-            os.fsync(spot.directory)
+                os.replace(temporary.name, location.name, src_dir_fd=location.directory, dst_dir_fd=location.directory)
+            os.fsync(location.directory)
         finally:
             temporary.remove()
         self._write(target, msgspec.structs.replace(entry, file=identity, temporary="", done=True))
@@ -215,7 +215,7 @@ class Exports:
         """Return the identity of the file at a resolved path within the roots, None when there is none. Raises `OSError`."""
         try:
             with open_parent(target, self._roots) as directory:
-                return _Spot(directory, target.name).identity()
+                return _Location(directory, target.name).identity()
         except FileNotFoundError:
             return None
 
@@ -272,13 +272,13 @@ class Exports:
             os.close(lock)
 
 
-def _recover(spot: _Spot, entry: Entry) -> Entry:
+def _recover(location: _Location, entry: Entry) -> Entry:
     """The record after a crash in `_put`: without its half copy, and done if the rename had happened."""
     if entry.done:
         return entry
     if entry.temporary:
-        spot.beside(entry.temporary).remove()
-    there = spot.identity()
+        location.beside(entry.temporary).remove()
+    there = location.identity()
     if there is not None and there == entry.pending:
         return msgspec.structs.replace(entry, file=there, pending=None, temporary="", done=True)
     return msgspec.structs.replace(entry, pending=None, temporary="")
@@ -288,7 +288,7 @@ def _identity(status: os.stat_result) -> Identity:
     return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _copy(source: Source, temporary: _Spot) -> Identity:
+def _copy(source: Source, temporary: _Location) -> Identity:
     read = os.open(source.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with open(read, "rb") as reader:
         if os.fstat(read).st_size != source.size:
@@ -300,22 +300,22 @@ def _copy(source: Source, temporary: _Spot) -> Identity:
             return _identity(os.fstat(writer.fileno()))
 
 
-def _create(spot: _Spot) -> int:
+def _create(location: _Location) -> int:
     """A new empty file. Raises `FileExistsError`."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(spot.name, flags, 0o666, dir_fd=spot.directory)
+    return os.open(location.name, flags, 0o666, dir_fd=location.directory)
 
 
-def _rename_new(temporary: _Spot, spot: _Spot) -> None:
+def _rename_new(temporary: _Location, location: _Location) -> None:
     """Rename, but never over a file that came meanwhile. Raises `FileExistsError`."""
     try:
-        os.link(temporary.name, spot.name, src_dir_fd=temporary.directory, dst_dir_fd=spot.directory)
+        os.link(temporary.name, location.name, src_dir_fd=temporary.directory, dst_dir_fd=location.directory)
     except FileExistsError:
         raise
     except OSError:
         # No hard links on this file system: claim the name first, then put the file over our own empty one.
-        os.close(_create(spot))
-        os.replace(temporary.name, spot.name, src_dir_fd=temporary.directory, dst_dir_fd=spot.directory)
+        os.close(_create(location))
+        os.replace(temporary.name, location.name, src_dir_fd=temporary.directory, dst_dir_fd=location.directory)
 
 
 def _article(output: str) -> str:

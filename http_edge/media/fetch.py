@@ -24,7 +24,7 @@ _TOTAL_S = 20.0
 _CONNECT_S = 5.0
 _READ_S = 10.0
 
-#: Putting a result: as much as a slow store takes for some ten MB.
+#: Limits of putting a result: as long as a slow store takes for some ten MB.
 _PUT_TOTAL_S = 60.0
 _PUT_READ_S = 30.0
 
@@ -77,7 +77,7 @@ class Fetcher:
         try:
             async with asyncio.timeout(_TOTAL_S):
                 if self._tls is None:
-                    # Reading the certificates would stop everybody else for a moment.
+                    # Reading the certificates would delay all other requests.
                     self._tls = await asyncio.to_thread(httpx.create_ssl_context)
                 url = _parse(field, name, text)
                 for _ in range(MAX_REDIRECTS + 1):
@@ -158,7 +158,7 @@ class Fetcher:
                 self._hosts[host] = count - 1, turns
 
     async def check(self, field: str, text: str) -> None:
-        """Raise `EdgeError` for a URL to which nothing would be put: before the work whose result it is for, not after."""
+        """Raise `EdgeError` for a URL to which nothing may be sent, before the work whose result is to be sent there."""
         name = named_url(text)
         url = _parse(field, name, text)
         try:
@@ -201,7 +201,7 @@ class Fetcher:
                 name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers
             }
 
-    async def ask(
+    async def post_for_body(
         self, text: str, headers: Mapping[str, str], data: bytes, total_s: float, max_bytes: int
     ) -> tuple[int, bytes]:
         """Post these bytes to an operator's URL: the answer's status and body. Raises `NotSent`, also for one of more than `max_bytes`."""

@@ -36,7 +36,7 @@ MAX_CLIP_BYTES = 64 * 1024 * 1024
 #: Checked before decoding: 40 MP of RGB are 120 MB of memory.
 MAX_IMAGE_PIXELS = 40_000_000
 
-#: Readers of what we take: Pillow registers each when its module is imported, and all the others stay out.
+#: Readers of the formats that are taken: Pillow registers each when its module is imported, and no others are loaded.
 _READERS = [
     PngImagePlugin.PngImageFile.format,
     JpegImagePlugin.JpegImageFile.format,
@@ -48,7 +48,7 @@ _READERS = [
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
 _FORMATS = "PNG, JPEG, WebP or BMP"
 
-#: What Pillow's decoders raise on bytes that only look like an image.
+#: Exceptions of Pillow's decoders for bytes that only begin like an image.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -67,11 +67,11 @@ _ALLOWED = "the directories that clients may read from"
 #: A path that was checked holds no link. Opening a FIFO to read would wait for its writer.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: What files of these formats are sent as, when a client requests its upload again.
+#: Media types of uploads that are sent back, by format.
 _MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp", "BMP": "image/bmp"}
 
 
-#: And clips, by the suffix they are kept under.
+#: Media types of clips, by the suffix under which they are kept.
 _CLIP_TYPES = {".mp4": "video/mp4", ".mkv": "video/x-matroska"}
 
 
@@ -108,8 +108,8 @@ class Picture(Struct, frozen=True):
 class ImageInputs:
     """Store of inputs, and the sources that they may come from.
 
-    With tenants, what other tenants have is closed: everything below `closed`, the home, where uploads and artefacts lie under no tenant's
-    name; and results that were saved elsewhere, by their tenant (`owner_of` a resolved path, None: no one's).
+    With tenants, files of other tenants cannot be read: everything below `closed`, the home, where uploads and artefacts lie under no
+    tenant's name; and results that were saved elsewhere, by their tenant (`owner_of` a resolved path, None: no one's).
     """
 
     def __init__(

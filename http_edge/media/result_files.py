@@ -1,8 +1,8 @@
 """Results of finished jobs as files of this machine, wherever they lie.
 
 Without an object store they lie in `<home>/artefacts`, where workers or the depot have put them. With one they are fetched from there when
-they are requested, whole and checked against the digest of the job's row, into `<home>/result_cache`, which keeps those that were requested
-for last. A file that lies in `<home>/artefacts` all the same, as it was made before there was a store, is taken from there.
+they are requested, whole and checked against the digest of the job's row, into `<home>/result_cache`, which keeps the most recently
+requested ones. A file that lies in `<home>/artefacts` all the same, as it was made before there was a store, is taken from there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from http_edge.http.file_response import Download
 from http_edge.media.artefact_store import RESULT_CACHE
 from http_edge.media.artefacts import artefact_path, file_name
 
-#: For how long an address that leads to the store is good, seconds.
+#: Validity of a signed address in the store, seconds.
 _SIGNED_S = 600.0
 
 
@@ -55,7 +55,7 @@ class ResultFiles:
         `EdgeError` while the store does not answer."""
         path = self.path(view, artefact)
         if self._remote is not None and path.is_relative_to(self._cache):
-            self._bring(self._remote, view, artefact, path)
+            self._fetch(self._remote, view, artefact, path)
         return path
 
     def file(self, view: JobView, index: int, artefact: Artefact, *, name: str = "", inline: bool = True) -> Download:
@@ -70,8 +70,8 @@ class ResultFiles:
             media_type=artefact.media_type,
             name=name or file_name(view, index, artefact),
             inline=inline,
-            bring=(lambda: self.local(view, artefact)) if cached else None,
-            elsewhere=(lambda: self._signed(view, artefact)) if cached and self._redirect else None,
+            fetch=(lambda: self.local(view, artefact)) if cached else None,
+            redirect_url=(lambda: self._signed(view, artefact)) if cached and self._redirect else None,
         )
 
     def root_of(self, path: Path) -> Path:
@@ -83,11 +83,11 @@ class ResultFiles:
         try:
             return self._remote.signed_url(artefact_key(view.id, view.fence, artefact.name), _SIGNED_S)
         except StoreError as error:
-            raise store_away(error) from None
+            raise store_unavailable(error) from None
 
     # ------------------------------------------------------------ the cache
 
-    def _bring(self, remote: ObjectStore, view: JobView, artefact: Artefact, path: Path) -> None:
+    def _fetch(self, remote: ObjectStore, view: JobView, artefact: Artefact, path: Path) -> None:
         with self._lock:
             fetching = self._fetching.setdefault(path, threading.Lock())
         try:
@@ -97,7 +97,7 @@ class ResultFiles:
         except NotThere:
             return
         except StoreError as error:
-            raise store_away(error) from None
+            raise store_unavailable(error) from None
         finally:
             with self._lock:
                 self._fetching.pop(path, None)
@@ -140,6 +140,6 @@ def _bytes(directory: Path) -> int:
         return 0
 
 
-def store_away(error: StoreError) -> EdgeError:
-    """The answer while the object store gives none."""
+def store_unavailable(error: StoreError) -> EdgeError:
+    """The error while the object store does not answer."""
     return EdgeError("unavailable", f"the store of results does not answer: {error}", retry_after_s=5.0)

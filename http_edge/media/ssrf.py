@@ -124,7 +124,7 @@ def _ascii(host: str) -> str:
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """httpcore's door to the network, with the guard in it: every connection, a redirect's too, comes through here."""
+    """httpcore's access to the network behind the guard: every connection, also of a redirect, is made here."""
 
     def __init__(self, guard: SsrfGuard, network: httpcore.AsyncNetworkBackend | None = None) -> None:
         self._guard = guard
@@ -158,7 +158,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore's interface
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Never."""
+        """Refuse: no URL leads to a socket."""
         raise Refused(path)
 
     async def sleep(self, seconds: float) -> None:
@@ -191,7 +191,7 @@ async def resolve_host(host: str, port: int) -> list[str]:
             failure = error
         finally:
             _LOOK_UPS.release()
-        # The loop may have ended while the name server thought about it.
+        # The loop may have ended before the name server answered.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle, found, failure)
 

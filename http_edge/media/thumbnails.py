@@ -42,10 +42,10 @@ _SHEET_SIDE = 320
 #: Pictures on a sheet, at most: a square of them.
 _SHEET_COLUMNS = 4
 
-#: Of JPEG and WebP, where the client names none.
+#: Quality of JPEG and WebP, where the client names none.
 _QUALITY = 95
 
-#: Decoding a clip keeps a core busy.
+#: Threads: decoding a clip keeps a core busy.
 _THREADS = 2
 
 
@@ -63,7 +63,7 @@ class Variant(Struct, frozen=True, kw_only=True):
 
 
 def as_format(name: str) -> Format | None:
-    """The format of this name, None when it is none of ours."""
+    """The format of this name; None when it is not supported."""
     name = {"jpg": "jpeg"}.get(name.lower(), name.lower())
     return cast(Format, name) if name in FORMATS else None
 

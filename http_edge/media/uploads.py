@@ -37,11 +37,11 @@ class StoredFile(Struct, frozen=True, kw_only=True):
     created_at: float
     file_name: str
     purpose: str
-    #: Found from the bytes, not taken from the client.
+    #: Detected from the bytes, not taken from the client.
     media_type: str = "application/octet-stream"
     #: Unix time; 0 when it is kept until it is deleted.
     expires_at: float = 0.0
-    #: Whose it is.
+    #: Tenant that owns it.
     tenant: str = "default"
 
 

@@ -92,10 +92,11 @@ def document(operations: Sequence[Operation], families: ErrorResponses, version:
             "title": "Zoetrope",
             "version": version,
             "description": "Video and image generation for a pool of GPUs. HEAD goes wherever GET goes; a slash at the end of a "
-            "path makes no difference. Fields that are not known are ignored.",
+            "path makes no difference. The native API refuses fields that are not known; the others ignore them, with a warning where "
+            "their answers have a place for one.",
         },
         "servers": [{"url": "/"}],
-        # Without a key ring everybody may do everything, and a key does no harm.
+        # Without a key ring no key is required, and one that is sent is ignored.
         "security": [{"bearer": []}, {"apiKey": []}, *([] if keys else [{}])],
         "tags": [
             {"name": tag.name, "description": tag.about}

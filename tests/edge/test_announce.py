@@ -52,10 +52,14 @@ def test_it_says_what_it_waits_for_and_then_where_to_go(caplog, monkeypatch):
     ]
 
 
-def test_the_last_line_says_that_everybody_may_draw(caplog):
+def test_the_last_line_warns_of_an_open_port(caplog):
     caplog.set_level(logging.INFO)
     asyncio.run(announce(Pools(pool_of("idle")), EdgeSettings(), is_open=True))
-    assert caplog.records[-1].getMessage().endswith("(API reference: /docs); whoever reaches this port may use it")
+    assert (
+        caplog.records[-1]
+        .getMessage()
+        .endswith("(API reference: /docs); the port is open to other machines, and no API key is required")
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from broker.client import errors
 from broker.wire import messages as m
-from http_edge.jobs.job import standing
+from http_edge.jobs.job import major_state
 from tests.edge.conftest import World
 
 
@@ -28,7 +28,7 @@ def test_a_job_without_one_shows_none(world: World) -> None:
 def test_a_broken_promise_is_news_of_the_whole_job() -> None:
     view = m.JobView(id="a", state="queued", submission=m.Submission(model="demo"), revision=1)
     reported = msgspec.structs.replace(view, promise=m.Promise(ready_by=9.0, broken_at=5.0, breaks=1))
-    assert standing(reported) != standing(view)
+    assert major_state(reported) != major_state(view)
 
 
 @pytest.mark.parametrize("path", ["/v1/videos", "/v1/jobs"])

@@ -435,7 +435,7 @@ def test_a_sweep_without_a_broker_or_a_disk_is_tried_again(
     with caplog.at_level("INFO", "http_edge.background.retention"):
         keeper.world.http.portal.call(keeper.retention._try)
     keeper.world.fake.down = False
-    assert said(caplog) == ["nothing was let go"]
+    assert said(caplog) == ["nothing was deleted"]
 
     def refuse(*args: object) -> None:
         raise PermissionError("no")

@@ -26,7 +26,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._requests = RequestMetrics()
         self._registry.register(self._requests)
-        #: Takes note of an answered request.
+        #: Counts an answered request.
         self.observe = self._requests.observe
         self._waited = self._job_histogram(
             "zoetrope_job_wait_seconds", "Measured wait of finished jobs, from submit to last start."
@@ -107,7 +107,7 @@ class _PoolCollector(Collector):
         yield errors
 
 
-#: Gauge, its help, the field of the view that has it.
+#: Gauge, help, attribute of `PoolView`.
 _POOL_GAUGES = (
     ("zoetrope_queue_backlog_seconds", "Predicted seconds that workers need for what waits.", "backlog_s"),
     (
@@ -118,7 +118,7 @@ _POOL_GAUGES = (
     ("zoetrope_set_aside", "Jobs that wait for the service's operator.", "set_aside"),
 )
 
-#: Gauge, unit's factor, its help, where it is; a negative value is one that is not known.
+#: Gauge, factor of its unit, help, attribute of `WorkerView`; a negative value is not known.
 _WORKER_GAUGES = (
     ("zoetrope_worker_gpus", 1.0, "GPUs that a worker draws each job with; 1 for one on the CPU.", "gpus"),
     ("zoetrope_worker_memory_used_bytes", 2**20, "Memory in use on a worker's device.", "memory_used_mb"),
@@ -138,7 +138,7 @@ _WORKER_GAUGES = (
     ("zoetrope_worker_heartbeat_age_seconds", 1.0, "Since a worker's last message.", "heartbeat_age_s"),
 )
 
-#: Gauge, its help, the field of a worker's `depot` that has it.
+#: Gauge, help, attribute of `WorkerView.depot`.
 _DEPOT_GAUGES = (
     ("zoetrope_worker_depot_results", "Results on a worker's disk that are not in the depot yet.", "results"),
     ("zoetrope_worker_depot_wait_seconds", "Since the first job that waits for the depot was given out.", "age_s"),

@@ -16,7 +16,7 @@ from http_edge.http.operation import (
 #: Of every stream of a job's events.
 FOLLOW = (
     Param(name="Last-Event-ID", place="header", about="The last event that was seen."),
-    Param(name="last_event_id", about="The same, for whoever cannot set headers."),
+    Param(name="last_event_id", about="The same, for clients that cannot set headers."),
 )
 
 FOLLOWED = {
@@ -34,7 +34,7 @@ RANGES = (
     Param(name="download", about="Any text but 0 and false: send it as an attachment, which browsers save."),
 )
 
-#: What any file can be answered with, besides itself.
+#: Further answers of every route that sends a file.
 FILE_ANSWERS = {
     206: Answer(about="The bytes that `Range` asked for.", types=(bytes,), media=(*FILES, "multipart/byteranges")),
     304: Answer(about="The copy of which `If-None-Match` is the ETag is good."),

@@ -22,7 +22,7 @@ class _Durations:
 
     def __init__(self) -> None:
         self.begun_at = time.time()
-        #: By the first bound that is not below them.
+        #: Number of durations by the first bound that is not below them.
         self.counts = [0] * len(_NAMES)
         self.sum_s = 0.0
 
@@ -46,7 +46,7 @@ class RequestMetrics(Collector):
         self._durations: dict[str, _Durations] = {}
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Count an answered request."""
         key = (route, method, status)
         count = self._counts.get(key)
         if count is None:

@@ -1,19 +1,22 @@
-"""`Prefer: wait` and `respond-async` on an answer about a job."""
+"""Waiting for a job while its client waits: `Prefer: wait` and `respond-async`, and the cancel of a job whose client left."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 
+import anyio
 import msgspec
 from starlette.responses import Response
 
 from http_edge.base.context import current
+from http_edge.base.errors import EdgeError
 from http_edge.http.prefer import Prefer
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
 
 #: Seconds for the cancel of a job whose request was given up: the request is over, and must not hang on a broker that does not answer.
-CANCEL_WAIT_S = 2.0
+_CANCEL_WAIT_S = 2.0
 
 #: Longest time after which to poll a job again.
 _MAX_POLL_S = 60
@@ -28,6 +31,14 @@ async def awaited(calls: JobService, prefer: Prefer, job: Job) -> Job:
         return job
     await calls.follower.wait_final([job.id], prefer.wait_s)
     return await calls.jobs.get(job.id)
+
+
+async def cancel_quietly(calls: JobService, job_id: str) -> None:
+    """Cancel, whatever happens to this request meanwhile; but not what its client can request again, by its idempotency key."""
+    if current().job_key:
+        return
+    with anyio.move_on_after(_CANCEL_WAIT_S, shield=True), contextlib.suppress(EdgeError):
+        await calls.cancel(job_id)
 
 
 def is_fresh(prefer: Prefer, job: Job) -> bool:

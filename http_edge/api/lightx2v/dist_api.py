@@ -38,10 +38,10 @@ _FILE_STATUS: dict[Kind, Literal["forbidden", "not_found"]] = {
 class LightX2VDistApi:
     """Handlers of the distributed variant's own routes."""
 
-    def __init__(self, calls: JobService, intake: TaskSubmitter) -> None:
+    def __init__(self, calls: JobService, submitter: TaskSubmitter) -> None:
         self._calls = calls
         self._gen1 = Gen1(calls)
-        self._groups = (self._gen1.tasks, intake.tasks)
+        self._groups = (self._gen1.tasks, submitter.tasks)
 
     def routes(self) -> list[EdgeRoute]:
         return [

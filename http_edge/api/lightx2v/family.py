@@ -54,12 +54,12 @@ def _tasks_error(error: EdgeError, status: int, path: str) -> lx.TasksError:
 
 
 def _tasks_routes(parts: Parts) -> list[EdgeRoute]:
-    intake = TaskSubmitter(parts.calls)
-    sync = SyncTasks(parts.calls, intake, parts.fetcher)
+    submitter = TaskSubmitter(parts.calls)
+    sync = SyncTasks(parts.calls, submitter, parts.fetcher)
     return [
         # Before `/v1/tasks/{id}/status`: the queue is no task.
-        *LightX2VServiceApi(parts.calls, intake).routes(),
-        *LightX2VTasksApi(intake, parts.progress, sync, parts.calls).routes(),
+        *LightX2VServiceApi(parts.calls, submitter).routes(),
+        *LightX2VTasksApi(submitter, parts.progress, sync, parts.calls).routes(),
     ]
 
 

@@ -30,9 +30,9 @@ class LightX2VServiceApi:
     Counts are the whole pool's: tasks of other APIs take the same workers and the same queue. Names are our own tasks' only.
     """
 
-    def __init__(self, calls: JobService, intake: TaskSubmitter) -> None:
+    def __init__(self, calls: JobService, submitter: TaskSubmitter) -> None:
         self._calls = calls
-        self._tasks = intake.tasks
+        self._tasks = submitter.tasks
         self._worker = calls.settings.worker
 
     def routes(self) -> list[EdgeRoute]:

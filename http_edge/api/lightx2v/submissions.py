@@ -1,4 +1,4 @@
-"""Taking a task of LightX2V's second and third generation: from a request to a job in the queue."""
+"""Submission of tasks of LightX2V's second and third generation: from a request to a job in the queue."""
 
 from __future__ import annotations
 

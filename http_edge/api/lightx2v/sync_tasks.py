@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from pathlib import Path
 from typing import Annotated
 
-import anyio
 import anyio.to_thread
 from msgspec import Meta
 from starlette.requests import Request
@@ -16,12 +14,11 @@ from starlette.responses import Response
 from broker.runtime.log_actions import Action
 from broker.wire.jobspec import Artefact
 from http_edge.api.common.job_files import job_file
-from http_edge.api.common.waiting import CANCEL_WAIT_S
+from http_edge.api.common.waiting import cancel_quietly
 from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v.operations import IMAGE, TASKS
 from http_edge.api.lightx2v.submissions import AcceptedTask, TaskSubmitter
 from http_edge.api.lightx2v.views import failure_text, warnings_member
-from http_edge.base.context import current
 from http_edge.base.errors import EdgeError
 from http_edge.body.fields import Reader
 from http_edge.body.json_body import json_response
@@ -44,9 +41,9 @@ _URL_FIELD = "presigned_url"
 class SyncTasks:
     """Handler of `POST /v1/tasks/image/sync`."""
 
-    def __init__(self, calls: JobService, intake: TaskSubmitter, fetcher: Fetcher) -> None:
+    def __init__(self, calls: JobService, submitter: TaskSubmitter, fetcher: Fetcher) -> None:
         self._calls = calls
-        self._intake = intake
+        self._submitter = submitter
         self._fetcher = fetcher
 
     @operation(
@@ -66,7 +63,7 @@ class SyncTasks:
     async def draw(self, request: Request) -> Response:
         """Draw an image, and wait for it."""
         timeout_s = _read_timeout(request)
-        taken = await self._intake.submit(request, "image", check_url=self._check_url)
+        taken = await self._submitter.submit(request, "image", check_url=self._check_url)
         try:
             job = await self._wait(request, taken, timeout_s)
             index, artefact = find_artefact(job.view)
@@ -88,7 +85,7 @@ class SyncTasks:
         finally:
             # Also when the broker is away, or the server itself is being stopped: the result would not be fetched.
             if not is_over:
-                await self._cancel(job_id)
+                await cancel_quietly(self._calls, job_id)
         if not is_over:
             if self._calls.hub.closed:
                 raise EdgeError("shutting_down", "the service is stopping", retry_after_s=5.0)
@@ -123,13 +120,6 @@ class SyncTasks:
             await self._fetcher.check(_URL_FIELD, url)
         except EdgeError as error:
             raise EdgeError("unsupported", error.message, param=_URL_FIELD, code="invalid_value") from None
-
-    async def _cancel(self, job_id: str) -> None:
-        """Cancel, whatever happens to this request meanwhile; but not what its client can request again, by its idempotency key."""
-        if current().job_key:
-            return
-        with anyio.move_on_after(CANCEL_WAIT_S, shield=True), contextlib.suppress(EdgeError):
-            await self._calls.cancel(job_id)
 
 
 def _read_timeout(request: Request) -> int:

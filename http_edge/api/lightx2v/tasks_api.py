@@ -36,11 +36,11 @@ _KINDS = {"": "a task", "video": "a video task", "image": "an image task"}
 class LightX2VTasksApi:
     """Handlers of `/v1/tasks`."""
 
-    def __init__(self, intake: TaskSubmitter, progress: Progress, sync: SyncTasks, calls: JobService) -> None:
+    def __init__(self, submitter: TaskSubmitter, progress: Progress, sync: SyncTasks, calls: JobService) -> None:
         self._calls = calls
-        self._intake = intake
+        self._submitter = submitter
         self._sync = sync
-        self._tasks = intake.tasks
+        self._tasks = submitter.tasks
         self._first = shapes.Tasks(calls, shapes.origin_of(shapes.GEN1_ORIGIN, calls.settings.worker), unique=False)
         self._progress = progress
 
@@ -76,7 +76,7 @@ class LightX2VTasksApi:
             keyed=True,
         )
         async def create(request: Request) -> Response:
-            accepted = await self._intake.submit(request, output)
+            accepted = await self._submitter.submit(request, output)
             prefer = read_prefer(request)
             job = await awaited(self._calls, prefer, accepted.job)
             status = "pending" if is_fresh(prefer, job) else shapes.STATUS[job.view.state]

@@ -1,4 +1,4 @@
-"""Taking a task of LightX2V's first generation: its server and its distributed variant read the same fields.
+"""Submission of tasks of LightX2V's first generation: its server and its distributed variant read the same fields.
 
 That server ran one task at a time and answered 200 to everything but validation. Here a task is taken only while a worker is free, unless
 the setting `lightx2v_admission` is queue. The newest job of a task id answers for it: "the newer record replaces the older".

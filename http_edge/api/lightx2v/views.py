@@ -139,7 +139,7 @@ def record(job: Job) -> lx.Gen1Record:
 
 
 def warnings_member(job: Job) -> list[str] | UnsetType:
-    """Return the member `warnings`, which LightX2V's own answers do not have; {} where there are none."""
+    """Return the member `warnings`, which LightX2V's own answers do not have; unset where there are none."""
     return list(warnings_of(job)) or UNSET
 
 

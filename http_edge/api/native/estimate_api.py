@@ -20,7 +20,7 @@ from http_edge.jobs.fields import FIELDS, Field
 from http_edge.jobs.generation_reader import read_generation
 from http_edge.jobs.service import JobService
 
-#: Stands where a request has no prompt: that makes no difference to the time.
+#: Prompt of a request that has none: it has no effect on the time.
 _ANY_PROMPT = "-"
 
 #: Fields that are one number or string in a query, and have an effect on the time.
@@ -49,7 +49,7 @@ class EstimateApi:
         TAG,
         params=(
             *(_param(field) for field in _QUERY_FIELDS),
-            Param(name="prompt", type=str, about="Needed no more than it matters: not at all."),
+            Param(name="prompt", type=str, about="Has no effect on the estimate, and may be left out."),
             Param(name="priority", type=Annotated[int, Meta(ge=0, le=9)], about="9 first; default 5."),
         ),
         answers={200: Answer(about="What would become of it.", types=(schema.JobEstimate,))},

@@ -22,7 +22,7 @@ from http_edge.media.artefacts import find_artefact
 from http_edge.media.previews import newest_preview, read_draft, read_preview
 from http_edge.media.thumbnails import FORMATS, Thumbnails, Variant, as_format
 
-#: A draft is one more of each output.
+#: Most previews of a job; a draft is one more of each output.
 _MAX_PREVIEW = MAX_OUTPUTS * (MAX_PREVIEWS + 1)
 
 
@@ -74,7 +74,7 @@ class JobPicturesApi:
             Param(
                 name="attempt",
                 type=Annotated[int, Meta(ge=0)],
-                about="Of the addresses in events, which differ by attempt for those who keep pictures; it has no effect.",
+                about="The attempt, in the addresses of events, so that caches keep the pictures of attempts apart; it has no effect.",
             ),
         ),
         answers={200: Answer(about="The picture.", types=(bytes,), media=("image/png",))},

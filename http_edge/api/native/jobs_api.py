@@ -44,7 +44,7 @@ from http_edge.jobs.delete_job import delete_job
 from http_edge.jobs.fields import FIELDS
 from http_edge.jobs.generation_reader import Policy, read_generation
 from http_edge.jobs.input_files import INPUT_FILES, Files, fields_of, input_files, with_files
-from http_edge.jobs.job import Job, standing
+from http_edge.jobs.job import Job, major_state
 from http_edge.jobs.progress import Progress
 from http_edge.jobs.service import JobService, Submission
 from http_edge.jobs.slices import in_slices
@@ -308,7 +308,7 @@ class JobsApi:
     def _event(self, job: Job, last: Job | None) -> StreamEvent:
         """`state` when state, attempt or a wish of its client changed: the whole job; else `progress`: only what moves."""
         revision = job.view.revision
-        if last is None or standing(job.view) != standing(last.view):
+        if last is None or major_state(job.view) != major_state(last.view):
             return StreamEvent("state", revision, self._json)
         # Without an id where only the queue moved: the job's revision is what it was.
         return StreamEvent("progress", revision if revision > last.view.revision else 0, self._step)

@@ -70,7 +70,7 @@ class ServiceApi:
             route("/v1/stats/history", expensive_get=True, GET=self.history),
         ]
 
-    @operation("showLiveness", SERVICE, answers={200: Answer(about="It does.", types=(schema.Alive,))})
+    @operation("showLiveness", SERVICE, answers={200: Answer(about="It answers.", types=(schema.Alive,))})
     async def liveness(self, request: Request) -> Response:
         """Whether the process answers."""
         return json_response(schema.Alive(status="alive"))
@@ -79,8 +79,8 @@ class ServiceApi:
         "showHealth",
         SERVICE,
         answers={
-            200: Answer(about="It could.", types=(schema.Ready,)),
-            503: Answer(about="It could not.", types=(schema.NotReady,)),
+            200: Answer(about="A job sent now could run.", types=(schema.Ready,)),
+            503: Answer(about="It could not run; `reasons` says why.", types=(schema.NotReady,)),
         },
     )
     async def readiness(self, request: Request) -> Response:
@@ -92,7 +92,7 @@ class ServiceApi:
         if pool.refusing:
             return _not_ready([f"no job is taken: {pool.refusing}"])
         ready = [worker.name for worker in pool.workers if worker.state in READY_STATES]
-        # Of an edge that is one worker's view the others draw nothing: its clients are LightX2V's.
+        # An edge that is one worker's view serves LightX2V's clients, whose jobs no other worker takes.
         own = self._calls.settings.worker
         if (own and own not in ready) or (not ready and not pool.on_demand):
             shown = [worker for worker in pool.workers if own in ("", worker.name)][:20]

@@ -17,7 +17,7 @@ from broker.wire.jobspec import MediaKind
 from broker.wire.submission import DEFAULT_PRIORITY
 from http_edge.base.errors import invalid, shown
 from http_edge.base.json_text import BadJson, decode_json
-from http_edge.body.fields import Reader, untexted
+from http_edge.body.fields import Reader, parsed_scalar
 from http_edge.body.forms import Fields, Upload
 from http_edge.body.media_text import media_text
 from http_edge.jobs.fields import FIELDS, NAMES
@@ -32,7 +32,7 @@ _MAX_NESTING = 3
 
 _MAY_BE_EMPTY = ("prompt", *FIELDS["negative_prompt"].names)
 
-#: Without effect on what is drawn, by their nature or because there is one way here: nothing to warn of.
+#: Fields without effect on what is drawn, of which no warning is made.
 _SILENT = (
     "user",
     "safety_identifier",
@@ -55,7 +55,7 @@ _SILENT = (
 #: Values that request nothing in particular.
 UNSET_VALUES = (None, "", False, 0, "false", "False", "0", "auto", "none", "None", "null")
 
-#: Where an image may be, the first that is there counting.
+#: Fields that may hold an image; the first that is present counts.
 VIDEO_IMAGES = ("input_reference", "image_reference", "reference_url", "input_references", "image", "image_url")
 #: Of a request for pictures, which may bring one to draw from, as it may to services of image models; OpenAI's own has edits for that.
 GENERATION_IMAGES = ("image", "image_url", "input_reference", "reference_image")
@@ -95,7 +95,7 @@ def flattened(fields: Fields) -> dict[str, Any]:
                 values.setdefault(name, value)
     extra = as_object("extra", values.get("extra"))
     if arguments or extra:
-        values["extra"] = {name: untexted(value) for name, value in {**arguments, **extra}.items()}
+        values["extra"] = {name: parsed_scalar(value) for name, value in {**arguments, **extra}.items()}
     return {name: value for name, value in values.items() if value != "" or name in _MAY_BE_EMPTY}
 
 

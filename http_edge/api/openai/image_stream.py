@@ -25,10 +25,11 @@ from broker.wire.job_files import preview_name
 from http_edge.api.common.error_bodies import error_member
 from http_edge.api.common.job_json import warnings_of
 from http_edge.api.common.sse import STREAM_HEADERS
+from http_edge.api.common.waiting import cancel_quietly
 from http_edge.api.openai.pictures import Pictures, Presentation, appearance, usage
 from http_edge.api.openai.schema_openai import ImageEvent
 from http_edge.api.openai.views import measured, model_of
-from http_edge.api.openai.waiting_images import cancel_quietly, succeeded, unfinished
+from http_edge.api.openai.waiting_results import succeeded, unfinished
 from http_edge.base.errors import EdgeError
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService

@@ -23,7 +23,7 @@ from http_edge.api.openai.fields import EDIT_IMAGES, GENERATION_IMAGES, flattene
 from http_edge.api.openai.image_stream import DrawingStream
 from http_edge.api.openai.pictures import Pictures, Presentation, read_presentation
 from http_edge.api.openai.submissions import read_media_request, submit
-from http_edge.api.openai.waiting_images import drawn
+from http_edge.api.openai.waiting_results import drawn
 from http_edge.base.errors import EdgeError, not_found
 from http_edge.body.fields import Reader, missing
 from http_edge.body.forms import Fields, read_fields
@@ -40,7 +40,7 @@ from http_edge.jobs.urls import urls
 from http_edge.media.artefacts import find_artefact
 from http_edge.media.thumbnails import FORMATS, Thumbnails, Variant, as_format
 
-#: Read here or in `openai_pictures`.
+#: Fields that are read here or in `pictures`.
 _OWN = ("background",)
 
 _TAG = Tag("Images", "OpenAI's Images API, with the fields of vLLM-Omni and SGLang.")

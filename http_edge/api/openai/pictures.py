@@ -60,7 +60,7 @@ class Presentation(Struct, frozen=True, kw_only=True):
 
 
 def read_presentation(values: Mapping[str, Any]) -> tuple[Presentation, list[str]]:
-    """The request's wishes about its answer, and what of them is not done. Raises `EdgeError`."""
+    """The form of answer that a request asks for, and warnings about what is ignored of it. Raises `EdgeError`."""
     reader = Reader(values)
     stream = bool(reader.flag("stream"))
     default = "url" if values.get("model") in _LINKING_MODELS and not stream else "b64_json"
@@ -81,7 +81,7 @@ def read_presentation(values: Mapping[str, Any]) -> tuple[Presentation, list[str
         if str(values.get("output_compression")) != "100":
             warnings.append("output_compression: PNG has no levels of quality, ignored")
     if previews and not stream:
-        warnings.append("partial_images: without stream there is nobody to show them to, ignored")
+        warnings.append("partial_images: previews are sent with stream only, ignored")
     if stream and response_format != "b64_json":
         warnings.append("response_format: streams carry b64_json")
     return Presentation(

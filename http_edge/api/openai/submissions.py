@@ -1,4 +1,4 @@
-"""Taking a job for the OpenAI family: the request's fields and files, the model, the fit, the submission. Videos and images alike."""
+"""Submission of jobs of the OpenAI family, videos and images alike: fields and files, the model, the fit, the job."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from http_edge.api.openai import views as shapes
 from http_edge.api.openai.fields import VIDEO_IMAGES, flattened, images_in
 from http_edge.api.openai.submissions import read_media_request, submit
 from http_edge.api.openai.videos import TAG, TAKEN, VIDEO, Videos
-from http_edge.api.openai.waiting_images import drawn
+from http_edge.api.openai.waiting_results import drawn
 from http_edge.body.fields import Reader
 from http_edge.body.forms import read_fields
 from http_edge.body.json_body import json_response

@@ -21,12 +21,12 @@ from http_edge.media.artefacts import file_name
 VIDEO_ORIGIN = "openai-videos"
 IMAGE_ORIGIN = "openai-images"
 
-#: What may request the next poll, and what does when nothing is known of the end: milliseconds.
+#: Bounds of the time until the next poll, and that time when the end is not known: milliseconds.
 _POLL_LEAST_MS, _POLL_MOST_MS, _POLL_MS = 100, 5_000, 500
 #: SDKs keep the first answer's interval for the whole wait, so it is a small part of what is left.
 _POLLS = 10
 
-#: Codes of failures that only the client can mend keep their own name.
+#: Code of a cancelled video.
 _CANCELLED = "cancelled"
 
 

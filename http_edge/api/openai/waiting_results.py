@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 
-import anyio
 from starlette.requests import Request
 
 from broker.runtime.log_actions import Action
 from broker.wire.failures import FailureKind, Fault
-from http_edge.api.common.waiting import CANCEL_WAIT_S
+from http_edge.api.common.waiting import cancel_quietly
 from http_edge.base.context import current
 from http_edge.base.error_table import Kind
 from http_edge.base.errors import EdgeError
@@ -42,14 +40,6 @@ async def drawn(calls: JobService, request: Request, job: Job, timeout_s: float)
     if not is_over:
         raise unfinished(calls, job.id, timeout_s)
     return succeeded(await calls.jobs.get(job.id))
-
-
-async def cancel_quietly(calls: JobService, job_id: str) -> None:
-    """Cancel, whatever happens to this request meanwhile; but not what its client can request again, by its idempotency key."""
-    if current().job_key:
-        return
-    with anyio.move_on_after(CANCEL_WAIT_S, shield=True), contextlib.suppress(EdgeError):
-        await calls.cancel(job_id)
 
 
 def unfinished(calls: JobService, job_id: str, timeout_s: float) -> EdgeError:
