@@ -229,6 +229,55 @@ def test_another_journal_beside_an_old_mark_is_not_compared_with_it(machine, cap
     assert "this is another journal than the last" in caplog.messages
 
 
+@pytest.mark.parametrize("left", [b"", None], ids=["empty", "removed"])
+def test_a_journal_that_is_gone_from_beside_its_log_is_told_and_the_log_left_alone(machine, left):
+    put(machine.journal, new_job("a"))
+    home = machine.kill()
+    journal, log = home / "jobs.sqlite", home / "jobs.sqlite-wal"
+    whole, logged = journal.read_bytes(), log.read_bytes()
+    journal.unlink()
+    if left is not None:
+        journal.write_bytes(left)
+    for _ in range(2):  # as often as it is started
+        with pytest.raises(JournalShort, match=r"is (empty|missing), but its log jobs\.sqlite-wal is there"):
+            machine.start()
+    assert log.read_bytes() == logged
+    journal.write_bytes(whole)
+    assert [job.id for job in machine.start().live()] == ["a"]
+
+
+def test_a_journal_that_was_emptied_after_an_ordinary_end_is_told(machine):
+    put(machine.journal, new_job("a"))
+    machine.journal.close()
+    journal = machine.home / "jobs.sqlite"
+    assert not (machine.home / "jobs.sqlite-wal").exists()
+    journal.write_bytes(b"")
+    with pytest.raises(JournalShort, match="is empty, but has held jobs"):
+        machine.start()
+    journal.unlink()
+    assert machine.start().live() == []
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+def test_a_journal_that_is_gone_may_be_given_up(machine, emptied):
+    put(machine.journal, new_job("a"))
+    home = machine.kill()
+    (home / "jobs.sqlite").unlink()
+    if emptied:
+        (home / "jobs.sqlite").write_bytes(b"")
+    assert machine.start(accept_loss=True).live() == []
+
+
+def test_a_first_start_that_was_killed_at_once_is_no_loss(machine):
+    home = machine.directory / "first"
+    home.mkdir()
+    (home / "jobs.sqlite").write_bytes(b"")
+    (home / "jobs.sqlite-mark").write_bytes(b"")
+    journal = sqlite_journal(home / "jobs.sqlite")
+    machine.open.append(journal)
+    assert journal.live() == []
+
+
 @pytest.mark.parametrize("name", ["jobs.sqlite", "jobs.sqlite-wal"])
 @pytest.mark.parametrize("what", ["removed", "replaced", "cut"])
 def test_a_file_that_somebody_else_was_at_is_told_before_the_next_acknowledgement(journal, tmp_path, name, what):

@@ -17,7 +17,7 @@ from zlib import crc32
 
 from msgspec import Struct
 
-from broker.runtime.errors import JournalBroken
+from broker.runtime.errors import JournalBroken, JournalShort
 from broker.runtime.log_actions import Action
 
 logger = logging.getLogger(__name__)
@@ -71,3 +71,45 @@ class Mark:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def check_presence(journal: Path, *, accept_loss: bool) -> None:
+    """Refuse a journal that is missing or empty although it held jobs, unless that is accepted.
+
+    To be called before SQLite opens it: beside an empty file it removes the log, which may hold what was acknowledged. A journal that was
+    moved away together with its log is no loss. Raises `JournalShort` or `OSError`.
+    """
+    if _size(journal):
+        return
+    log = journal.with_name(journal.name + "-wal")
+    what = "empty" if journal.exists() else "missing"
+    if _size(log):
+        fault = f"the journal {journal} is {what}, but its log {log.name} is there"
+        away = log.name
+    elif what == "empty" and _named_row(journal):
+        fault = f"the journal {journal} is empty, but has held jobs"
+        away = journal.name
+    else:
+        return
+    if not accept_loss:
+        raise JournalShort(
+            f"{fault}: put the journal back, or a copy of both, or move {away} away to start empty; or go on without what is gone:"
+            " --accept-journal-loss"
+        )
+    logger.error("going on with a journal that is shorter", extra={"action": Action.LOSS, "reason": fault})
+
+
+def _named_row(journal: Path) -> int:
+    mark = Mark(journal)
+    try:
+        facts = mark.read()
+    finally:
+        mark.close()
+    return facts.n if facts else 0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from broker.runtime.errors import JournalBroken
 from broker.shell.journal import statements as sql
 from broker.shell.journal.epochs import Epochs
 from broker.shell.journal.indexes import IndexCheck
 from broker.shell.journal.journal import Journal
+from broker.shell.journal.mark import check_presence
 from broker.shell.journal.schema import open_database, refusal, set_autocheckpoint
 from broker.shell.journal.sqlite_rows import SqliteDeliveries, SqliteRows, failure
 from broker.shell.journal.store import Batch
@@ -66,6 +68,10 @@ class SqliteStore:
         """Open or create the file. `release_reserve` frees space on a full disk; False: there is none left. `accept_loss`: go on with a
         journal that is shorter than it was. Raises `JournalRefused` or `JournalBroken`."""
         self.path = path
+        try:
+            check_presence(path, accept_loss=accept_loss)
+        except OSError as error:
+            raise JournalBroken(f"the journal {path} cannot be opened: {error}") from None
         self.connection = open_database(path)
         self._accept_loss = accept_loss
         self._transaction = Transaction(self.connection, path, release_reserve)
