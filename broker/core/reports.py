@@ -234,7 +234,8 @@ def refused(state: State, worker: Worker, message: m.Refused, now: float) -> Non
     if message.age_s >= 0 and job.state is ASSIGNED:
         _adopt(state, worker, job, job.fence, message.age_s, now)
     if job.state is RUNNING and parking.expected_back(job, worker):
-        parking.handed_back(state, job, now, _leaves(job, worker))
+        why = _leaves(job, worker)
+        parking.handed_back(state, job, now, why and (message.reason or why))
     elif job.state is RUNNING:
         lose(state, job, now, message.reason)
     else:

@@ -64,11 +64,14 @@ class Stage:
         checkpoint_s: float = 0.0,
         dirs: WorkerDirs = IDENTITY.dirs,
         left: tuple[SpooledResult, ...] = (),
+        machines: int = 1,
         **policy: float,
     ) -> None:
         self.now = 1000.0
         setup = replace(SETUP, checkpoint_s=checkpoint_s)
-        self.core = AgentCore(replace(IDENTITY, setup=setup, dirs=dirs), AgentPolicy(**policy), self.now, left)
+        self.core = AgentCore(
+            replace(IDENTITY, setup=setup, dirs=dirs, machines=machines), AgentPolicy(**policy), self.now, left
+        )
         self.out: list[fx.Effect] = []
 
     # ---- time and events
@@ -97,11 +100,16 @@ class Stage:
         progress = Progress(fence=fence(counter), phase=phase, step=step, total=total, tick=tick, kept=kept)
         return self._out(self.core.progressed((progress,), self.now))
 
-    def exited(self, how: str = "exit code 1") -> list[fx.Effect]:
-        return self._out(self.core.engine_exited(how, self.now))
+    def exited(self, how: str = "exit code 1", lost: str = "") -> list[fx.Effect]:
+        return self._out(self.core.engine_exited(how, self.now, lost))
+
+    def machine_stops(self, reason: str) -> list[fx.Effect]:
+        """A machine is being stopped; "": all are there again."""
+        self.core.engine_slot.engine.life.waits_for = "waiting for 1 of 2 machines" if reason else ""
+        return self._out(self.core.machine_stops(reason, self.now))
 
     def rank_ended(self, how: str) -> list[fx.Effect]:
-        return self._out(self.core.engine_broken(how, self.now))
+        return self._out(self.core.engine_closed(self.now, how))
 
     def leave(self, reason: str = "stopped by SIGTERM") -> list[fx.Effect]:
         return self._out(self.core.leave(reason, self.now))

@@ -327,7 +327,7 @@ class World(Surroundings):
     def engine_babbles(self) -> None:
         self.closed = True
         if self.exit is None:
-            self.do(self.core.engine_broken("junk", self.now))
+            self.do(self.core.engine_closed(self.now, "junk"))
 
     @precondition(
         lambda self: (

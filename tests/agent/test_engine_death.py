@@ -162,7 +162,7 @@ def test_a_closed_socket_is_the_beginning_of_the_end() -> None:
 
 def test_garbage_from_the_engine_is_its_end() -> None:
     stage = Stage().busy()
-    stage.core.engine_broken("message of 4000000000 bytes", stage.now)
+    stage.core.engine_closed(stage.now, "message of 4000000000 bytes")
     stage.exited("killed by SIGKILL")
     [failed] = stage.sent(m.Failed)
     assert failed.kind == "engine_crashed"

@@ -12,8 +12,9 @@ from workers.agent.machines import combined
 from workers.ipc.messages import JobFailed, LoadFailed, Setup
 from workers.machines import host as h
 from workers.machines.host import Host
-from workers.machines.leader import Leader, Sent
+from workers.machines.leader import End, Leader, Sent
 from workers.machines.messages import (
+    PROTOCOL,
     Beat,
     Device,
     Dismiss,
@@ -37,7 +38,7 @@ SETUP = Setup(models=(ModelCard(name="demo", engine="fake", output="video"),), p
 FAILED = LoadFailed(model="demo", message="there are no weights")
 
 
-def join(boot: str = "b1", ranks: int = 2, protocol: int = 1, name: str = "host-b") -> Join:
+def join(boot: str = "b1", ranks: int = 2, protocol: int = PROTOCOL, name: str = "host-b") -> Join:
     return Join(protocol=protocol, boot=boot, host=name, ranks=ranks)
 
 
@@ -114,14 +115,14 @@ def test_a_process_has_ended_when_its_machine_says_so(leader: Leader) -> None:
     assert leader.end_of(life, 0, 1) is None
     ends = (None, "killed by SIGKILL")
     leader.receive(b"p", Beat(boot="b1", latest_life=1, lives=(LifeState(life=1, ends=ends),)), 1.0)
-    assert (leader.end_of(life, 0, 0), leader.end_of(life, 0, 1)) == ends
+    assert (leader.end_of(life, 0, 0), leader.end_of(life, 0, 1)) == (None, End("killed by SIGKILL"))
     leader.kill(life)
     [orders] = leader.tick(1.0)
     assert orders.message == Orders(leader="L")
     # Only a machine that has nothing of it left has ended it.
     assert leader.end_of(life, 0, 0) is None
     leader.receive(b"p", Beat(boot="b1", latest_life=1), 1.1)
-    assert leader.end_of(life, 0, 0) == "it was killed"
+    assert leader.end_of(life, 0, 0) == End("it was killed")
 
 
 @pytest.mark.parametrize(
@@ -146,13 +147,34 @@ def test_a_machine_that_is_lost_has_ended_its_part_of_all_lives(leader: Leader, 
             leader.receive(b"p", Leave(boot="b1"), 0.5)
         case "join again":
             leader.receive(b"p", join(), 0.5)
-    assert leader.end_of(life, 0, 0) == how
+    assert leader.end_of(life, 0, 0) == End(how, lost=True)
     # Who takes the place has nothing to do with it.
     leader.receive(b"q", join("b1" if event == "join again" else "b2"), 7.0)
-    assert leader.end_of(life, 0, 0) == how
+    assert leader.end_of(life, 0, 0) == End(how, lost=True)
     assert leader.waits_for(7.0) == ""
     leader.set_up(life, SETUP)
     assert all(one.message == Orders(leader="L") for one in leader.tick(8.0))
+
+
+@pytest.mark.parametrize("ends_by", ["leaving", "silence"])
+def test_a_machine_that_is_stopped_is_waited_for_and_named_until_its_lives_are_forgotten(
+    leader: Leader, ends_by: str
+) -> None:
+    life = started(leader)
+    state = LifeState(life=1, ends=(None, None))
+    leader.receive(b"p", Beat(boot="b1", latest_life=1, lives=(state,), stops="stopped by SIGTERM"), 0.5)
+    assert leader.stops() == "host-b is being stopped: stopped by SIGTERM"
+    assert leader.waits_for(0.5)
+    assert leader.end_of(life, 0, 0) is None
+    if ends_by == "leaving":
+        leader.receive(b"p", Leave(boot="b1", stops="stopped by SIGTERM"), 1.0)
+    else:
+        leader.tick(6.6)
+    assert leader.stops() == "host-b was stopped: stopped by SIGTERM"
+    leader.receive(b"q", join("b2"), 7.0)
+    assert leader.stops()
+    leader.forget(life)
+    assert leader.stops() == ""
 
 
 def test_a_connection_that_is_made_anew_ends_nothing(leader: Leader) -> None:
@@ -192,7 +214,7 @@ def test_one_with_another_number_of_gpus_or_another_version_is_refused(leader: L
     assert count.message == Refuse(
         why="count", reason="host-b has 3 GPUs for the group and its leader 2; all its machines have as many"
     )
-    [version] = leader.receive(b"p", join(protocol=2), 0.0)
+    [version] = leader.receive(b"p", join(protocol=PROTOCOL + 1), 0.0)
     assert isinstance(version.message, Refuse)
     assert version.message.why == "unwanted"
     assert leader.waits_for(0.0)
@@ -344,12 +366,52 @@ def test_messages_of_its_processes_are_passed_on_with_their_life(placed: Host) -
     ],
 )
 def test_it_ends_when_its_processes_are_gone(placed: Host, message: object, end: h.Exit) -> None:
-    effects = placed.receive(message, 0.5) if message is not None else placed.stop("SIGTERM", 0.5)  # type: ignore[arg-type]
+    effects = placed.receive(message, 0.5) if message is not None else placed.stop("SIGTERM", 0.0, 0.5)  # type: ignore[arg-type]
     assert h.KillRanks(1) in effects
     assert not any(isinstance(one, h.Exit) for one in effects)
     assert end_all(placed)[-1] == end
     # One that cannot be killed does not keep it.
     assert placed.tick(5.6) == [end]
+
+
+def stopped(host: Host, grace_s: float = 3.0) -> Beat:
+    """It was stopped at 0.5 s; its report of that."""
+    effects = host.stop("stopped by SIGTERM", grace_s, 0.5)
+    assert kinds(effects) == ["Note", "Beat"]
+    return beat_of(effects)
+
+
+def test_one_that_is_stopped_tells_its_leader_and_goes_on_until_nothing_is_ordered_any_more(placed: Host) -> None:
+    assert stopped(placed).stops == "stopped by SIGTERM"
+    again = placed.receive(Orders(leader="L", lives=(order(), order(2))), 0.6)
+    assert kinds(again) == ["Beat"], "nothing new is started"
+    assert beat_of(again).stops == "stopped by SIGTERM"
+    assert kinds(placed.receive(Orders(leader="L"), 0.7)) == ["KillRanks", "Beat"]
+    assert end_all(placed, now=0.8)[-2:] == [
+        h.Send(Leave(boot="b1", stops="stopped by SIGTERM")),
+        h.Exit(EXIT_LEFT, "stopped by SIGTERM"),
+    ]
+
+
+@pytest.mark.parametrize("event", ["the grace is over", "a second signal", "the leader is gone"])
+def test_one_that_is_stopped_waits_for_its_leader_no_longer_than(event: str, placed: Host) -> None:
+    stopped(placed)
+    assert placed.next_due <= 3.5
+    match event:
+        case "the grace is over":
+            effects = placed.tick(3.5)
+        case "a second signal":
+            effects = placed.stop("stopped by SIGTERM", 3.0, 0.6)
+        case _:
+            placed.receive(Wait(reason="this leader does not know it"), 0.6)
+            effects = placed.tick(1.5)
+    assert h.Send(Leave(boot="b1", stops="stopped by SIGTERM")) in effects
+    assert end_all(placed)[-1] == h.Exit(EXIT_LEFT, "stopped by SIGTERM")
+
+
+def test_one_that_has_nothing_running_is_stopped_at_once(host: Host) -> None:
+    host.receive(Orders(leader="L"), 0.1)
+    assert host.stop("stopped by SIGTERM", 3.0, 0.5)[-1] == h.Exit(EXIT_LEFT, "stopped by SIGTERM")
 
 
 def test_a_dismissal_by_another_leader_is_not_its_own(placed: Host) -> None:

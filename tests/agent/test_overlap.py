@@ -372,7 +372,7 @@ def test_an_engine_that_dies_has_not_crashed_under_a_job_that_waits() -> None:
 
 def test_a_broken_protocol_has_crashed_under_both() -> None:
     stage = Stage().overlapped()
-    stage.core.engine_broken("message of 4000000000 bytes", stage.now)
+    stage.core.engine_closed(stage.now, "message of 4000000000 bytes")
     stage.exited(KILLED)
     assert failed(stage) == {1: "engine_crashed", 2: "engine_crashed"}
 

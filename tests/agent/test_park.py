@@ -9,10 +9,10 @@ from tests.agent.stage import Stage, fence
 from workers.agent import effects as fx
 
 
-def handed_back(stage: Stage, counter: int = 1, kept: int = 3, age_s: float = 0.0) -> bool:
+def handed_back(stage: Stage, counter: int = 1, kept: int = 3, age_s: float = 0.0, why: str = "") -> bool:
     """Whether this attempt has just been handed back, and nothing else been said of it."""
     [said] = stage.sent(m.Refused)
-    reason = f"parked with {kept} steps in a checkpoint"
+    reason = why or f"parked with {kept} steps in a checkpoint"
     expected = m.Refused(job_id=f"j{counter}", fence=fence(counter), reason=reason, age_s=age_s, kept=kept)
     return said == expected and not stage.sent(m.Failed) and not stage.sent(m.Cancelled)
 
@@ -126,7 +126,7 @@ def test_that_a_worker_leaves_is_told_before_the_shortest_step_is_handed_back() 
     stage.end()
     assert [beat.draining for beat in stage.sent(m.Heartbeat)] == [True]
     stage.parked(1)
-    assert handed_back(stage)
+    assert handed_back(stage, why="worker cpu-0 leaves")
 
 
 def test_a_stop_waits_for_the_tail_beside_what_it_parks() -> None:
@@ -134,7 +134,7 @@ def test_a_stop_waits_for_the_tail_beside_what_it_parks() -> None:
     stage.end()
     assert stage.orders() == [fx.RequestPark(1, fence(2))]
     stage.parked(2)
-    assert handed_back(stage, counter=2)
+    assert handed_back(stage, counter=2, why="worker cpu-0 leaves")
     assert not stage.sent(m.Goodbye)
     stage.finish(1)
     stage.ack(1)

@@ -325,8 +325,10 @@ def test_a_worker_over_several_pods_is_a_group_whose_first_pod_leads():
         assert (led.rank_endpoint, ranks.leader) == ("tcp://$(POD_IP):29400", "tcp://$(LWS_LEADER_ADDRESS):29400")
         assert environ_of(leader)["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
         assert list(environ_of(leader)).index("POD_IP") < list(environ_of(leader)).index("ZOETROPE_RANK_ENDPOINT")
-        assert "LWS_LEADER_ADDRESS" in rank["lifecycle"]["preStop"]["exec"]["command"][-1]
+        # One that is told to end waits for its leader itself, and must be told at once.
         assert "lifecycle" not in leader
+        assert "lifecycle" not in rank
+        assert ranks.stop_grace_s == led.stop_grace_s
 
 
 def _settings(kind: type, container: dict[str, Any]) -> Any:

@@ -203,7 +203,7 @@ class WorkerProcess:
                     self.engine = None
                     self._apply(core.engine_exited(how, now))
                 case PeerLimiter():
-                    self._apply(core.engine_broken("junk", now))
+                    self._apply(core.engine_closed(now, "junk"))
                 case Closed():
                     self._apply(core.engine_closed(now))
                 case _:

@@ -1,7 +1,7 @@
 """An engine that does what the job's body says; torch-free and quick to start.
 
-Bodies: "finish" (writes one file), "fail", "die", "wait" (until cancelled), "deaf" (works on, hears no cancel), "babble" (breaks the
-protocol), "flood" (reads nothing more), "tail" (lets another job in, and waits until cancelled), "daemon" (leaves a process behind in a
+Bodies: "finish" (writes one file), "fail", "die", "wait" (until cancelled or parked), "deaf" (works on, hears no cancel), "babble"
+(breaks the protocol), "flood" (reads nothing more), "tail" (lets another job in, and waits until cancelled), "daemon" (leaves a process behind in a
 session of its own, its id in the attempt's directory, and works on as "deaf" does). ENGINE_LOAD in the environment: "fail"
 makes the model unloadable, "fail_1" in rank 1 alone, "die" ends the process. A rank above 0 loads, and waits for the agent's end.
 """
@@ -23,6 +23,7 @@ from workers.ipc.messages import (
     JobCancelled,
     JobFailed,
     JobFinished,
+    JobParked,
     LoadFailed,
     PostprocessBegun,
     Ready,
@@ -79,6 +80,9 @@ def until_cancelled(channel: Channel, slot: Slot, fence: int) -> None:
     pause = threading.Event()
     while not (fence and slot.cancelled(fence)):
         slot.touch()
+        if fence and slot.park_requested(fence):
+            channel.send(JobParked(fence=fence, kept=1, model="demo"))
+            return
         pause.wait(0.01)
     channel.send(JobCancelled(fence=fence, model="demo"))
 

@@ -176,10 +176,9 @@ def test_a_rank_host_that_is_killed_takes_its_engine_along_and_its_successor_goe
         ours, theirs = worker.engine_pid(), other.engine()
         other.process.kill()
         all_gone([theirs])
-        failed = broker.expect(m.Failed)
-        assert failed.kind == "engine_crashed"
-        assert f"rank 1 of 2 ({HERE}): {HERE} is gone: its connection is gone" in failed.message
-        broker.acknowledge(failed, "cpu-0")
+        returned = broker.expect(m.Refused)
+        assert returned.age_s >= 0, "it was taken: a loss"
+        assert returned.reason == f"{HERE} is gone: its connection is gone"
         all_gone([ours])
         wait_until(lambda: waits(broker), what=WAITS)
         assert worker.troubles == []
@@ -214,9 +213,8 @@ def test_a_machine_that_hangs_is_given_up_and_ends_what_it_had_when_it_goes_on(p
         broker.run("cpu-0", 1, "wait")
         began(broker)
         other.process.send_signal(signal.SIGSTOP)
-        failed = broker.expect(m.Failed)
-        assert f"{HERE} is gone: no message for 6 s" in failed.message
-        broker.acknowledge(failed, "cpu-0")
+        returned = broker.expect(m.Refused)
+        assert (returned.age_s >= 0, returned.reason) == (True, f"{HERE} is gone: no message for 6 s")
         other.process.send_signal(signal.SIGCONT)
         all_gone([theirs])
         ready(broker, worker, 2)
@@ -286,6 +284,33 @@ def test_a_rank_host_that_is_stopped_hands_its_place_back_at_once(pair: Pair, br
         wait_until(lambda: waits(broker), what=WAITS)
         worker.listen()
         assert worker.troubles == []
+
+
+@pytest.mark.parametrize("order", ["wait", "deaf"])
+def test_a_rank_host_that_is_stopped_has_its_job_handed_back_within_its_grace(
+    pair: Pair, broker: BrokerSide, order: str
+) -> None:
+    """One that cannot be parked goes back when the grace is over."""
+    other = pair.host("b", "--stop-grace-s", "60" if order == "wait" else "1")
+    with agent(pair.config()) as worker:
+        ready(broker, worker)
+        theirs = other.engine()
+        broker.run("cpu-0", 1, order)
+        began(broker)
+        other.process.send_signal(signal.SIGTERM)
+        returned = broker.expect(m.Refused)
+        beat = broker.beat("cpu-0")
+        assert beat is not None
+        assert beat.draining, "known before it comes back: no loss"
+        if order == "wait":
+            assert returned.reason == f"{HERE} is being stopped: stopped by SIGTERM"
+        assert other.process.wait(60) == EXIT_LEFT
+        all_gone([theirs])
+        wait_until(lambda: waits(broker), what=WAITS)
+        pair.host("c")
+        ready(broker, worker, 2)
+        wait_until(lambda: (beat := broker.beat("cpu-0")) and not beat.draining, what="a worker that stays")
+        draws(broker, 2)
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ class Attempt:
         slot: int = 0,
         alone: bool = False,
         kept: int = 0,
-        parks: bool = False,
+        parks: str | None = None,
     ) -> None:
         self.job_id = job_id
         self.fence = fence
@@ -124,7 +124,7 @@ class Attempt:
         #: For log lines.
         self.trace_id = trace_id
         self.cancel_by: float | None = None
-        #: Whether it may end by being handed back with a checkpoint, as was requested.
+        #: Reason why it is to be handed back with a checkpoint, as was requested; "": for its own job's sake. None: it is not.
         self.parks = parks
         #: Denoising steps of its job in a checkpoint on disk.
         self.kept = kept

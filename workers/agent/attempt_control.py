@@ -79,7 +79,7 @@ class AttemptControl:
                 slot=slot,
                 alone=run.alone,
                 kept=run.kept,
-                parks=run.park_at > 0,
+                parks="" if run.park_at > 0 else None,
             )
         )
 
@@ -131,16 +131,16 @@ class AttemptControl:
             self._park(attempt, now)
         return attempt is not None
 
-    def park_all(self, now: float) -> None:
-        """The same of all that it has: an attempt whose model does not resume goes on."""
+    def park_all(self, why: str, now: float) -> None:
+        """The same of all that it has, for this reason: an attempt whose model does not resume goes on."""
         for attempt in self._attempts:
-            self._park(attempt, now)
+            self._park(attempt, now, why)
 
-    def _park(self, attempt: Attempt, now: float) -> None:
+    def _park(self, attempt: Attempt, now: float, why: str = "") -> None:
         if self._take_back(attempt):
             self._attempts.hand_back(attempt, "its inputs were still on their way", now)
         elif not attempt.postprocessing:  # else there is no step left
-            attempt.parks = True
+            attempt.parks = why or attempt.parks or ""
             self._emit(fx.RequestPark(attempt.slot, attempt.fence))
 
     def _take_back(self, attempt: Attempt) -> bool:

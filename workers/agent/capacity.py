@@ -16,6 +16,8 @@ class Capacity:
         self._unacked_results = unacked_results
         self._policy = policy
         self.draining = False
+        #: Machine of the group that is being stopped, and why; "": none is.
+        self.machine_stops = ""
         self.leaving = False
         #: Attempts whose files or inputs could not be moved -> why not, when that was tried last.
         self._depot_faults: dict[int, str] = {}
@@ -26,6 +28,8 @@ class Capacity:
             return "the worker is leaving"
         if self.draining:
             return "the worker is draining"
+        if self.machine_stops:
+            return self.machine_stops
         if refusal_reason := self._engine_slot.refusal_reason():
             return refusal_reason
         return self._results_reason()
@@ -38,6 +42,11 @@ class Capacity:
         if (put_bytes := self._unacked_results.put_bytes) > self._policy.spool_bytes:
             return f"{put_bytes / 1e6:.0f} MB of results wait to be put into the depot"
         return ""
+
+    @property
+    def hands_back(self) -> bool:
+        """Whether it takes no job, and may hand back what it has."""
+        return self.draining or bool(self.machine_stops)
 
     def depot_failed(self, fence: int, fault: str) -> None:
         """Note that files or inputs of this attempt could not be moved; it is tried again."""
@@ -94,7 +103,7 @@ class Capacity:
             engine_slot.shown,
             engine_slot.engine.model,
             engine_slot.engine.loaded_loras,
-            self.draining,
+            self.hands_back,
             tuple(attempt.shown for attempt in engine_slot.attempts),
             engine_slot.parked.fences(),
             self._unacked_results.fences(),

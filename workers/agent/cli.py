@@ -108,6 +108,7 @@ def _shell(config: AgentConfig, link: Channel) -> AgentShell:
         setup=setup,
         dirs=files.dirs,
         yields=config.yields,
+        machines=config.machines,
     )
     core = AgentCore(identity, config.policy, clock.now(), files.left)
     machines = Machines(config)

@@ -50,7 +50,7 @@ class AgentCore:
         emit, remote = self._out.append, identity.dirs.remote
         self.registration = Registration(policy, now, phase=crc32(identity.boot.encode()) / 2**32)
         self.unacked_results = UnackedResults(policy.resend_s)
-        self.engine_slot = EngineSlot(identity.setup, policy, self.unacked_results, emit, now, identity.dirs)
+        self.engine_slot = EngineSlot(identity, policy, self.unacked_results, emit, now)
         self.capacity = Capacity(self.engine_slot, self.unacked_results, policy)
         self.orders = BrokerOrders(
             self.engine_slot, self.unacked_results, self.capacity, self.registration, emit, remote=remote
@@ -124,7 +124,7 @@ class AgentCore:
             case m.Drain():
                 self.capacity.draining = True
                 if message.hand_back:
-                    self.engine_slot.control.park_all(now)
+                    self.engine_slot.control.park_all(self.identity.leaves, now)
             case m.Undrain():
                 # A stop with grace is no drain, and stays.
                 if self.capacity.draining and self.stop_at is None:
@@ -190,20 +190,38 @@ class AgentCore:
         self.capacity.depot_failed(fence, clip(fault, MAX_REASON))
         return self._flush_effects(now)
 
-    def engine_closed(self, now: float) -> list[fx.Effect]:
-        """The engine closed its socket, and its process is still there."""
-        self.engine_slot.engine.closed(now)
+    def engine_closed(self, now: float, broken: str = "") -> list[fx.Effect]:
+        """The engine closed its socket, and its process is still there. `broken`: why it cannot go on, as it sent what is no message, or
+        one of its processes is gone and the others are not yet."""
+        if broken:
+            self.engine_slot.engine.broken(broken, now)
+        else:
+            self.engine_slot.engine.closed(now)
         return self._flush_effects(now)
 
-    def engine_broken(self, reason: str, now: float) -> list[fx.Effect]:
-        """The engine cannot go on: it sent what is no message, or one of its processes is gone and the others are not yet."""
-        self.engine_slot.engine.broken(reason, now)
+    def machine_stops(self, reason: str, now: float) -> list[fx.Effect]:
+        """A machine of the group is being stopped, for this reason ("": none is): hand back what can be parked, and end the engine once it
+        has no attempt."""
+        slot, known = self.engine_slot, self.capacity.machine_stops
+        if self.leaving is None and reason and not known:
+            self.capacity.machine_stops = reason
+            # As in `stop`: known before anything is handed back.
+            self.reporter.send_heartbeat(now, at_once=True)
+            slot.control.park_all(reason, now)
+            self._out.append(fx.Note(action=Action.MACHINES, level="warning", detail=reason))
+        state = slot.engine.life.state
+        if self.leaving is None and not slot.attempts:
+            if reason and state in ("loading", "idle", "busy"):
+                slot.engine.kill(reason, now, blamed=False)
+            elif not reason and state != "stopping" and not slot.parked:
+                self.capacity.machine_stops = ""
         return self._flush_effects(now)
 
-    def engine_exited(self, how: str, now: float) -> list[fx.Effect]:
-        """The engine's process is gone, or could not be started."""
+    def engine_exited(self, how: str, now: float, lost: str = "") -> list[fx.Effect]:
+        """The engine's process is gone, or could not be started. `lost`: why a machine of the group is gone, whose processes' end is not
+        the engine's fault."""
         if self.leaving is None:
-            self.engine_slot.exited(how, now)
+            self.engine_slot.exited(how, now, lost)
         else:
             self.engine_slot.abandon(now)
             self._out.append(fx.Exit(self.leaving[0]))
@@ -216,9 +234,8 @@ class AgentCore:
         if self.leaving is None and self.stop_at is None and self.policy.stop_grace_s > 0:
             self.capacity.draining = True
             # Known before anything is handed back: a short step ends before the next heartbeat would be due.
-            self.registration.beat_now(now)
-            self.reporter.send_heartbeat(now)
-            self.engine_slot.control.park_all(now)
+            self.reporter.send_heartbeat(now, at_once=True)
+            self.engine_slot.control.park_all(self.identity.leaves, now)
             self.stop_at = now + self.policy.stop_grace_s
             self._out.append(
                 fx.Note(action=Action.DRAINING, detail=f"{reason}; {self.policy.stop_grace_s:g} s at most")

@@ -88,10 +88,11 @@ class Engine:
         if not self._killed:
             self.kill(reason, now, blamed=True)
 
-    def exited(self, how: str, now: float) -> None:
-        """The process is gone, or could not be started; the next one is planned, unless the device is broken."""
+    def exited(self, how: str, now: float, *, blamed: bool) -> None:
+        """The process is gone, or could not be started; the next one is planned, unless the device is broken. `blamed`: it may have ended
+        for a fault of its own."""
         self._out_of_memory.clear()
-        delay_s = self.life.exited(now)
+        delay_s = self.life.exited(now, blamed=blamed)
         self.holds("")
         then = f"next start in {delay_s:g} s"
         if self.fault:

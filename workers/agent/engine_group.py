@@ -28,6 +28,10 @@ class Rank(Protocol):
         """Name of its machine, where that is another."""
 
     @property
+    def lost(self) -> str:
+        """Reason why its machine is gone; "": it is not."""
+
+    @property
     def closed(self) -> bool:
         """Whether it sends nothing more."""
 
@@ -70,6 +74,11 @@ class EngineGroup:
     def closed(self) -> bool:
         """Whether one of the streams has ended, or is not listened to any more."""
         return any(rank.closed for rank in self._ranks)
+
+    @property
+    def lost(self) -> str:
+        """Machine of it that is gone, and the reason; "": none is."""
+        return next((rank.lost for rank in self._ranks if rank.lost), "")
 
     @property
     def open_ranks(self) -> list[EngineProcess]:

@@ -183,13 +183,13 @@ class EngineLife:
         self.unkillable_at = now + self._policy.unkillable_s
         self._process.blamed = blamed
 
-    def exited(self, now: float) -> float:
-        """The process is gone. Seconds until the next is started."""
+    def exited(self, now: float, *, blamed: bool = True) -> float:
+        """The process is gone, and may be to blame for it. Seconds until the next is started."""
         self._move("exit")
         healthy = self._process.ready_at is not None and (
             self._process.proved or now - self._process.ready_at >= self._policy.good_life_s
         )
-        choice = restart.decide(self._streak, healthy=healthy, blamed=self._process.blamed)
+        choice = restart.decide(self._streak, healthy=healthy, blamed=blamed and self._process.blamed)
         self._streak = choice.streak
         self.load_by = self.kill_at = self.unkillable_at = None
         self.start_at = now + choice.delay_s

@@ -112,6 +112,11 @@ class EngineProcess:
         """Name of its machine, where that is another; "": it is this one."""
         return ""
 
+    @property
+    def lost(self) -> str:
+        """Reason why its machine is gone, where that is another; "": it is this one."""
+        return ""
+
     def poll(self) -> str | None:
         """Return how it has ended, in words; None while it runs."""
         code = self._process.poll()

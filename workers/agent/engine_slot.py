@@ -6,6 +6,8 @@
 - What the engine reports before its process is gone is the attempt's result. Else `Attempt.ending` has why it was killed, and nothing
   there means that it crashed, whichever of its attempts did it. An attempt that the engine never took up is handed back, not failed,
   and so is one that had to go because the engine was killed for the other.
+- Where a machine of the group is lost, what the engine left is handed back: neither engine nor job is to blame. What rank 0 reports of a
+  crash counts only once all processes are gone, as it may be the first sign of such a loss.
 - A killed engine holds its job until the process is gone: only then is the GPU free and the result true. A process that even SIGKILL
   does not end (it sits in the kernel) gives up its job after `unkillable_s`, but never takes another.
 - A cancel that has no effect by `Attempt.cancel_by` is escalated: the engine is killed.
@@ -22,8 +24,8 @@ from workers.agent import effects as fx
 from workers.agent.attempt import Attempt, Ending
 from workers.agent.attempt_control import AttemptControl
 from workers.agent.attempts import Attempts
-from workers.agent.dirs import WorkerDirs
 from workers.agent.engine import Engine
+from workers.agent.identity import Identity
 from workers.agent.parked import ParkedAttempts
 from workers.agent.unacked_results import UnackedResults
 from workers.ipc.messages import (
@@ -37,7 +39,6 @@ from workers.ipc.messages import (
     NextRequested,
     PostprocessBegun,
     Ready,
-    Setup,
 )
 from workers.ipc.shared import SLOTS, Progress
 from workers.supervisor.agent_policy import AgentPolicy
@@ -48,15 +49,15 @@ class EngineSlot:
 
     def __init__(
         self,
-        setup: Setup,
+        identity: Identity,
         policy: AgentPolicy,
         unacked_results: UnackedResults,
         emit: Callable[[fx.Effect], None],
         now: float,
-        dirs: WorkerDirs,
     ) -> None:
+        dirs = identity.dirs
         self.policy = policy
-        self.engine = Engine(setup, policy, emit, now)
+        self.engine = Engine(identity.setup, policy, emit, now)
         self.attempts = Attempts(unacked_results, emit)
         self.parked = ParkedAttempts(self.attempts, unacked_results, policy, emit, remote=dirs.remote)
         self.control = AttemptControl(self.attempts, self.engine.life, policy, dirs, emit)
@@ -64,6 +65,8 @@ class EngineSlot:
         self._replaced = False
         self._emit = emit
         self._remote = dirs.remote
+        #: Whether its engine has processes on other machines.
+        self._spread = identity.machines > 1
 
     def refusal_reason(self) -> str:
         """Return the reason why the engine takes no job now; "" when it does."""
@@ -155,7 +158,7 @@ class EngineSlot:
                 self.attempts.conclude(attempt, result, now, message.result.artefacts if self._remote else ())
             case JobFailed():
                 self._job_failed(attempt, message, now)
-            case JobParked() if attempt.parks and attempt.cancel_by is None:
+            case JobParked() if attempt.parks is not None and attempt.cancel_by is None:
                 self.parked.add(attempt, message.kept, now)
             case JobCancelled() | JobParked() if attempt.cancel_by is None:
                 unasked = "the engine stopped the job without a request"
@@ -164,8 +167,14 @@ class EngineSlot:
                 self.attempts.cancelled(attempt, now)
 
     def _job_failed(self, attempt: Attempt, message: JobFailed, now: float) -> None:
+        alive = self.engine.life.state in ("idle", "busy")
+        if message.fatal and message.kind == m.FailureKind.ENGINE_CRASHED and self._spread and alive:
+            # A rank that is gone, and perhaps its machine with it, which shows by the end of all.
+            attempt.ending = Ending("failed", message.kind, message.message)
+            self.engine.life.ending(now)
+            return
         self.attempts.fail(attempt, message.kind, message.message, now)
-        if message.fatal and self.engine.life.state in ("idle", "busy"):
+        if message.fatal and alive:
             self.engine.life.ending(now)
         elif message.kind != m.FailureKind.OUT_OF_MEMORY:
             self.engine.failed_one()
@@ -180,12 +189,12 @@ class EngineSlot:
             for attempt in self.attempts:
                 attempt.observe(shown, now)
 
-    def exited(self, how: str, now: float) -> None:
-        """The engine's process is gone, or could not be started; its attempts end."""
+    def exited(self, how: str, now: float, lost: str = "") -> None:
+        """The engine's process is gone, or could not be started; its attempts end. `lost`: why a machine of the group is gone."""
         was_ready = self.engine.life.was_ready
-        self.engine.exited(how, now)
-        self._end_all_killed(how, now)
-        if not was_ready:
+        self.engine.exited(how, now, blamed=not lost)
+        self._end_all_killed(how, now, lost)
+        if not was_ready and not lost:
             self.engine.report_load_trouble(how)
         self._engine_timers(now)
 
@@ -233,13 +242,15 @@ class EngineSlot:
         self._replaced = True
         self.engine.kill(reason, now, blamed=blamed)
 
-    def _end_all_killed(self, how: str, now: float) -> None:
+    def _end_all_killed(self, how: str, now: float, lost: str = "") -> None:
         """The engine is gone (or given up) and left no result of these attempts."""
         for attempt in self.attempts:
             if attempt.ending is None and not attempt.begun:
                 self.attempts.hand_back(attempt, f"the engine ended before it began: {how}", now)
             elif attempt.ending is None and self._replaced:
                 self.attempts.hand_back(attempt, "the engine was replaced because of another job", now)
+            elif lost and (attempt.ending is None or attempt.ending.kind == "failed"):
+                self.parked.add(attempt, attempt.kept, now, lost)
             else:
                 self.attempts.end_killed(attempt, how, now)
         self._replaced = False

@@ -20,3 +20,10 @@ class Identity(Struct, frozen=True, kw_only=True):
     dirs: WorkerDirs
     #: Whether the name was taken by another process before this one started.
     yields: bool = False
+    #: Machines that its GPUs are on.
+    machines: int = 1
+
+    @property
+    def leaves(self) -> str:
+        """Reason why it hands its jobs back when it leaves."""
+        return f"worker {self.name} leaves"

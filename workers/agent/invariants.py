@@ -38,7 +38,7 @@ def check(core: AgentCore) -> None:
         or (
             state == "idle"
             and all(attempt.next_requested for attempt in denoising)
-            and not core.capacity.draining
+            and not core.capacity.hands_back
             and core.leaving is None
         ),
         "no attempt is two of running, parked and done": len(set(held)) == len(held),

@@ -85,6 +85,11 @@ class Machines:
                 extra={"action": Action.MACHINES, "detail": f"others there: {there or 'none'}"},
             )
 
+    @property
+    def stops(self) -> str:
+        """Machine that is being stopped, and why; "": none is."""
+        return self.leader.stops()
+
     def start(self, port: int, imports: str, without: str) -> list[RemoteRank]:
         """Start the ranks of an engine that are not on this machine; rank 0 listens at this port. Raises `OSError` while one is missing."""
         if self.leader.next_due is None:
@@ -93,8 +98,8 @@ class Machines:
             raise OSError(self.waits_for)
         life = self.leader.start(self.host, port, imports, without)
         return [
-            RemoteRank(self.leader, life, place, number)
-            for place in range(len(self.leader.devices()))
+            RemoteRank(self.leader, life, place, number, name)
+            for place, (name, _) in enumerate(self.leader.devices())
             for number in range(self.leader.ranks)
         ]
 

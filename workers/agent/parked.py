@@ -48,10 +48,11 @@ class ParkedAttempts:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, attempt: Attempt, kept: int, now: float) -> None:
-        """The engine has parked this attempt, with so many steps in checkpoints. Where there is nothing to put it is handed back."""
+    def add(self, attempt: Attempt, kept: int, now: float, lost: str = "") -> None:
+        """The engine has parked this attempt, with so many steps in checkpoints, or has left them as a machine of the group is `lost`.
+        Where there is nothing to put it is handed back."""
         attempt.kept = kept
-        reason = f"parked with {kept} steps in a checkpoint"
+        reason = lost or attempt.parks or f"parked with {kept} steps in a checkpoint"
         if self._remote:
             self._emit(fx.PutDraft(attempt.job_id, attempt.fence))
         if not (self._remote and kept and self._policy.checkpoint_put_s):

@@ -6,17 +6,17 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from workers.ipc.messages import Setup
-from workers.machines.leader import Leader
+from workers.machines.leader import End, Leader
 
 
 class RemoteRank:
-    """Process of a life, by place and number there."""
+    """Process of a life, by place and number there. `name`: that of its machine."""
 
-    def __init__(self, leader: Leader, life: int, place: int, number: int) -> None:
+    def __init__(self, leader: Leader, life: int, place: int, number: int, name: str) -> None:
         self._leader = leader
         self._life, self._place, self._number = life, place, number
-        self._end: str | None = None
-        self.name = leader.host_of(place)
+        self._how: str | None = None
+        self.name = name
 
     @property
     def closed(self) -> bool:
@@ -38,9 +38,18 @@ class RemoteRank:
 
     def poll(self) -> str | None:
         """Return how it has ended, in words; None while it runs, as far as is known."""
-        if self._end is None:
-            self._end = self._leader.end_of(self._life, self._place, self._number)
-        return self._end
+        if self._how is None and (end := self._read_end()) is not None:
+            self._how = end.how
+        return self._how
+
+    @property
+    def lost(self) -> str:
+        """Reason why its machine is gone, also if it had ended before; "": it is not."""
+        end = self._read_end()
+        return end.how if end is not None and end.lost else ""
+
+    def _read_end(self) -> End | None:
+        return self._leader.end_of(self._life, self._place, self._number)
 
     def kill(self) -> None:
         """End its life."""

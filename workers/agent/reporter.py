@@ -56,8 +56,10 @@ class Reporter:
             for message in self._unacked_results.due(now, self._capacity.free):
                 self._emit(fx.SendBroker(message))
 
-    def send_heartbeat(self, now: float) -> None:
-        """Send a heartbeat, if one is due."""
+    def send_heartbeat(self, now: float, *, at_once: bool = False) -> None:
+        """Send a heartbeat, if one is due, or at once."""
+        if at_once:
+            self._registration.beat_now(now)
         if self._registration.beat_due(self._capacity.shown(), now):
             self._emit(fx.SendBroker(self._heartbeat(now)))
 
@@ -85,7 +87,7 @@ class Reporter:
             memory_total_mb=stats.memory_total_mb,
             utilisation=stats.utilisation,
             temperature_c=stats.temperature_c,
-            draining=self._capacity.draining,
+            draining=self._capacity.hands_back,
             health=stats.health,
             loaded_loras=engine_slot.engine.loaded_loras,
             loading=engine_slot.engine.life.loading(now),

@@ -148,6 +148,10 @@ class AgentShell:
     def _serve_machines(self) -> None:
         self._machines.serve(self._clock.now())
         self._core.engine_slot.engine.life.waits_for = self._machines.waits_for
+        if self._machines.stops:
+            self._spare.end(self._engine.pids if self._engine is not None else ())
+        if self._machines.stops or self._core.capacity.machine_stops:
+            self._apply(self._core.machine_stops(self._machines.stops, self._clock.now()))
 
     def _serve_engine(self) -> None:
         engine = self._engine
@@ -161,15 +165,16 @@ class AgentShell:
             for message in engine.receive():
                 self._apply(self._core.from_engine(message, now))  # type: ignore[arg-type]  # the channel decodes this union
         except IpcError as error:
-            self._apply(self._core.engine_broken(f"it broke the protocol: {error}", now))
+            self._apply(self._core.engine_closed(now, f"it broke the protocol: {error}"))
         engine_slot = self._core.engine_slot
         if engine_slot.attempts or engine_slot.engine.life.state == "loading":
             self._apply(self._core.progressed(engine.progress(), now))
         if how is not None:
+            lost = engine.lost
             self._release_engine()
-            self._apply(self._core.engine_exited(how, now))
+            self._apply(self._core.engine_exited(how, now, lost))
         elif engine.first_end:
-            self._apply(self._core.engine_broken(engine.first_end, now))
+            self._apply(self._core.engine_closed(now, engine.first_end))
         elif engine.closed and not self._close_reported:
             self._close_reported = True
             self._apply(self._core.engine_closed(now))

@@ -4,6 +4,8 @@
   there is killed. Nothing is started while processes that were killed are still there: they may hold the GPU's memory.
 - Without a message of its leader for `SILENT_S` it kills all it has and requests a place again; so it does when another leader answers,
   which counts its lives from 1 again.
+- Stopped by a signal, it sends that to its leader, and ends once that orders no life any more: the job is handed back by then. It waits
+  for that no longer than its grace, and not at all where it has no life.
 - A life whose processes have ended stays in its reports until it is not ordered any more, so that the leader is sent how they have ended.
 """
 
@@ -123,6 +125,8 @@ class Host:
         self._waits = ""
         #: Once leaving: the end, and when it is due at the latest.
         self._leaving: tuple[Exit, float] | None = None
+        #: Once stopped, while its leader ends what runs here: why, and when it ends at the latest.
+        self._stops: tuple[str, float] | None = None
 
     @property
     def ranks(self) -> int:
@@ -132,7 +136,7 @@ class Host:
     @property
     def next_due(self) -> float:
         """Time of the next `tick`."""
-        return min(self._due_at, self._leaving[1]) if self._leaving is not None else self._due_at
+        return min([self._due_at, *(one[1] for one in (self._leaving, self._stops) if one is not None)])
 
     @property
     def is_reaping(self) -> bool:
@@ -169,6 +173,8 @@ class Host:
         """Do what is due."""
         if self._leaving is not None:
             return [self._leaving[0]] if now >= self._leaving[1] else []
+        if self._stops is not None and (now >= self._stops[1] or not self.leader):
+            return self._leave(self._stops[0], now)
         effects: list[Effect] = []
         if self.leader and now - self._contact_at > SILENT_S:
             effects += [*self._leave_group(), Note(f"no message of the leader for {SILENT_S:g} s", warns=True)]
@@ -192,11 +198,14 @@ class Host:
             return []
         return [Send(FromRank(boot=self._own.boot, life=number, number=rank, message=message))]
 
-    def stop(self, reason: str, now: float) -> list[Effect]:
-        """End on a signal."""
+    def stop(self, reason: str, grace_s: float, now: float) -> list[Effect]:
+        """End on a signal: within `grace_s`; at a second one, at once."""
         if self._leaving is not None:
             return []
-        return [Send(Leave(boot=self._own.boot)), *self._go(Exit(EXIT_LEFT, reason), now)]
+        if self._stops is not None or grace_s <= 0 or not (self.leader and self._lives):
+            return self._leave(reason, now)
+        self._stops = reason, now + grace_s
+        return [Note(f"{reason}; the leader has {grace_s:g} s to hand back what runs here"), self._beat(now)]
 
     # ------------------------------------------------------------ orders
 
@@ -225,15 +234,20 @@ class Host:
                 effects.append(DropRanks(number))
         if self._leaving is not None:
             return [*effects, *([] if self._lives else [self._leaving[0]])]
+        if self._stops is not None and not self._lives:
+            return [*effects, *self._leave(self._stops[0], now)]
         if not self.leader:
             return effects
-        if not any(life.killed for life in self._lives.values()):
+        if self._stops is None and not any(life.killed for life in self._lives.values()):
             for order in self._orders:
                 if order.life > self._latest_life:
                     self._latest_life = order.life
                     self._lives[order.life] = _Life(self._own.ranks)
                     effects.append(StartRanks(order))
         return [*effects, self._beat(now)]
+
+    def _leave(self, reason: str, now: float) -> list[Effect]:
+        return [Send(Leave(boot=self._own.boot, stops=reason)), *self._go(Exit(EXIT_LEFT, reason), now)]
 
     def _leave_group(self) -> list[Effect]:
         """Kill all: there is no leader whose lives these are."""
@@ -268,4 +282,12 @@ class Host:
             LifeState(life=number, ends=tuple(life.ends), is_set_up=life.is_set_up)
             for number, life in self._lives.items()
         )
-        return Send(Beat(boot=self._own.boot, latest_life=self._latest_life, lives=tuple(lives), device=self.device))
+        return Send(
+            Beat(
+                boot=self._own.boot,
+                latest_life=self._latest_life,
+                lives=tuple(lives),
+                device=self.device,
+                stops=self._stops[0] if self._stops is not None else "",
+            )
+        )

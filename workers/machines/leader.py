@@ -46,6 +46,13 @@ _NO_PLACE_S = 10.0
 _FORGOTTEN_S = 30.0
 
 
+class End(Struct, frozen=True):
+    """End of an engine process, in words. `lost`: its machine is not counted on any more, and its end is not known."""
+
+    how: str
+    lost: bool = False
+
+
 class Sent(Struct, frozen=True):
     """A message to the rank host with this address."""
 
@@ -68,9 +75,11 @@ class _Place:
         self.latest_life = 0
         self.states: dict[int, LifeState] = {}
         self.device = Device()
+        #: Why it is being stopped; "": it is not.
+        self.stops = ""
 
     def is_there(self, now: float) -> bool:
-        return self.cut_off_at is None and now - self.contact_at <= _ABSENT_S
+        return not self.stops and self.cut_off_at is None and now - self.contact_at <= _ABSENT_S
 
     def lost_because(self, now: float) -> str:
         """Reason why it has lost its place; "": it has not."""
@@ -91,6 +100,8 @@ class _Life:
         self.wanted = True
         #: Place -> why its machine is not counted on any more.
         self.lost: dict[int, str] = {}
+        #: Why a machine of it was stopped; "": none was.
+        self.stops = ""
         #: (place, number there) -> messages that were not taken yet.
         self.inbox: dict[tuple[int, int], list[FromEngine]] = {}
 
@@ -119,6 +130,11 @@ class Leader:
         missing = sum(place is None or not place.is_there(now) for place in self._places)
         return f"waiting for {missing} of {self._machines} machines" if missing else ""
 
+    def stops(self) -> str:
+        """Machine that is being stopped, or was while it had a part of a life that is not forgotten yet, and why; "": there is none."""
+        places = (f"{place.host} is being stopped: {place.stops}" for place in self._places if place and place.stops)
+        return next(places, "") or next((life.stops for life in self._lives.values() if life.stops), "")
+
     def there(self, now: float) -> list[str]:
         """Names of the other machines that are there."""
         return [place.host for place in self._places if place is not None and place.is_there(now)]
@@ -144,10 +160,12 @@ class Leader:
                 place.has_reported = True
                 place.latest_life, place.device = message.latest_life, message.device
                 place.states = {state.life: state for state in message.lives}
+                place.stops = message.stops
             case FromRank(life=number):
                 if (life := self._lives.get(number)) is not None and message.number < self.ranks:
                     life.inbox.setdefault((index, message.number), []).append(message.message)
-            case Leave():
+            case Leave(stops=stops):
+                place.stops = stops
                 self._free(index, "its rank host has ended")
         return []
 
@@ -191,6 +209,8 @@ class Leader:
         assert place is not None
         for life in self._lives.values():
             life.lost.setdefault(index, f"{place.host} is gone: {reason}")
+            if place.stops:
+                life.stops = f"{place.host} was stopped: {place.stops}"
         self._places[index] = None
 
     # ------------------------------------------------------------ time
@@ -267,27 +287,23 @@ class Leader:
         self.kill(number)
         self._lives.pop(number, None)
 
-    def end_of(self, number: int, index: int, rank: int) -> str | None:
-        """Return how an engine process of a life has ended, in words, by place and number there; None: it runs."""
+    def end_of(self, number: int, index: int, rank: int) -> End | None:
+        """Return how an engine process of a life has ended, by place and number there; None: it runs, as far as is known."""
         life, place = self._lives.get(number), self._places[index]
         if life is None:
-            return "it is forgotten"
+            return End("it is forgotten")
         if index in life.lost or place is None:
-            return life.lost.get(index, "its machine is not there")
+            return End(life.lost.get(index, "its machine is not there"), lost=True)
         state = place.states.get(number)
         if state is None:
-            return "it was killed" if place.latest_life >= number else None
-        return state.ends[rank] if rank < len(state.ends) else None
+            return End("it was killed") if place.latest_life >= number else None
+        how = state.ends[rank] if rank < len(state.ends) else None
+        return End(how) if how is not None else None
 
     def take(self, number: int, index: int, rank: int) -> list[FromEngine]:
         """Messages of an engine process of a life since the last call."""
         life = self._lives.get(number)
         return life.inbox.pop((index, rank), []) if life is not None else []
-
-    def host_of(self, index: int) -> str:
-        """Name of the machine that has this place; "" when none has."""
-        place = self._places[index]
-        return place.host if place is not None else ""
 
     def end(self, drained: bool | None, reason: str) -> list[Sent]:
         """End all lives; None: this leader comes back, else the group has ended for good."""

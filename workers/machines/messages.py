@@ -16,7 +16,7 @@ from broker.wire.submission import MAX_GPUS
 from workers.ipc.messages import FromEngine, Setup
 
 #: Raised where a message changes its meaning: both sides of a group are of one version.
-PROTOCOL = 1
+PROTOCOL = 2
 
 #: Bytes of the largest message: a setup has the cards of all models.
 MAX_FRAME = 2 * 1024 * 1024
@@ -66,6 +66,8 @@ class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
     latest_life: Annotated[int, Meta(ge=0)] = 0
     lives: Annotated[tuple[LifeState, ...], Meta(max_length=16)] = ()
     device: Device = Device()
+    #: Why it is being stopped: it ends once no life is ordered any more, or when its grace is over. "": it is not.
+    stops: _Text = ""
 
 
 class FromRank(Struct, frozen=True, kw_only=True, tag="from_rank"):
@@ -81,6 +83,8 @@ class Leave(Struct, frozen=True, kw_only=True, tag="leave"):
     """This rank host ends, and its engine processes with it; also the answer to `Dismiss`."""
 
     boot: _Name
+    #: Why it was stopped; "": it ends for another reason.
+    stops: _Text = ""
 
 
 class LifeOrder(Struct, frozen=True, kw_only=True):

@@ -32,8 +32,8 @@ _ENGINE = (sys.executable, "-m", "workers.engine.loop")
 _DESCRIPTION = """\
 Run the ranks that a group of GPUs over several machines has on this one. The machine that leads the group, which runs
 `python -m workers --machines N --rank-endpoint tcp://ADDRESS:PORT`, has them started, given their models and ended. It may come and go:
-this waits for it, and for its next start. Of the workers' options it reads gpus, curve_dir, home, heartbeat_file, die_with_parent and
-those of the log; the model's files must be on this machine at the same place.
+this waits for it, and for its next start. Of the workers' options it reads gpus, curve_dir, home, stop_grace_s, heartbeat_file,
+die_with_parent and those of the log; the model's files must be on this machine at the same place.
 Exit codes: 0 stopped, or the group was drained; 2 an option is wrong, or the leader has another number of GPUs; 3 the group has all its
 machines, or another version, or the broker does not want it. After one of these a launcher does not start it again; after any other it
 does.
@@ -79,6 +79,7 @@ def _shell(settings: RankSettings, environ: Mapping[str, str], engine_command: S
         stats.sampler(device.kind, device.visible, Nvml()),
         HeartbeatFile(settings.heartbeat_file),
         clock,
+        settings.stop_grace_s,
     )
 
 

@@ -40,6 +40,7 @@ class RankShell:
         sampler: Sampler,
         heartbeat_file: HeartbeatFile,
         clock: AwakeClock,
+        stop_grace_s: float,
     ) -> None:
         self._host = host
         self._leader = leader
@@ -47,6 +48,7 @@ class RankShell:
         self._sampler = sampler
         self._heartbeat_file = heartbeat_file
         self._clock = clock
+        self._stop_grace_s = stop_grace_s
         self._sample_at = clock.now()
         self._end: Exit | None = None
 
@@ -85,7 +87,7 @@ class RankShell:
     def _serve(self, signals: SignalSocket) -> None:
         for number in signals.take():
             if number in _SIGNALS:
-                self._apply(self._host.stop(f"stopped by {number.name}", self._clock.now()))
+                self._apply(self._host.stop(f"stopped by {number.name}", self._stop_grace_s, self._clock.now()))
         # Checked before reading: all messages of a dead process are there to be read.
         ends = self._lives.ends()
         for life, rank, message in [*self._lives.messages()]:

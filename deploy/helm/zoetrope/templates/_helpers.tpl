@@ -196,16 +196,6 @@ spec:
       # Alive is one thing, a model in memory another: loading may take minutes, and no probe ends that.
       startupProbe: {exec: {command: [python, -m, workers, healthy]}, periodSeconds: 5, timeoutSeconds: 10, failureThreshold: 60}
       livenessProbe: {exec: {command: [python, -m, workers, healthy]}, periodSeconds: 15, timeoutSeconds: 10, failureThreshold: 3}
-      {{- if eq .part "rank" }}
-      # All pods of a group are told to end at once: the leader needs this one until it has handed its job back.
-      lifecycle:
-        preStop:
-          exec:
-            command:
-              - sh
-              - -c
-              - while python -c 'import socket, sys; socket.create_connection((sys.argv[1], 29400), 2)' "$LWS_LEADER_ADDRESS"; do sleep 1; done
-      {{- end }}
       readinessProbe: {exec: {command: [python, -m, workers, healthy, --ready]}, periodSeconds: 10, timeoutSeconds: 10}
       resources:
         requests: {{- toYaml ($pool.resources).requests | nindent 10 }}
