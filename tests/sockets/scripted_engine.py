@@ -1,8 +1,8 @@
 """An engine that does what the job's body says; torch-free and quick to start.
 
 Bodies: "finish" (writes one file), "fail", "die", "wait" (until cancelled or parked), "deaf" (works on, hears no cancel), "babble"
-(breaks the protocol), "flood" (reads nothing more), "tail" (lets another job in, and waits until cancelled), "daemon" (leaves a process behind in a
-session of its own, its id in the attempt's directory, and works on as "deaf" does). ENGINE_LOAD in the environment: "fail"
+(breaks the protocol), "flood" (reads nothing more), "tail" (lets another job in, and waits until cancelled), "daemon" (leaves a process
+behind in a session of its own, its id in the attempt's directory, and works on as "deaf" does). ENGINE_LOAD in the environment: "fail"
 makes the model unloadable, "fail_1" in rank 1 alone, "die" ends the process. A rank above 0 loads, and waits for the agent's end.
 """
 
