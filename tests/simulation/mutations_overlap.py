@@ -36,9 +36,9 @@ def _alone_unheard(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _blame(*, replaced: bool) -> Callable[[Any], Callable[..., Any]]:
     def build(original: Callable[..., Any]) -> Callable[..., Any]:
-        def end_all_killed(engine_slot: Any, how: str, now: float) -> None:
+        def end_all_killed(engine_slot: Any, how: str, now: float, lost: str) -> None:
             engine_slot._replaced = replaced
-            original(engine_slot, how, now)
+            original(engine_slot, how, now, lost)
 
         return end_all_killed
 
