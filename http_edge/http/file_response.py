@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -56,8 +56,8 @@ class Download(Struct, frozen=True, kw_only=True):
     inline: bool = True
     #: Further headers of every answer with bytes of the file.
     headers: Mapping[str, str] = {}
-    #: Fetches the file to its path, if it is not there; blocks, and raises `EdgeError`. None: it is there, or gone.
-    fetch: Callable[[], object] | None = None
+    #: Fetches the file to its path, if it is not there; raises `EdgeError`. None: it is there, or gone.
+    fetch: Callable[[], Awaitable[object]] | None = None
     #: Makes an address at which a client gets the file without this edge; blocks, and raises `EdgeError`. None: there is none.
     redirect_url: Callable[[], str] | None = None
 
@@ -164,7 +164,7 @@ async def download(request: Request, file: Download) -> Response:
     if file.redirect_url is not None and request.method == "GET":
         where = await anyio.to_thread.run_sync(file.redirect_url)
         return Response(status_code=307, headers={"Location": where, "Cache-Control": "no-store", **file.headers})
-    modified_s = await anyio.to_thread.run_sync(_check, file)
+    modified_s = await _checked(file)
     etag = f'"{file.sha256}"'
     decided = plan(request.headers, etag=etag, size=file.size, modified_s=modified_s)
     if decided.status in (206, 416) and request.method != "GET":
@@ -195,7 +195,7 @@ async def download(request: Request, file: Download) -> Response:
 
 async def whole_file(file: Download, headers: Mapping[str, str] | None = None) -> Response:
     """The whole file as the answer to another request than a GET of it: no conditions, no ranges, not cached. Raises `EdgeError`."""
-    await anyio.to_thread.run_sync(_check, file)
+    await _checked(file)
     own = {
         "Cache-Control": "no-store",
         "Content-Disposition": disposition("inline" if file.inline else "attachment", file.name),
@@ -303,10 +303,15 @@ def _open(file: Download) -> int:
     return descriptor
 
 
+async def _checked(file: Download) -> int:
+    """The file's time in whole seconds, once it is here. Raises `EdgeError`."""
+    if file.fetch is not None:
+        await file.fetch()
+    return await anyio.to_thread.run_sync(_check, file)
+
+
 def _check(file: Download) -> int:
     """The file's time in whole seconds. Raises `EdgeError` when it is not the whole regular file below its root that was published."""
-    if file.fetch is not None:
-        file.fetch()
     try:
         status = os.lstat(file.path)
         inside = Path(os.path.realpath(file.path)).is_relative_to(os.path.realpath(file.root))

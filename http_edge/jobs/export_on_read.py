@@ -39,7 +39,7 @@ class ExportOnRead:
             return job
         known = self._settled.get(job.view.id)
         if known is None or (known[0] and time.monotonic() - known[1] > _RETRY_S):
-            reason = await anyio.to_thread.run_sync(self._fill, job, limiter=self._threads)
+            reason = await self._fill(job)
             if reason and (known is None or known[0] != reason):
                 log.warning(
                     "result could not be saved", extra={"action": Action.SAVE, "job_id": job.view.id, "reason": reason}
@@ -58,15 +58,15 @@ class ExportOnRead:
         for job_id in job_ids:
             self._settled.pop(job_id, None)
 
-    def _fill(self, job: Job) -> str:
-        """Copy the first artefact to the client's path. Blocks. "" or the reason why not."""
+    async def _fill(self, job: Job) -> str:
+        """Copy the first artefact to the client's path. "" or the reason why not."""
         assert job.spec is not None
         assert job.view.result is not None
         if not job.view.result.artefacts:
             return "the job made no file"
         artefact = job.view.result.artefacts[0]
         try:
-            path = self._results.local(job.view, artefact)
+            path = await self._results.fetched(job.view, artefact)
         except EdgeError as error:
             return error.message
         source = Source(
@@ -76,4 +76,4 @@ class ExportOnRead:
             size=artefact.size,
             tenant=job.view.submission.tenant,
         )
-        return self._exports.fill(job.spec.save_to, source)
+        return await anyio.to_thread.run_sync(self._exports.fill, job.spec.save_to, source, limiter=self._threads)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import anyio
-import anyio.to_thread
-
 from broker.wire.inputs import ROLES, InputKind
 from broker.wire.jobspec import Artefact
 from http_edge.body.forms import Upload
@@ -19,10 +16,9 @@ from http_edge.media.result_files import ResultFiles
 class JobInputs:
     """Copies of what clients bring or name, kept for the job."""
 
-    def __init__(self, images: ImageSources, results: ResultFiles, threads: anyio.CapacityLimiter) -> None:
+    def __init__(self, images: ImageSources, results: ResultFiles) -> None:
         self._images = images
         self._results = results
-        self._threads = threads
 
     async def image(self, field: str, source: str | Upload, *, allow_paths: bool) -> Picture:
         """The kept copy of a client's image, for `Submission.image`: from an upload of this request, a data URL, base64, an http(s) URL,
@@ -43,5 +39,5 @@ class JobInputs:
 
     async def of_result(self, field: str, job: Job, artefact: Artefact, kind: InputKind) -> Picture:
         """A copy of a job's file that is kept as an input. Raises `EdgeError`."""
-        path = await anyio.to_thread.run_sync(self._results.local, job.view, artefact, limiter=self._threads)
+        path = await self._results.fetched(job.view, artefact)
         return await self._images.of_result(field, job.id, path, kind)

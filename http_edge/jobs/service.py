@@ -88,7 +88,7 @@ class JobService:
         self.jobs = JobLookup(broker, hub, export_on_read, settings.retention_s)
         self.follower = JobFollower(self.jobs, hub)
         self.deletion = JobDeletion(broker, self.jobs, hub, ArtefactStore(settings.home_path, remote), threads)
-        self.inputs = JobInputs(images, self.results, threads)
+        self.inputs = JobInputs(images, self.results)
         self._broker = broker
         self._submitter = Submitter(
             settings,

@@ -15,6 +15,9 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
+
 from broker.depot.object_store import NotThere, ObjectStore, StoreError
 from broker.depot.tokens import artefact_key
 from broker.wire.jobspec import Artefact
@@ -26,6 +29,9 @@ from http_edge.media.artefacts import artefact_path, file_name
 
 #: Validity of a signed address in the store, seconds.
 _SIGNED_S = 600.0
+
+#: Files fetched at once. A store that hangs holds a thread for each, and all other files are read by threads, too.
+_FETCHES = 16
 
 
 class ResultFiles:
@@ -39,6 +45,7 @@ class ResultFiles:
         self._remote = remote
         self._cache_bytes = cache_bytes
         self._redirect = redirect
+        self._fetches = anyio.CapacityLimiter(_FETCHES)
         self._lock = threading.Lock()
         #: Of files that are being fetched: others wait for them.
         self._fetching: dict[Path, threading.Lock] = {}
@@ -50,12 +57,17 @@ class ResultFiles:
         own = artefact_path(self._artefacts, view, artefact)
         return own if self._remote is None or own.exists() else artefact_path(self._cache, view, artefact)
 
-    def local(self, view: JobView, artefact: Artefact) -> Path:
-        """The path of an artefact, fetched if need be; one that is not there any more is for its reader to find out. Blocks. Raises
-        `EdgeError` while the store does not answer."""
+    async def fetched(self, view: JobView, artefact: Artefact) -> Path:
+        """The path of an artefact, fetched if it is not here; one that is in the store no more is not there.
+
+        Raises `EdgeError` while the store does not answer.
+        """
         path = self.path(view, artefact)
-        if self._remote is not None and path.is_relative_to(self._cache):
-            self._fetch(self._remote, view, artefact, path)
+        remote = self._remote
+        if remote is not None and path.is_relative_to(self._cache):
+            # A file that is here already waits for no other.
+            threads = None if path.exists() else self._fetches
+            await anyio.to_thread.run_sync(self._fetch, remote, view, artefact, path, limiter=threads)
         return path
 
     def file(self, view: JobView, index: int, artefact: Artefact, *, name: str = "", inline: bool = True) -> Download:
@@ -70,7 +82,7 @@ class ResultFiles:
             media_type=artefact.media_type,
             name=name or file_name(view, index, artefact),
             inline=inline,
-            fetch=(lambda: self.local(view, artefact)) if cached else None,
+            fetch=(lambda: self.fetched(view, artefact)) if cached else None,
             redirect_url=(lambda: self._signed(view, artefact)) if cached and self._redirect else None,
         )
 

@@ -78,7 +78,7 @@ class Thumbnails:
 
     async def file(self, view: JobView, index: int, artefact: Artefact, variant: Variant) -> Download:
         """The file of this variant, made if it is not there yet. Raises `EdgeError`."""
-        source = await self._local(view, artefact)
+        source = await self._results.fetched(view, artefact)
         path = source.with_name(variant.name(index))
         size, digest = await anyio.to_thread.run_sync(self._made, source, path, variant, limiter=self._threads)
         return Download(
@@ -92,16 +92,13 @@ class Thumbnails:
 
     async def image_bytes(self, view: JobView, artefact: Artefact, to: Format, quality: int | None) -> bytes:
         """An image artefact's file in this format. Raises `EdgeError`."""
-        source = await self._local(view, artefact)
+        source = await self._results.fetched(view, artefact)
         return await anyio.to_thread.run_sync(self._converted, source, to, quality, limiter=self._threads)
 
     async def last_frame(self, view: JobView, artefact: Artefact) -> bytes:
         """The last picture of a clip, as PNG. Raises `EdgeError`."""
-        source = await self._local(view, artefact)
+        source = await self._results.fetched(view, artefact)
         return await anyio.to_thread.run_sync(_last_frame, source, limiter=self._threads)
-
-    async def _local(self, view: JobView, artefact: Artefact) -> Path:
-        return await anyio.to_thread.run_sync(self._results.local, view, artefact)
 
     def _made(self, source: Path, path: Path, variant: Variant) -> tuple[int, str]:
         """(size, sha256) of the file. Blocks."""

@@ -100,7 +100,7 @@ class SyncTasks:
         return job
 
     async def _upload(self, taken: AcceptedTask, job: Job, artefact: Artefact) -> Response:
-        path = await anyio.to_thread.run_sync(self._calls.results.local, job.view, artefact)
+        path = await self._calls.results.fetched(job.view, artefact)
         data = await anyio.to_thread.run_sync(_read, path)
         url = taken.request.presigned_url
         await self._fetcher.put(_URL_FIELD, url, data, artefact.media_type)
