@@ -86,6 +86,7 @@ class Access:
                     max_priority=record.max_priority,
                     loras=record.loras,
                     recipe=record.recipe,
+                    operator=record.operator,
                 )
         message = "the API key is not known, or has expired" if sent else "an API key is needed"
         raise EdgeError(

@@ -57,6 +57,8 @@ class KeyRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     loras: Annotated[tuple[LoraName, ...] | None, Meta(extra={"rule": f"a list of names, at most {MAX_KNOWN}"})] = None
     #: Whether files of its jobs may have their recipe.
     recipe: bool = True
+    #: Whether it may take workers out of service, and put them back.
+    operator: bool = False
     created_at: Annotated[float, Meta(ge=0)] = 0.0
     #: Unix time at which the key expires; 0: never.
     expires_at: Annotated[float, Meta(ge=0)] = 0.0

@@ -55,6 +55,7 @@ def _add(path: Path, options: argparse.Namespace) -> None:
         "max_priority": options.max_priority,
         "loras": options.loras,
         "recipe": not options.no_recipe,
+        "operator": options.operator,
         "created_at": round(now, 3),
         "expires_at": round(now + options.expires_days * 86_400, 3) if options.expires_days else 0.0,
     }
@@ -98,6 +99,8 @@ def _list(path: Path, *, as_json: bool) -> None:
             limits += f" loras={','.join(record.loras)}"
         if not record.recipe:
             limits += " recipe=no"
+        if record.operator:
+            limits += " operator=yes"
         until = ""
         if record.expires_at:
             until = f" expires={datetime.fromtimestamp(record.expires_at, UTC).isoformat(timespec='seconds')}"
@@ -128,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--max-priority", type=int, default=9, metavar="N", help="highest priority, 0 to 9")
     add.add_argument("--loras", nargs="*", metavar="NAME", help="the LoRAs its jobs may name; not given: any")
     add.add_argument("--no-recipe", action="store_true", help="files of its jobs do not hold their recipe")
+    add.add_argument("--operator", action="store_true", help="it may drain workers, and undrain them")
     add.add_argument("--expires-days", type=float, default=0.0, metavar="DAYS", help="days until it expires; 0: never")
     remove = commands.add_parser("remove", help="remove a key: it is refused from then on")
     remove.add_argument("name", metavar="NAME")

@@ -35,6 +35,8 @@ class Caller(Struct, frozen=True, kw_only=True):
     loras: tuple[str, ...] | None = None
     #: Whether its files may have their recipe.
     recipe: bool = True
+    #: Whether it may take workers out of service; without keys every caller may.
+    operator: bool = False
 
     def may_see(self, tenant: str) -> bool:
         """Whether jobs and files of this tenant are there for it."""

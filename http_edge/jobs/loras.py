@@ -17,6 +17,7 @@ from broker.wire.jobspec import ModelCard
 from broker.wire.loras import MAX_LORAS, MAX_NAME_CHARS, MAX_SCALE, LoraUse
 from http_edge.base.errors import EdgeError, invalid, shown
 from http_edge.base.json_text import BadJson, decode_json
+from http_edge.body.fields import parsed_number
 
 #: Names listed when an unknown one is refused.
 _NAMED = 20
@@ -86,11 +87,8 @@ def _wish(label: str, entry: Any, place: str) -> LoraWish:
 
 def _number(label: str, value: Any, place: str) -> float:
     number = value
-    if isinstance(value, str) and len(value) <= 40:
-        try:
-            number = float(value)
-        except ValueError:
-            number = None
+    if isinstance(value, str):
+        number = parsed_number(value)
     if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
         raise invalid(label, value, "is not a number", place=place)
     if not -MAX_SCALE <= number <= MAX_SCALE:

@@ -120,6 +120,8 @@ class PromptEnhancer:
         text = _THOUGHTS.sub("", text).strip().strip('"').strip()
         if not text:
             raise EnhancerFailed("its answer is empty")
+        if "\0" in text:
+            raise EnhancerFailed("its answer contains a NUL character")
         if len(text) > MAX_PROMPT_CHARS:
             raise EnhancerFailed(f"its answer has {len(text)} characters, at most {MAX_PROMPT_CHARS}")
         return text

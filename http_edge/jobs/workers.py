@@ -69,8 +69,9 @@ class WorkerControl:
 
 def _require_operator() -> None:
     caller = current().caller
-    if caller.key_name and caller.visible_tenant:
-        raise EdgeError("forbidden", "workers are drained with a key that sees every tenant, or without keys")
+    if caller.key_name and not caller.operator:
+        message = f"the key {caller.key_name} may not drain workers: an operator's may (python -m http_edge keys add NAME --operator)"
+        raise EdgeError("forbidden", message)
 
 
 def _is_worker_name(name: str) -> bool:

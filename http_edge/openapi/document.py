@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from broker.wire.terms import WebhookEvent
 from http_edge.api.common.job_files import WARNINGS_HEADER
 from http_edge.api.common.schema_common import Event
 from http_edge.auth.access import OPEN_PATHS
@@ -34,7 +35,17 @@ _CHANGING: tuple[Kind, ...] = ("forbidden",)
 _POSTED: tuple[Kind, ...] = ("in_flight", "request_timeout")
 _LOCKED: tuple[Kind, ...] = ("unauthorized",)
 
-_EVENTS = ("started", "completed", "failed", "cancelled")
+#: Event of a webhook -> what it says.
+_EVENTS: dict[WebhookEvent, str] = {
+    "started": "A job has started",
+    "completed": "A job has completed",
+    "failed": "A job has failed",
+    "cancelled": "A job was cancelled",
+    "promise_broken": "The promised end of a job was moved",
+    "draft_ready": "The draft of a job is ready, and waits to be committed",
+    "parked": "A running job was parked",
+    "resumed": "A parked job goes on",
+}
 
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "Prefer": {
@@ -308,11 +319,11 @@ def _headers(status: int, media: Sequence[str] = ()) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{key}"} for name, key in names.items()}
 
 
-def _webhook(event: str, schemas: _Schemas) -> dict[str, Any]:
+def _webhook(event: WebhookEvent, schemas: _Schemas) -> dict[str, Any]:
     text = {"type": "string"}
     return {
-        "operationId": f"on{event.capitalize()}",
-        "summary": f"A job {'has ' if event != 'cancelled' else 'was '}{event}",
+        "operationId": f"on{event.title().replace('_', '')}",
+        "summary": _EVENTS[event],
         "description": "Signed after Standard Webhooks. `type` names what the job draws: `video."
         + event
         + "`, or `image.` or `job.`.",

@@ -18,7 +18,7 @@ from tests.edge.conftest import World
 from tests.edge.small_media import picture
 from tests.support.waiting import wait_until
 
-RED, BLUE, OLD = "zk_red", "zk_blue", "zk_old"
+RED, BLUE, OLD, CHIEF = "zk_red", "zk_blue", "zk_old", "zk_chief"
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -33,6 +33,7 @@ def keys_file(tmp_path: Path) -> Path:
         [
             KeyRecord(name="red", hash=hash_of(RED), tenant="red", max_queued=3, max_running=1, max_priority=4),
             KeyRecord(name="blue", hash=hash_of(BLUE), tenant="blue"),
+            KeyRecord(name="chief", hash=hash_of(CHIEF), tenant="chief", operator=True),
             KeyRecord(name="old", hash=hash_of(OLD), tenant="red", expires_at=1_000.0),
         ],
     )
@@ -128,12 +129,21 @@ def test_a_priority_above_the_keys_is_403_and_one_not_asked_for_is_lowered(guard
     assert create(guarded, BLUE, priority=9)["priority"] == 9
 
 
-def test_a_key_for_one_tenant_may_not_drain_workers(guarded: World) -> None:
+def test_a_key_that_is_no_operators_may_not_drain_workers(guarded: World) -> None:
     back = guarded.http.post("/v1/workers/cpu-0/undrain", headers=bearer(RED))
     assert (back.status_code, "undrain_worker" in guarded.fake.calls) == (403, False)
     refused = guarded.http.post("/v1/workers/cpu-0/drain", headers=bearer(RED))
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
     assert guarded.fake.workers["cpu-0"].state == "idle"
+
+
+def test_an_operators_key_drains_workers_and_sees_no_other_tenants_jobs(guarded: World) -> None:
+    job = create(guarded, RED)
+    assert guarded.http.post("/v1/workers/cpu-0/drain", headers=bearer(CHIEF)).status_code == 202
+    assert guarded.fake.workers["cpu-0"].state == "draining"
+    assert guarded.http.post("/v1/workers/cpu-0/undrain", headers=bearer(CHIEF)).status_code == 202
+    assert guarded.http.get(f"/v1/jobs/{job['id']}", headers=bearer(CHIEF)).status_code == 404
+    assert guarded.http.post(f"/v1/jobs/{job['id']}/pause", headers=bearer(CHIEF)).status_code == 404
 
 
 def test_limits_go_with_the_job_and_a_full_queue_is_429(guarded: World) -> None:

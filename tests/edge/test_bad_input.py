@@ -58,6 +58,8 @@ INVALID: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"seconds": "long"}, "seconds", ['"long"', "is not a number"]),
     ({"seconds": "nan"}, "seconds", ['"nan"', "is not a number"]),
     ({"fps": 0}, "fps", ["fps: 0", "1 to 240"]),
+    ({"seconds": "1_0"}, "seconds", ['"1_0"', "is not a number"]),
+    ({"seconds": "４"}, "seconds", ['"４"', "is not a number"]),
     ({"fps": True}, "fps", ["is not a number"]),
     ({"num_inference_steps": 51}, "num_inference_steps", ["51", "1 to 50"]),
     ({"num_inference_steps": 0}, "num_inference_steps", ["must be 1 to"]),

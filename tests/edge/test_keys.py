@@ -38,6 +38,14 @@ def test_a_key_is_printed_once_and_only_its_hash_is_kept(path, capsys):
     assert key not in listed
 
 
+def test_the_list_shows_an_operators_key(path, capsys):
+    assert run(path, "add", "chief", "--operator") == 0
+    assert [record.operator for record in read_keys(path)] == [True]
+    capsys.readouterr()
+    assert run(path, "list") == 0
+    assert capsys.readouterr().out.rstrip().endswith("operator=yes")
+
+
 def test_two_keys_are_two_and_a_removed_one_is_gone(path, capsys):
     run(path, "add", "one")
     run(path, "add", "two", "--expires-days", "1")

@@ -66,6 +66,10 @@ def test_names_are_unique_and_tags_known(document: dict[str, Any]) -> None:
     assert {tag for _, _, operation in operations for tag in operation["tags"]} == tags
 
 
+def test_every_event_of_a_webhook_is_described(document: dict[str, Any]) -> None:
+    assert set(document["webhooks"]) == {f"job.{event}" for event in webhook_fields.EVENTS}
+
+
 def test_it_is_openapi_3_1_and_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
     references = re.findall(r'"\$ref":"([^"]+)"', msgspec.json.encode(document).decode())

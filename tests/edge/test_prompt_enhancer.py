@@ -158,6 +158,8 @@ def _fails(endpoint: Endpoint, how: str) -> None:
             endpoint.body = b"x" * (1 << 20)
         case "long":
             endpoint.answer("a" * (MAX_PROMPT_CHARS + 1))
+        case "nul":
+            endpoint.answer("a\0cat")
         case "empty":
             endpoint.answer(' "" ')
 
@@ -172,6 +174,7 @@ def _fails(endpoint: Endpoint, how: str) -> None:
         ("huge", "its answer has more than 524288 bytes"),
         ("long", "its answer has 20001 characters, at most 20000"),
         ("empty", "its answer is empty"),
+        ("nul", "its answer contains a NUL character"),
     ],
 )
 @pytest.mark.parametrize("policy", ["draw", "refuse"])
