@@ -67,9 +67,10 @@ def test_a_link_in_the_job_s_place_is_not_followed(tmp_path: Path) -> None:
         attempt_dirs.make(tmp_path, "job", 1)
     (tmp_path / "job2").mkdir()
     (tmp_path / "job2" / "1").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="symbolic link"):
+    (tmp_path / "elsewhere" / "kept").touch()
+    with pytest.raises(FileExistsError, match="symbolic link"):
         attempt_dirs.make(tmp_path, "job2", 1)
-    assert (tmp_path / "elsewhere").is_dir()
+    assert (tmp_path / "elsewhere" / "kept").exists()
 
 
 def test_a_job_s_directory_that_vanishes_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,8 +45,9 @@ def make(artefacts: Path, job_id: str, fence: int) -> Path:
     """Make the attempt's directory, empty, with mode 0755. Raises `OSError` or `ValueError`."""
     target = attempt_dir(artefacts, job_id, fence)
     artefacts.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if target.parent.is_symlink():
-        raise FileExistsError(f"{str(target.parent)!r} is a symbolic link")
+    for place in (target.parent, target):
+        if place.is_symlink():
+            raise FileExistsError(f"{str(place)!r} is a symbolic link")
     for _ in range(_TRIES):
         target.parent.mkdir(mode=0o755, exist_ok=True)
         try:
