@@ -1,4 +1,7 @@
-"""The engine on a GPU: placement, precision, cancel, offload and back."""
+"""The engine on a GPU: placement, precision, cancel, offload and back.
+
+The same on a CPU, where there is nothing to place: so that a test which only a GPU runs does not fall behind the code.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,12 @@ from workers.ipc.messages import JobFinished, Ready
 from workers.ipc.shared import Slot
 from workers.models.catalogue import card_for, default_model
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+ON_GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=ON_GPU)])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +41,8 @@ def card() -> ModelCard:
 
 
 @pytest.fixture(scope="module")
-def engine(card: ModelCard) -> VideoEngine:
-    made = VideoEngine(Pipelines(Device("cuda", "auto", threads=0)))
+def engine(card: ModelCard, kind: str) -> VideoEngine:
+    made = VideoEngine(Pipelines(Device(kind, "auto", threads=0 if kind == "cuda" else 1)))
     made.load(card)
     return made
 
@@ -45,7 +50,7 @@ def engine(card: ModelCard) -> VideoEngine:
 def _draw(engine: VideoEngine, card: ModelCard, slot: Slot, directory: Path, profile: Any = "normal") -> Any:
     monitor = Monitor(slot, 1, 1, engine.pipelines.device.meter)
     frames = written(lambda: complete(engine.generate(card, spec_for(card), directory, monitor, profile)))
-    monitor.memory.tell()
+    monitor.memory.report()
     assert monitor.memory.peak_mb() > 0
     return frames
 
@@ -77,20 +82,21 @@ def test_cancel_leaves_the_pipeline_as_it_was(
 def test_offload_and_back_draw_the_same(engine: VideoEngine, card: ModelCard, tmp_path: Path) -> None:
     whole = _draw(engine, card, Recorder.recording(), tmp_path)
     pipe = engine.pipelines.get(card)
-    assert pipe.transformer.device.type == "cuda"
+    kind = engine.pipelines.device.kind
+    assert pipe.transformer.device.type == kind
 
     parts = _draw(engine, card, Recorder.recording(), tmp_path, "offload")
     assert pipe.transformer.device.type == "cpu"
     again = _draw(engine, card, Recorder.recording(), tmp_path)
 
-    assert pipe.transformer.device.type == "cuda"
+    assert pipe.transformer.device.type == kind
     assert np.abs(whole.astype(int) - parts).max() <= 8
     assert np.abs(whole.astype(int) - again).max() <= 8
 
 
-def test_jobs_that_overlap_are_drawn_as_if_alone(card: ModelCard, tmp_path: Path) -> None:
+def test_jobs_that_overlap_are_drawn_as_if_alone(card: ModelCard, kind: str, tmp_path: Path) -> None:
     child = Child()
-    assert isinstance(child.setup(card, device="cuda"), Ready)
+    assert isinstance(child.setup(card, device=kind), Ready)
     jobs = [spec_for(card, seed=seed, num_inference_steps=steps) for seed, steps in ((1, 10), (2, 4), (3, 10))]
     outs = {kind: [tmp_path / f"{kind}-{number}" for number in range(len(jobs))] for kind in ("alone", "beside")}
     for out in (*outs["alone"], *outs["beside"]):

@@ -53,7 +53,7 @@ def _tap() -> None:
     def tapped(self: Any, pipe: Any, card: Any, spec: Any, index: int, monitor: Any, **more: Any) -> Any:
         output = call(self, pipe, card, spec, index, monitor, **more)
         made = output[0] if isinstance(output, tuple) else getattr(output, "frames", getattr(output, "images", None))
-        array = made.numpy() if isinstance(made, torch.Tensor) else np.asarray(made)
+        array = made.cpu().numpy() if isinstance(made, torch.Tensor) else np.asarray(made)
         name = f"{monitor.fence}-{index}-{os.environ.get('RANK', '0')}.npy"
         np.save(Path(os.environ["TAPS"], name), array)
         np.save(Path(os.environ["TAPS"], f"votes-{os.environ.get('RANK', '0')}.npy"), np.array(waits))
