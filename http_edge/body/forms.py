@@ -246,8 +246,10 @@ async def _read_text(request: Request, spool: Spool, fields: Fields) -> None:
     file: SpoolFile | None = None
     body = Body(request, spool.limits, MAX_TEXT_BYTES)
     async with aclosing(body.chunks()) as chunks, AsyncExitStack() as turns:
+        grow = turns.enter_context(spool.arriving())
         async for chunk in chunks:
-            if file is None and len(start) + len(chunk) <= SMALL_BODY_BYTES:
+            size = len(start) + len(chunk)
+            if file is None and size <= SMALL_BODY_BYTES and grow(size):
                 start += chunk
                 continue
             if file is None:

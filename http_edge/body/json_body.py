@@ -14,8 +14,8 @@ from starlette.responses import Response
 from http_edge.base.context import current
 from http_edge.base.errors import EdgeError, shown
 from http_edge.base.json_text import BadJson, decode_json
-from http_edge.base.limits import SMALL_BODY_BYTES, Limits
-from http_edge.body.spool import MAX_FIELDS, Body
+from http_edge.base.limits import CLOSE, SMALL_BODY_BYTES, Limits
+from http_edge.body.spool import MAX_FIELDS, Body, Spool
 
 #: Largest JSON body that is read whole: one without images.
 MAX_BODY_BYTES = SMALL_BODY_BYTES
@@ -41,8 +41,15 @@ async def read_object(request: Request) -> dict[str, Any]:
 
     Where images or forms may come, `forms.read_fields` reads.
     """
+    spool: Spool = request.app.state.spool
+    body = bytearray()
     async with aclosing(Body(request, _LIMITS, MAX_BODY_BYTES).chunks()) as chunks:
-        data = parse_object(b"".join([chunk async for chunk in chunks]))
+        with spool.arriving() as grow:
+            async for chunk in chunks:
+                if not grow(len(body) + len(chunk)):
+                    raise EdgeError("busy", "too many bodies are arriving at once", retry_after_s=2.0, headers=CLOSE)
+                body += chunk
+    data = parse_object(bytes(body))
     payload = current().payload
     if payload is not None:
         payload.add(data)

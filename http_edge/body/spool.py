@@ -1,8 +1,9 @@
 """Upload spool: request bodies in temporary files below `<home>/uploads/tmp`, within bounds.
 
 Rules. A request's large bytes lie on disk until the request is complete, so that slow clients cost disk and not memory; at most
-`LARGE_AT_ONCE` complete large bodies are in memory at a time. A temporary file belongs to one request and is removed with it, whatever
-ends the request; what a killed process left is removed by age. Room is kept on the disk for results and the journal.
+`LARGE_AT_ONCE` complete large bodies are in memory at a time. Small bodies arrive in memory, while they have room there together. A
+temporary file belongs to one request and is removed with it, whatever ends the request; what a killed process left is removed by age. Room
+is kept on the disk for results and the journal.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ LARGE_AT_ONCE = 4
 
 _LARGE_WAIT_S = 20.0
 
+#: Memory of small bodies that are arriving, together; and what each may have beside it.
+ARRIVING_BYTES = 64 * MIB
+_ALWAYS_BYTES = 16 * 1024
+
 #: Bytes left free on the disk.
 _RESERVE_BYTES = 256 * MIB
 
@@ -67,6 +72,7 @@ class Spool:
         self._threads = anyio.CapacityLimiter(_DISK_THREADS)
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._places = UploadPlaces()
+        self._arriving_bytes = 0
 
     def create(self) -> SpoolFile:
         """A new temporary file. Raises `EdgeError` when the disk is full.
@@ -104,6 +110,25 @@ class Spool:
         finally:
             body.upload = None
             self._places.leave(upload)
+
+    @contextlib.contextmanager
+    def arriving(self) -> Iterator[Callable[[int], bool]]:
+        """Count one body that arrives in memory: call the result with its bytes so far; False: there is no room for so many."""
+        held = 0
+
+        def grow(size: int) -> bool:
+            nonlocal held
+            more = max(held, size - _ALWAYS_BYTES) - held
+            if self._arriving_bytes + more > ARRIVING_BYTES:
+                return False
+            self._arriving_bytes += more
+            held += more
+            return True
+
+        try:
+            yield grow
+        finally:
+            self._arriving_bytes -= held
 
     async def large_turn(self) -> Callable[[], None]:
         """Wait for one of the places of large bodies in memory; call the result to give it back. Raises `EdgeError`."""

@@ -151,9 +151,9 @@ BROKER: tuple[Kind, ...] = ("unavailable", "shutting_down")
 LOOKUP: tuple[Kind, ...] = (*BROKER, "not_found")
 QUERY: tuple[Kind, ...] = ("invalid_value", "missing_field")
 #: Errors of operations that read a small JSON body.
-BODY: tuple[Kind, ...] = ("bad_json", "bad_form", "missing_field", "invalid_value", "request_timeout")
+BODY: tuple[Kind, ...] = ("bad_json", "bad_form", "missing_field", "invalid_value", "request_timeout", "busy")
 #: Errors of operations whose body may hold files.
-FORM: tuple[Kind, ...] = (*BODY, "busy", "disk_full", "unavailable")
+FORM: tuple[Kind, ...] = (*BODY, "disk_full", "unavailable")
 #: Errors of operations that send files.
 DOWNLOAD: tuple[Kind, ...] = (
     *LOOKUP,

@@ -21,8 +21,10 @@ from http_edge.base.errors import EdgeError
 from http_edge.base.limits import Limits
 from http_edge.body import spool, upload_places
 from http_edge.body.forms import Fields, read_fields
+from http_edge.body.json_body import read_object
 from http_edge.body.spool import Spool
 from tests.edge.form_bodies import BOUNDARY, MIB, build, field, file, left, read, receiver
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -158,6 +160,40 @@ def test_large_bodies_in_memory_wait_for_each_other(temporary: Path, monkeypatch
             held[0] = await one()
         for fields in held:
             fields.close()
+
+    asyncio.run(scenario())
+    assert left(temporary) == []
+
+
+def test_small_bodies_that_do_not_come_on_leave_memory_to_others(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond what all may have in memory together, a small body goes over the disk, and one that must not is refused for now."""
+    monkeypatch.setattr(spool, "ARRIVING_BYTES", 3 * MIB)
+    value = "x" * MIB
+    body = [b'{"a": "', value.encode(), b'"}']
+
+    async def scenario() -> None:
+        app = SimpleNamespace(state=SimpleNamespace(spool=Spool(temporary)))
+        scope = {"type": "http", "method": "POST", "headers": [], "app": app}
+
+        def request(chunks: list[bytes | str]) -> Request:
+            return Request(scope, receiver(list(chunks)))  # type: ignore[arg-type]
+
+        async with asyncio.timeout(60):
+            stalled = [asyncio.ensure_future(read_fields(request([*body[:2], "stall"]))) for _ in range(10)]
+            await eventually(lambda: len(left(temporary)) >= 7 or None)
+            with pytest.raises(EdgeError) as refused:
+                await read_object(request(body))  # type: ignore[arg-type]
+            assert refused.value.kind == "busy"
+            assert (await read_object(request([b'{"a": 1}']))) == {"a": 1}
+            fields = await read_fields(request(body))  # type: ignore[arg-type]
+            assert fields.values == {"a": value}
+            fields.close()
+            for one in stalled:
+                one.cancel()
+            await asyncio.gather(*stalled, return_exceptions=True)
+            assert (await read_object(request(body))) == {"a": value}  # type: ignore[arg-type]
 
     asyncio.run(scenario())
     assert left(temporary) == []
