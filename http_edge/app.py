@@ -45,8 +45,8 @@ from http_edge.jobs.service import JobService
 from http_edge.media.depot_files import DepotFiles
 from http_edge.media.exports import Exports
 from http_edge.media.fetch import Fetcher
-from http_edge.media.image_inputs import ImageInputs
-from http_edge.media.image_sources import ImageSources
+from http_edge.media.input_sources import InputSources
+from http_edge.media.input_store import InputStore
 from http_edge.media.ssrf import SsrfGuard
 from http_edge.media.uploads import Uploads
 from http_edge.middleware import Middleware
@@ -123,7 +123,7 @@ def build_edge(
     files = Uploads(settings.uploads_path / "files")
     inputs = resolve_roots(settings.input_roots, (start, *outputs), start)
     exports = Exports(settings.home_path, start, outputs, overwrite=settings.save_overwrites)
-    kept = ImageInputs(
+    kept = InputStore(
         settings.uploads_path,
         start,
         inputs,
@@ -136,7 +136,7 @@ def build_edge(
         settings,
         broker,
         hub,
-        ImageSources(kept, files, fetcher),
+        InputSources(kept, files, fetcher),
         exports,
         check_url=fetcher.check,
         remote=store_of(settings),

@@ -19,7 +19,7 @@ from broker.wire.messages import JobView
 from broker.wire.terms import FINAL_NAMES, LIVE_NAMES
 from http_edge.jobs.service import JobService
 from http_edge.media.artefact_store import ArtefactStore
-from http_edge.media.image_inputs import ImageInputs
+from http_edge.media.input_store import InputStore
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _STRAYS = 500
 class FileCleaner:
     """Cleaner of inputs and artefacts. All methods raise `EdgeError` when the broker does not answer; `OSError`."""
 
-    def __init__(self, calls: JobService, inputs: ImageInputs, store: ArtefactStore) -> None:
+    def __init__(self, calls: JobService, inputs: InputStore, store: ArtefactStore) -> None:
         self._calls = calls
         self._inputs = inputs
         self._store = store

@@ -30,7 +30,7 @@ from http_edge.body.spool import STALE_S, Spool
 from http_edge.jobs import clock_agreement
 from http_edge.jobs.service import JobService
 from http_edge.media.artefact_store import release
-from http_edge.media.image_inputs import ImageInputs
+from http_edge.media.input_store import InputStore
 from http_edge.media.uploads import LONGEST_KEPT_S, Uploads
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Retention:
     def __init__(
         self,
         calls: JobService,
-        inputs: ImageInputs,
+        inputs: InputStore,
         spool: Spool,
         files: Uploads,
         *,

@@ -9,7 +9,7 @@ from broker.wire.inputs import ROLES, SHAPING
 from broker.wire.jobspec import MediaKind, ModelCard
 from http_edge.base.errors import EdgeError, invalid, shown
 from http_edge.jobs.generation import Generation
-from http_edge.media.image_inputs import MAX_IMAGE_PIXELS, Picture
+from http_edge.media.input_store import MAX_IMAGE_PIXELS, Picture
 
 #: Inputs by role.
 Media = Mapping[str, tuple[Picture, ...]]

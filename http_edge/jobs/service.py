@@ -37,7 +37,7 @@ from http_edge.jobs.workers import WorkerControl
 from http_edge.media.artefact_store import ArtefactStore
 from http_edge.media.credentials import EdgeCredentials
 from http_edge.media.exports import Exports
-from http_edge.media.image_sources import ImageSources
+from http_edge.media.input_sources import InputSources
 from http_edge.media.result_files import ResultFiles
 
 __all__ = ["JobService", "Submission"]
@@ -61,7 +61,7 @@ class JobService:
         settings: EdgeSettings,
         broker: BrokerClient,
         hub: Hub,
-        images: ImageSources,
+        sources: InputSources,
         exports: Exports,
         *,
         check_url: CheckUrl = refuse_url,
@@ -88,13 +88,13 @@ class JobService:
         self.jobs = JobLookup(broker, hub, export_on_read, settings.retention_s)
         self.follower = JobFollower(self.jobs, hub)
         self.deletion = JobDeletion(broker, self.jobs, hub, ArtefactStore(settings.home_path, remote), threads)
-        self.inputs = JobInputs(images, self.results)
+        self.inputs = JobInputs(sources, self.results)
         self._broker = broker
         self._submitter = Submitter(
             settings,
             broker,
             self.catalogue,
-            images,
+            sources,
             exports,
             threads,
             check_url,
@@ -102,9 +102,9 @@ class JobService:
             wall_clock,
         )
 
-    async def submit(self, order: Submission) -> tuple[Job, bool]:
+    async def submit(self, submission: Submission) -> tuple[Job, bool]:
         """The accepted job, and whether it was there before. Raises `EdgeError`."""
-        view, duplicate = await self._submitter.submit(order)
+        view, duplicate = await self._submitter.submit(submission)
         return await self.jobs.of(view), duplicate
 
     async def estimate(self, generation: Generation, priority: int) -> tuple[str, m.Forecast, float]:

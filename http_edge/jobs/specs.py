@@ -1,6 +1,6 @@
 """A generation -> `JobSpec`: fitted to a model's card, with one clear error or with warnings. Shared by all API families.
 
-Nothing here touches a file: paths are checked by `media.image_inputs` and `media.exports`.
+Nothing here touches a file: paths are checked by `media.input_store` and `media.exports`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from http_edge.jobs.media_checks import (
     media_warnings,
     shaping,
 )
-from http_edge.media.image_inputs import Picture
+from http_edge.media.input_store import Picture
 
 #: How far a size may be from an `aspect_ratio` beside it before that is worth a warning: grids are coarse.
 _SAME_SHAPE = math.log(1.1)

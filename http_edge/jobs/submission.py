@@ -8,7 +8,7 @@ from broker.wire.jobspec import Scalar
 from broker.wire.submission import DEFAULT_PRIORITY
 from http_edge.jobs.generation import Generation
 from http_edge.jobs.webhook_fields import Webhook
-from http_edge.media.image_inputs import Picture
+from http_edge.media.input_store import Picture
 
 
 class Submission(Struct, frozen=True, kw_only=True):

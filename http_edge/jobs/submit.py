@@ -40,8 +40,8 @@ from http_edge.jobs.specs import build_spec, encode_checked
 from http_edge.jobs.submission import Submission
 from http_edge.jobs.webhook_fields import Webhook
 from http_edge.media.exports import Exports
-from http_edge.media.image_inputs import Picture
-from http_edge.media.image_sources import ImageSources
+from http_edge.media.input_sources import InputSources
+from http_edge.media.input_store import Picture
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Submitter:
         settings: EdgeSettings,
         broker: BrokerClient,
         catalogue: Catalogue,
-        images: ImageSources,
+        sources: InputSources,
         exports: Exports,
         threads: anyio.CapacityLimiter,
         check_url: CheckUrl,
@@ -81,29 +81,29 @@ class Submitter:
         self._enhancer = enhancer
         self._broker = broker
         self._catalogue = catalogue
-        self._images = images
+        self._sources = sources
         self._exports = exports
         self._threads = threads
         self._wall_clock = wall_clock
 
-    async def submit(self, order: Submission) -> tuple[m.JobView, bool]:
+    async def submit(self, submission: Submission) -> tuple[m.JobView, bool]:
         """The accepted job with its spec's bytes, and whether it was there before. Raises `EdgeError`."""
-        order = self._named(order)
-        there = await self._replay(order)
+        submission = self._named(submission)
+        there = await self._replay(submission)
         if there is not None:
             return there, True
-        card = await self._card(order)
-        generation = order.generation
-        if order.image and not generation.image:
+        card = await self._card(submission)
+        generation = submission.generation
+        if submission.image and not generation.image:
             generation = msgspec.structs.replace(generation, image="the uploaded image")
         make = partial(
             build_spec,
             generation,
             card,
             seed=secrets.randbelow(_SEED_BOUND),
-            echo=order.echo,
-            warnings=order.warnings,
-            lenient=order.lenient,
+            echo=submission.echo,
+            warnings=submission.warnings,
+            lenient=submission.lenient,
         )
         # Faults of the request are reported before a picture is fetched; the picture then decides the size, too.
         spec = make()
@@ -112,28 +112,28 @@ class Submitter:
                 generation.label("save_to"), generation.save_to, f"is one file, and the job makes {spec.num_outputs}"
             )
         save_to = await self._checked_path(generation, spec)
-        media = await self._media(generation, order)
+        media = await self._media(generation, submission)
         if media:
             paths = {role: tuple(one.path for one in kept) for role, kept in media.items()}
             image = paths.pop("image", ("",))[0]
             spec = msgspec.structs.replace(make(media=media), image=image, inputs=paths)
         spec = msgspec.structs.replace(spec, save_to=save_to)
-        if order.webhook is not None:
-            await self._check_webhook(order.webhook.url)
+        if submission.webhook is not None:
+            await self._check_webhook(submission.webhook.url)
         if generation.use_prompt_enhancer:
-            spec = await self._enhanced(order, spec)
-        return await self._submit(order, spec, card)
+            spec = await self._enhanced(submission, spec)
+        return await self._submit(submission, spec, card)
 
     async def estimate(self, generation: Generation, priority: int) -> tuple[str, m.Forecast, float]:
         """(the model, what would become of such a job if it came now, Unix time now). Nothing is fetched or kept. Raises `EdgeError`."""
         scope = current()
-        order = Submission(generation=generation, priority=priority)
-        order = msgspec.structs.replace(order, priority=_priority(order, scope.caller))
-        card = await self._card(order)
+        submission = Submission(generation=generation, priority=priority)
+        submission = msgspec.structs.replace(submission, priority=_priority(submission, scope.caller))
+        card = await self._card(submission)
         spec = build_spec(generation, card)
         _check_loras(spec, generation, scope.caller)
         ask = m.Estimate(
-            req=0, submission=_fixed(order, spec, card), confidence=generation.ready_confidence or CONFIDENCE
+            req=0, submission=_fixed(submission, spec, card), confidence=generation.ready_confidence or CONFIDENCE
         )
         with translated():
             found = await self._broker.estimate(ask)
@@ -141,7 +141,7 @@ class Submitter:
 
     async def repeat(self, view: m.JobView, spec: JobSpec) -> m.JobView:
         """Submit a job that is over once more, as it is, under the same name. Raises `EdgeError`."""
-        order = self._named(
+        submission = self._named(
             Submission(
                 generation=Generation(prompt=spec.prompt, seed=spec.seed, gpus=view.submission.gpus),
                 priority=view.submission.priority,
@@ -153,18 +153,18 @@ class Submitter:
                 else None,
             )
         )
-        there = await self._replay(order)
+        there = await self._replay(submission)
         if there is not None:
             return there
         for path in spec.input_paths():
-            await self._images.touch("image" if path == spec.image else "inputs", path)
+            await self._sources.touch("image" if path == spec.image else "inputs", path)
         card = await self._catalogue.choose(view.submission.model, worker=view.submission.pinned)
-        again, _ = await self._submit(order, spec, card)
+        again, _ = await self._submit(submission, spec, card)
         return again
 
-    async def _enhanced(self, order: Submission, spec: JobSpec) -> JobSpec:
+    async def _enhanced(self, submission: Submission, spec: JobSpec) -> JobSpec:
         """The spec with an enhanced prompt: for a request that comes again, the one that the first got. Raises `EdgeError`."""
-        there = None if order.fresh else await self._existing(order.job_id)
+        there = None if submission.fresh else await self._existing(submission.job_id)
         first = None if there is None else _spec_of(there)
         if first is not None and (same := as_before(spec, first)) is not spec:
             return same
@@ -172,28 +172,32 @@ class Submitter:
 
     # ------------------------------------------------------------ the same request again
 
-    def _named(self, order: Submission) -> Submission:
-        """The order with the id that its job gets, and the priority. Raises `EdgeError`."""
+    def _named(self, submission: Submission) -> Submission:
+        """The submission with the id that its job gets, and the priority. Raises `EdgeError`."""
         scope = current()
-        fresh = not (order.job_id or scope.job_key)
-        if not order.job_id:
-            job_id = f"{order.id_prefix}{scope.job_key or _new_id(self._wall_clock())}"
+        fresh = not (submission.job_id or scope.job_key)
+        if not submission.job_id:
+            job_id = f"{submission.id_prefix}{scope.job_key or _new_id(self._wall_clock())}"
         elif scope.job_key:
-            raise invalid("id", order.job_id, f"excludes {idempotency.HEADER}: either makes the request idempotent")
+            raise invalid(
+                "id", submission.job_id, f"excludes {idempotency.HEADER}: either makes the request idempotent"
+            )
         elif not scope.caller.key_name:
-            job_id = order.job_id
-        elif is_made(order.job_id):
-            raise invalid("id", order.job_id, "is of the form of the ids that this service makes itself")
+            job_id = submission.job_id
+        elif is_made(submission.job_id):
+            raise invalid("id", submission.job_id, "is of the form of the ids that this service makes itself")
         else:
-            job_id = own_id(scope.caller.tenant, order.job_id)
-        return msgspec.structs.replace(order, job_id=job_id, fresh=fresh, priority=_priority(order, scope.caller))
+            job_id = own_id(scope.caller.tenant, submission.job_id)
+        return msgspec.structs.replace(
+            submission, job_id=job_id, fresh=fresh, priority=_priority(submission, scope.caller)
+        )
 
-    async def _replay(self, order: Submission) -> m.JobView | None:
+    async def _replay(self, submission: Submission) -> m.JobView | None:
         """The job of an earlier request with this idempotency key, None when there is none. Raises `EdgeError`."""
         scope = current()
         if not scope.job_key:
             return None
-        there = await self._existing(order.job_id)
+        there = await self._existing(submission.job_id)
         if there is None:
             return None
         spec = _spec_of(there)
@@ -202,38 +206,38 @@ class Submitter:
         scope.replayed = True
         return there
 
-    async def _submit(self, order: Submission, spec: JobSpec, card: ModelCard) -> tuple[m.JobView, bool]:
+    async def _submit(self, submission: Submission, spec: JobSpec, card: ModelCard) -> tuple[m.JobView, bool]:
         scope = current()
-        _check_loras(spec, order.generation, scope.caller)
+        _check_loras(spec, submission.generation, scope.caller)
         spec = msgspec.structs.replace(
             spec,
-            recipe=spec.recipe and self._may_hold_recipe(order.generation, scope.caller),
+            recipe=spec.recipe and self._may_hold_recipe(submission.generation, scope.caller),
             traceparent=scope.trace.traceparent if scope.trace else "",
             parent_span=scope.trace.parent_id if scope.trace else "",
             request_digest=scope.payload.digest() if scope.job_key and scope.payload else "",
         )
         try:
-            return await self._send(order, spec, card)
+            return await self._send(submission, spec, card)
         except EdgeError as error:
             if error.kind != "id_conflict":
                 raise
-            replayed = await self._replay(order)
+            replayed = await self._replay(submission)
             if replayed is not None:
                 # Another edge took the first request meanwhile.
                 return replayed, True
-            same = await self._as_first(order, spec)
+            same = await self._as_first(submission, spec)
             if same is None:
                 raise
-        return await self._send(order, same, card)
+        return await self._send(submission, same, card)
 
-    async def _as_first(self, order: Submission, spec: JobSpec) -> JobSpec | None:
+    async def _as_first(self, submission: Submission, spec: JobSpec) -> JobSpec | None:
         """The spec with what was drawn for the job that bears this id already; None when that makes no difference."""
-        there = await self._existing(order.job_id)
+        there = await self._existing(submission.job_id)
         first = _spec_of(there) if there is not None else None
         if first is None:
             return None
-        seed = spec.seed if order.generation.seed is not None else first.seed
-        if order.generation.use_prompt_enhancer:
+        seed = spec.seed if submission.generation.seed is not None else first.seed
+        if submission.generation.use_prompt_enhancer:
             spec = as_before(spec, first)
         same = msgspec.structs.replace(spec, seed=seed, traceparent=first.traceparent, parent_span=first.parent_span)
         return same if same != spec else None
@@ -245,20 +249,20 @@ class Submitter:
 
     # ------------------------------------------------------------ parts
 
-    async def _send(self, order: Submission, spec: JobSpec, card: ModelCard) -> tuple[m.JobView, bool]:
+    async def _send(self, submission: Submission, spec: JobSpec, card: ModelCard) -> tuple[m.JobView, bool]:
         body = encode_checked(spec)
         scope = current()
         message = m.Submit(
             req=0,
-            job_id=order.job_id,
-            submission=_fixed(order, spec, card),
-            alias_unique=order.alias_unique,
-            only_if_idle=order.only_if_idle,
+            job_id=submission.job_id,
+            submission=_fixed(submission, spec, card),
+            alias_unique=submission.alias_unique,
+            only_if_idle=submission.only_if_idle,
             max_queued=scope.caller.max_queued,
-            deadline_s=order.deadline_s,
-            fresh=order.fresh,
+            deadline_s=submission.deadline_s,
+            fresh=submission.fresh,
             body=body,
-            promise=_wish(order.generation),
+            promise=_wish(submission.generation),
         )
         try:
             with translated():
@@ -267,20 +271,20 @@ class Submitter:
             if error.kind != "id_conflict":
                 raise
             # The broker has it by the journal's id.
-            taken = f"another job bears the id {shown_id(order.job_id)!r}"
+            taken = f"another job bears the id {shown_id(submission.job_id)!r}"
             raise EdgeError("id_conflict", taken, param="id") from None
         log.info("job accepted", extra={"action": Action.SUBMIT, "job_id": view.id, **scope.log_fields()})
         return msgspec.structs.replace(view, body=body), duplicate
 
-    async def _card(self, order: Submission) -> ModelCard:
-        generation = order.generation
+    async def _card(self, submission: Submission) -> ModelCard:
+        generation = submission.generation
         return await self._catalogue.choose(
             generation.model,
             label=generation.label("model"),
             default=self._settings.default_model,
-            output=generation.output or order.prefers,
-            inputs={*generation.roles(), *(("image",) if order.image else ())},
-            worker=order.worker,
+            output=generation.output or submission.prefers,
+            inputs={*generation.roles(), *(("image",) if submission.image else ())},
+            worker=submission.worker,
         )
 
     async def _checked_path(self, generation: Generation, spec: JobSpec) -> str:
@@ -290,19 +294,19 @@ class Submitter:
         label, tenant = generation.label("save_to"), current().caller.tenant
         return await self._in_thread(lambda: self._exports.check(label, spec.save_to, spec.output, tenant))
 
-    async def _media(self, generation: Generation, order: Submission) -> dict[str, tuple[Picture, ...]]:
+    async def _media(self, generation: Generation, submission: Submission) -> dict[str, tuple[Picture, ...]]:
         """The job's inputs by role, kept. Raises `EdgeError`."""
         media: dict[str, tuple[Picture, ...]] = {}
         for role in generation.roles():
-            label, there = generation.label(role), order.inputs.get(role, ())
+            label, there = generation.label(role), submission.inputs.get(role, ())
             if role == "image":
-                there = (order.image,) if order.image else ()
+                there = (submission.image,) if submission.image else ()
             for one in there:
-                await self._images.touch(label, one.path)
+                await self._sources.touch(label, one.path)
             if not there:
                 kind: InputKind = ROLES[role].kind if role in ROLES else "picture"
                 texts = (generation.image,) if role == "image" else getattr(generation, role)
-                there = tuple([await self._images.resolve(label, text, allow_paths=True, kind=kind) for text in texts])
+                there = tuple([await self._sources.resolve(label, text, allow_paths=True, kind=kind) for text in texts])
             media[role] = there
         return media
 
@@ -327,25 +331,25 @@ class Submitter:
         return await anyio.to_thread.run_sync(work, limiter=self._threads)
 
 
-def _fixed(order: Submission, spec: JobSpec, card: ModelCard) -> m.Submission:
-    """Immutable attributes of the order's job."""
+def _fixed(submission: Submission, spec: JobSpec, card: ModelCard) -> m.Submission:
+    """Immutable attributes of the submission's job."""
     caller = current().caller
     return m.Submission(
         model=spec.model,
         units=cost_units(spec, card),
         tenant=caller.tenant,
-        priority=order.priority,
-        gpus=order.generation.gpus or 1,
-        origin=order.origin,
-        alias=order.alias,
-        pinned=order.worker,
+        priority=submission.priority,
+        gpus=submission.generation.gpus or 1,
+        origin=submission.origin,
+        alias=submission.alias,
+        pinned=submission.worker,
         max_running=caller.max_running,
-        webhook=order.webhook.url if order.webhook else "",
-        webhook_events=order.webhook.events if order.webhook else (),
+        webhook=submission.webhook.url if submission.webhook else "",
+        webhook_events=submission.webhook.events if submission.webhook else (),
         lora_names=short_list(use.name for use in spec.loras) if spec.loras else (),
         submitted_by=caller.key_name,
         steps=spec.num_inference_steps * spec.num_outputs,
-        draft_steps=(order.generation.draft_steps or 0) * spec.num_outputs,
+        draft_steps=(submission.generation.draft_steps or 0) * spec.num_outputs,
     )
 
 
@@ -385,14 +389,14 @@ def time_in_id(job_id: str) -> float:
     return int(match[1], 16) / 1000 if match else 0.0
 
 
-def _priority(order: Submission, caller: Caller) -> int:
+def _priority(submission: Submission, caller: Caller) -> int:
     """The job's priority. Raises `EdgeError` when the caller requests more than it may; what it did not request is lowered."""
-    if order.priority <= caller.max_priority:
-        return order.priority
-    if order.priority == DEFAULT_PRIORITY:
+    if submission.priority <= caller.max_priority:
+        return submission.priority
+    if submission.priority == DEFAULT_PRIORITY:
         return caller.max_priority
-    message = f"priority: {order.priority} is above what this key may ask for, {caller.max_priority}"
-    raise EdgeError("forbidden", message, param="priority", value=order.priority)
+    message = f"priority: {submission.priority} is above what this key may ask for, {caller.max_priority}"
+    raise EdgeError("forbidden", message, param="priority", value=submission.priority)
 
 
 def _check_loras(spec: JobSpec, generation: Generation, caller: Caller) -> None:

@@ -14,21 +14,21 @@ from PIL import Image
 
 from broker.wire.jobspec import decode_spec
 from http_edge.base.errors import EdgeError
-from http_edge.media import image_inputs
-from http_edge.media.image_inputs import ImageInputs
+from http_edge.media import input_store
+from http_edge.media.input_store import InputStore
 from tests.edge.conftest import World
 from tests.edge.small_media import picture
 from tests.support.exchange import exchanging
 
 
 @pytest.fixture
-def door(start: Path) -> ImageInputs:
+def door(start: Path) -> InputStore:
     start = Path(os.path.realpath(start))
-    return ImageInputs(start / "uploads", start, (start,))
+    return InputStore(start / "uploads", start, (start,))
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("PNG", ".png"), ("JPEG", ".jpg"), ("WEBP", ".webp"), ("BMP", ".bmp")])
-def test_images_are_kept_by_their_content(door: ImageInputs, start: Path, kind: str, suffix: str) -> None:
+def test_images_are_kept_by_their_content(door: InputStore, start: Path, kind: str, suffix: str) -> None:
     # The name is the client's; the format is the file's own.
     (start / "first.dat").write_bytes(picture(kind=kind))
     (start / "second.png").write_bytes(picture(kind=kind))
@@ -42,12 +42,12 @@ def test_images_are_kept_by_their_content(door: ImageInputs, start: Path, kind: 
 def test_a_refusal_names_each_directory_once(start: Path) -> None:
     start = Path(os.path.realpath(start))
     with pytest.raises(EdgeError) as refused:
-        ImageInputs(start / "uploads", start, (start, start)).from_path("image", "/etc/hostname")
+        InputStore(start / "uploads", start, (start, start)).from_path("image", "/etc/hostname")
     assert f"which are {start} (setting input_roots)" in refused.value.message
 
 
 def test_no_directory_that_is_exchanged_for_a_link_leads_a_reader_out(
-    door: ImageInputs, start: Path, tmp_path: Path
+    door: InputStore, start: Path, tmp_path: Path
 ) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -81,7 +81,7 @@ NO_IMAGES = [
 
 
 @pytest.mark.parametrize(("content", "words"), NO_IMAGES, ids=range(len(NO_IMAGES)))
-def test_what_is_no_image_is_refused(door: ImageInputs, start: Path, content: bytes, words: str) -> None:
+def test_what_is_no_image_is_refused(door: InputStore, start: Path, content: bytes, words: str) -> None:
     (start / "x.png").write_bytes(content)
     with pytest.raises(EdgeError) as caught:
         door.from_path("image", "x.png")
@@ -91,10 +91,10 @@ def test_what_is_no_image_is_refused(door: ImageInputs, start: Path, content: by
 
 
 def test_too_many_pixels_are_refused_before_decoding(
-    door: ImageInputs, start: Path, monkeypatch: pytest.MonkeyPatch
+    door: InputStore, start: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (start / "x.png").write_bytes(picture(size=(100, 100)))
-    monkeypatch.setattr(image_inputs, "MAX_IMAGE_PIXELS", 9_999)
+    monkeypatch.setattr(input_store, "MAX_IMAGE_PIXELS", 9_999)
     with pytest.raises(EdgeError, match="has 100x100 pixels; at most 9999"):
         door.from_path("image", "x.png")
 
@@ -110,12 +110,12 @@ def black_png(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def test_the_bomb_is_a_picture_like_any_other(door: ImageInputs, start: Path) -> None:
+def test_the_bomb_is_a_picture_like_any_other(door: InputStore, start: Path) -> None:
     (start / "black.png").write_bytes(black_png(100))
     assert door.from_path("image", "black.png")
 
 
-def test_a_decompression_bomb_is_refused(door: ImageInputs, start: Path) -> None:
+def test_a_decompression_bomb_is_refused(door: InputStore, start: Path) -> None:
     # 12000 x 12000 in a few kilobytes: Pillow itself warns of it, and a larger one it refuses.
     for side in (12_000, 20_000):
         (start / "bomb.png").write_bytes(black_png(side))
@@ -123,14 +123,14 @@ def test_a_decompression_bomb_is_refused(door: ImageInputs, start: Path) -> None
             door.from_path("image", "bomb.png")
 
 
-def test_a_file_that_is_too_large_is_refused(door: ImageInputs, start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_inputs, "MAX_IMAGE_BYTES", 10)
+def test_a_file_that_is_too_large_is_refused(door: InputStore, start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(input_store, "MAX_IMAGE_BYTES", 10)
     (start / "x.png").write_bytes(picture())
     with pytest.raises(EdgeError, match="bytes, at most 10"):
         door.from_path("image", "x.png")
 
 
-def test_paths_that_are_no_readable_file_are_refused(door: ImageInputs, start: Path, tmp_path: Path) -> None:
+def test_paths_that_are_no_readable_file_are_refused(door: InputStore, start: Path, tmp_path: Path) -> None:
     (start / "dir").mkdir()
     os.mkfifo(start / "pipe")
     (start / "out.png").symlink_to(tmp_path / "outside.png")
@@ -174,7 +174,7 @@ def test_input_roots_are_a_setting(open_edge: Callable[..., World], tmp_path: Pa
     assert world.submit(image=str(tmp_path / "cat.png"))["model"] == "animate"
 
 
-def test_a_picture_is_kept_upright_and_without_what_engines_may_read_otherwise(door: ImageInputs, start: Path) -> None:
+def test_a_picture_is_kept_upright_and_without_what_engines_may_read_otherwise(door: InputStore, start: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     # A tag that can be read but not be written again.

@@ -327,7 +327,7 @@ def test_what_is_no_clip_is_refused(able: World, data: bytes, words: str) -> Non
 
 def test_bounds_of_a_clip(able: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as bounds:
-        bounds.setattr("http_edge.media.image_inputs.MAX_CLIP_BYTES", 900)
+        bounds.setattr("http_edge.media.input_store.MAX_CLIP_BYTES", 900)
         refused(send(able, "native", video=b64(CLIP)), "video", "at most 900")
     for name, value, words in (
         ("MAX_FRAMES", 20, "has more than 20 frames"),

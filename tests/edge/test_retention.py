@@ -18,7 +18,7 @@ from broker.wire.jobspec import decode_spec
 from http_edge.background import retention as retention_module
 from http_edge.background.retention import Retention
 from http_edge.jobs import clock_agreement
-from http_edge.media.image_inputs import ImageInputs
+from http_edge.media.input_store import InputStore
 from tests.edge.conftest import World
 from tests.edge.small_media import picture
 from tests.support.waiting import wait_until
@@ -36,7 +36,7 @@ class Keeper:
         self.now = T0
         world.fake.clock = lambda: self.now
         edge = world.edge
-        inputs = ImageInputs(edge.settings.uploads_path, world.start, (world.start,))
+        inputs = InputStore(edge.settings.uploads_path, world.start, (world.start,))
         self.retention = Retention(edge.calls, inputs, edge.spool, edge.files, wall_clock=lambda: self.now)
 
     def sweep(self, now: float | None = None) -> None:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from broker.runtime.pictures import BROKEN_PROFILE, ON_WHITE
-from http_edge.media.image_inputs import ImageInputs
+from http_edge.media.input_store import InputStore
 from tests.support import icc
 from workers.engine.inputs import read_image
 
@@ -100,7 +100,7 @@ def reached(tmp_path: Path) -> Callable[..., tuple[Colour, tuple[str, ...]]]:
         data = io.BytesIO()
         picture.save(data, kind, **options)
         (tmp_path / "sent").write_bytes(data.getvalue())
-        kept = ImageInputs(tmp_path / "uploads", tmp_path, (tmp_path,)).from_path("image", "sent")
+        kept = InputStore(tmp_path / "uploads", tmp_path, (tmp_path,)).from_path("image", "sent")
         image = read_image(Path(kept.path), None)
         assert image.mode == "RGB"
         found = image.getpixel((image.width // 2, image.height // 2))

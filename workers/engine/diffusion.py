@@ -19,6 +19,7 @@ from workers.engine.errors import InvalidInput
 from workers.engine.guidance import guided
 from workers.engine.instrumentation import call
 from workers.engine.loras import described
+from workers.engine.noise_scheduler import draw_noise_from, sampled, sampler_of
 from workers.engine.overlap import shape_of
 from workers.engine.peaks import Shape
 from workers.engine.pipeline_variants import can_be_copied, working_copy
@@ -27,7 +28,6 @@ from workers.engine.progress import DraftKept, Monitor
 from workers.engine.prompts import tokenizing
 from workers.engine.rank import Ranks
 from workers.engine.resuming import Resumption, UnknownState, versions
-from workers.engine.scheduling import draw_noise_from, sampled, sampler_of
 from workers.engine.sizing import sized
 from workers.engine.step_cache import step_cached
 from workers.engine.tokens import cut_prompts

@@ -22,13 +22,13 @@ from broker.runtime import log_context
 from broker.runtime.log_actions import Action
 from broker.wire.failures import FailureKind
 from broker.wire.jobspec import JobSpec, ModelCard, Result, decode_spec, digest_of, trace_id_of
-from workers.engine.as_asked import differences
 from workers.engine.base import Engine, Outcome, Stage
 from workers.engine.errors import LoadError, OutOfMemory
 from workers.engine.failures import classify, forget_frames, is_out_of_memory
 from workers.engine.overlap import Candidate, OverlapPlanner, shape_of
 from workers.engine.progress import Cancelled, Keeping, Monitor, Parked
 from workers.engine.registry import Registry
+from workers.engine.result_check import differences
 from workers.engine.turns import EngineJob, Turns
 from workers.ipc.messages import JobCancelled, JobEnding, JobFailed, JobFinished, JobParked, RunJob
 from workers.ipc.shared import SharedCounters

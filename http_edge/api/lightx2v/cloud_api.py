@@ -106,8 +106,8 @@ class LightX2VCloudApi:
     async def submit(self, request: Request) -> Response:
         """Take a task."""
         async with await read_fields(request) as fields:
-            order = await self._read(fields.values, fields.uploads)
-        job, _ = await self._calls.submit(order)
+            submission = await self._read(fields.values, fields.uploads)
+        job, _ = await self._calls.submit(submission)
         pool = await self._calls.catalogue.pool()
         return json_response(
             lx.CloudTaken(

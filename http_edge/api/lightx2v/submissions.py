@@ -56,7 +56,7 @@ class TaskSubmitter:
                 await check_url(task.presigned_url)
             image = None if upload is None else await self._calls.inputs.image(upload.field, upload, allow_paths=False)
             inputs = await self._calls.inputs.uploaded(input_files(fields.uploads))
-        order = Submission(
+        submission = Submission(
             generation=task.generation,
             warnings=task.warnings,
             image=image,
@@ -69,7 +69,7 @@ class TaskSubmitter:
             webhook=webhook,
         )
         try:
-            job, _ = await self._calls.submit(order)
+            job, _ = await self._calls.submit(submission)
         except EdgeError as error:
             raise await self._as_lightx2v_error(error, task.task_id) from None
         self.tasks.remember(job)

@@ -55,28 +55,28 @@ class Gen1:
     ) -> Response:
         """Take a task, with the picture among the files of `fields`; the server's answer. Raises `EdgeError`."""
         upload = fields.upload(*FIELDS["image"].names) if fields else None
-        order = self._read(values, upload, fields.uploads if fields else {}, place)
+        submission = self._read(values, upload, fields.uploads if fields else {}, place)
         if fields:
-            order = msgspec.structs.replace(
-                order, inputs=await self._calls.inputs.uploaded(input_files(fields.uploads))
+            submission = msgspec.structs.replace(
+                submission, inputs=await self._calls.inputs.uploaded(input_files(fields.uploads))
             )
         if upload is not None:
             image = await self._calls.inputs.image(upload.field, upload, allow_paths=False)
-            generation = with_upload(order.generation, upload)
-            echo = {**order.echo, "image_path": upload.file_name}
-            order = msgspec.structs.replace(order, generation=generation, image=image, echo=echo)
+            generation = with_upload(submission.generation, upload)
+            echo = {**submission.echo, "image_path": upload.file_name}
+            submission = msgspec.structs.replace(submission, generation=generation, image=image, echo=echo)
         try:
-            job, _ = await self._calls.submit(order)
+            job, _ = await self._calls.submit(submission)
         except EdgeError as error:
             if error.kind in ("busy", "queue_full"):
                 return json_response(lx.Gen1Taken(error="Service busy"))
             if error.kind == "alias_taken":
-                return json_response(lx.Gen1Taken(error=f"Task ID {order.alias} already exists"))
+                return json_response(lx.Gen1Taken(error=f"Task ID {submission.alias} already exists"))
             raise
         answer = lx.Gen1Taken(
-            task_id=order.alias,
+            task_id=submission.alias,
             task_status="processing",
-            save_video_path=str(order.echo["save_video_path"]),
+            save_video_path=str(submission.echo["save_video_path"]),
             warnings=warnings_member(job),
         )
         return json_response(answer)
@@ -84,7 +84,7 @@ class Gen1:
     def _read(
         self, values: Mapping[str, Any], upload: Upload | None, files: Mapping[str, list[Upload]], place: str
     ) -> Submission:
-        """The order in a request. Raises `EdgeError`."""
+        """The submission in a request. Raises `EdgeError`."""
         absent = [name for name in _REQUIRED if values.get(name) is None]
         if absent:
             raise missing(absent, place=place)

@@ -122,8 +122,8 @@ class JobsApi:
         200 with the job, also when this very job was there before.
         """
         async with await read_fields(request) as fields:
-            order = await self._read(fields)
-            job, duplicate = await self._calls.submit(order)
+            submission = await self._read(fields)
+            job, duplicate = await self._calls.submit(submission)
         prefer = read_prefer(request)
         job = await awaited(self._calls, prefer, job)
         body = taken_json(self._json(job), duplicate=duplicate)
@@ -298,12 +298,14 @@ class JobsApi:
     async def _read(self, fields: Fields) -> Submission:
         """Read a request and keep its image file. Raises `EdgeError`."""
         upload, inputs = fields.upload(*FIELDS["image"].names), input_files(fields.uploads)
-        order = read_order(fields.values, upload, inputs, files=fields.uploads)
-        order = msgspec.structs.replace(order, inputs=await self._calls.inputs.uploaded(inputs))
+        submission = read_submission(fields.values, upload, inputs, files=fields.uploads)
+        submission = msgspec.structs.replace(submission, inputs=await self._calls.inputs.uploaded(inputs))
         if upload is None:
-            return order
+            return submission
         image = await self._calls.inputs.image(upload.field, upload, allow_paths=False)
-        return msgspec.structs.replace(order, image=image, echo={**order.echo, "image": upload.file_name or "upload"})
+        return msgspec.structs.replace(
+            submission, image=image, echo={**submission.echo, "image": upload.file_name or "upload"}
+        )
 
     def _event(self, job: Job, last: Job | None) -> StreamEvent:
         """`state` when state, attempt or a wish of its client changed: the whole job; else `progress`: only what moves."""
@@ -329,7 +331,7 @@ class JobsApi:
         return newest_preview(self._calls.settings.artefacts_path, job.view)
 
 
-def read_order(
+def read_submission(
     values: Mapping[str, Any], upload: Upload | None, inputs: Files, *, files: Collection[str]
 ) -> Submission:
     """Read a native request, with the picture and the further inputs that it brought as files. Raises `EdgeError`."""

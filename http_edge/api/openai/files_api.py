@@ -20,7 +20,7 @@ from http_edge.body.spool import Spool
 from http_edge.http.file_response import Download, download
 from http_edge.http.operation import DOWNLOAD, FORM, Answer, Body, Param, Tag, operation
 from http_edge.http.routing import EdgeRoute, route
-from http_edge.media.image_inputs import media_type_of
+from http_edge.media.input_store import media_type_of
 from http_edge.media.uploads import LONGEST_KEPT_S, StoredFile, Uploads
 
 _DEFAULT_PURPOSE = "user_data"

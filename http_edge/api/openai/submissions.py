@@ -22,7 +22,7 @@ from http_edge.jobs.service import JobService
 from http_edge.jobs.specs import echoed_image
 from http_edge.jobs.submission import Submission
 from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, Webhook, read_webhook
-from http_edge.media.image_inputs import Picture
+from http_edge.media.input_store import Picture
 
 _ORIGINS: dict[MediaKind, str] = {"video": VIDEO_ORIGIN, "image": IMAGE_ORIGIN}
 _NO_FILES: Mapping[str, Sequence[Upload]] = MappingProxyType({})
@@ -107,7 +107,7 @@ async def submit(calls: JobService, media_request: MediaRequest) -> Job:
         seconds="" if shortened else parsed.seconds,
         remixed_from=media_request.remixed_from,
     )
-    order = Submission(
+    submission = Submission(
         generation=msgspec.structs.replace(generation, previews=media_request.previews or generation.previews),
         warnings=(*about_model, *about_fit, *warnings),
         lenient=True,
@@ -120,7 +120,7 @@ async def submit(calls: JobService, media_request: MediaRequest) -> Job:
         echo=echo,
         webhook=media_request.webhook,
     )
-    job, _ = await calls.submit(order)
+    job, _ = await calls.submit(submission)
     return job
 
 

@@ -30,7 +30,7 @@ from http_edge.jobs.service import JobService
 from http_edge.jobs.submission import Submission
 from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, read_webhook
 from http_edge.media.artefacts import find_artefact
-from http_edge.media.image_inputs import Picture
+from http_edge.media.input_store import Picture
 from http_edge.media.thumbnails import Thumbnails
 
 #: Fields of a request that a spec answers as they were requested, but those that a remix brings or that were for the first client.
@@ -70,7 +70,7 @@ class VideoEditsApi:
             seconds=str(spec.echo.get("seconds", "")),
             remixed_from=source.id,
         )
-        order = Submission(
+        submission = Submission(
             generation=_same(spec, prompt),
             warnings=tuple(
                 f"{name[:80]}: not supported by this route, ignored"
@@ -89,7 +89,7 @@ class VideoEditsApi:
             echo=echo,
             webhook=read_webhook(reader.fields),
         )
-        job, _ = await self._calls.submit(order)
+        job, _ = await self._calls.submit(submission)
         return await self._videos.created(request, job)
 
     @operation(

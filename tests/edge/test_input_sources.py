@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from broker.wire.jobspec import decode_spec
-from http_edge.media import image_inputs
+from http_edge.media import input_store
 from tests.edge.conftest import World
 from tests.edge.small_media import picture
 
@@ -232,7 +232,7 @@ def test_text_that_means_no_image_is_refused(world: World, text: str, words: str
 
 
 def test_base64_over_the_cap_is_refused_before_it_is_decoded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_inputs, "MAX_IMAGE_BYTES", 5000)
+    monkeypatch.setattr(input_store, "MAX_IMAGE_BYTES", 5000)
     response = world.http.post("/v1/jobs", json={"prompt": "a", "image": b64(noise(20_000))})
     assert "at most 5000" in response.json()["detail"]
 

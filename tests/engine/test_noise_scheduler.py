@@ -25,8 +25,8 @@ from tests.engine.scripted import CancelAt, Recorder
 from workers.engine.base import complete
 from workers.engine.errors import InvalidInput
 from workers.engine.memory import ProcessMemory
+from workers.engine.noise_scheduler import sampled, scheduler_for
 from workers.engine.progress import Cancelled, Monitor
-from workers.engine.scheduling import sampled, scheduler_for
 from workers.engine.video import VideoEngine
 from workers.ipc.shared import Slot
 from workers.models.samplers import KINDS, PRESETS

@@ -1,7 +1,7 @@
 """Inputs of jobs: pictures, masks and clips, checked and spooled to `<home>/uploads/<sha256>.<ext>`, where engines read them.
 
 Bytes are content-addressed, so the same picture sent twice is kept once, and what the engine reads cannot change under a queued job. A
-path is one way for bytes to come; `image_sources` has the others. Everything here blocks: callers are worker threads.
+path is one way for bytes to come; `input_sources` has the others. Everything here blocks: callers are worker threads.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Picture(Struct, frozen=True):
     clip: ClipFacts | None = None
 
 
-class ImageInputs:
+class InputStore:
     """Store of inputs, and the sources that they may come from.
 
     With tenants, files of other tenants cannot be read: everything below `closed`, the home, where uploads and artefacts lie under no

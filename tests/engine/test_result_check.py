@@ -12,10 +12,10 @@ import torch
 
 from broker.wire.jobspec import Artefact, JobSpec, encode_spec
 from tests.engine.scripted_runner import CARDS, Bench
-from workers.engine.as_asked import differences
 from workers.engine.base import Stage
 from workers.engine.errors import EngineError
 from workers.engine.frames import image_pixels, to_uint8, video_frames
+from workers.engine.result_check import differences
 from workers.ipc.messages import JobFailed, JobFinished, RunJob
 
 SPEC = JobSpec(
