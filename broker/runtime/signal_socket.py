@@ -7,6 +7,9 @@ import signal
 import socket
 from collections.abc import Iterator, Sequence
 
+#: Requests to stop.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 class SignalSocket:
     """Readable when one of its signals has come."""

@@ -22,6 +22,8 @@ from tests.sockets.conftest import Sockets
 from tests.sockets.workers_side import POLICY, Agent, agent, all_gone, config
 from tests.support.waiting import wait_until
 from tests.support.worker_key import make_worker_key
+from workers.agent import machines
+from workers.agent.errors import AddressError
 from workers.machines.messages import PROTOCOL, Join, encode
 from workers.rank.cli import main
 from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_SETTINGS
@@ -251,8 +253,14 @@ def test_one_without_the_key_stays_out(pair: Pair, broker: BrokerSide, sockets: 
     other = pair.host("c", curve="other") if knows == "nothing" else None
     with agent(pair.config()) as worker:
         wait_until(lambda: waits(broker), what=WAITS)
-        if other is None:
-            wait_until(lambda: "key_refused" in worker.process.logged(), what="the refusal")
+        reason = (
+            "it has another key than this leader" if other is None else "it has no key, or takes this leader for one"
+        )
+        wait_until(lambda: reason in worker.process.logged(), what="the refusal")
+        if other is not None:
+            other.says(
+                f"what listens at {pair.endpoint} has another key; all machines of a group have the same worker.key"
+            )
         pair.host("b")
         ready(broker, worker)
         assert "stranger" not in worker.process.logged()
@@ -284,6 +292,27 @@ def test_a_rank_host_that_is_stopped_hands_its_place_back_at_once(pair: Pair, br
         wait_until(lambda: waits(broker), what=WAITS)
         worker.listen()
         assert worker.troubles == []
+
+
+@pytest.mark.parametrize(
+    ("leader", "reason"),
+    [("tcp://leader.invalid:29400", "the name in {} has no address yet"), ("", "nothing listens at {} yet")],
+)
+def test_a_leader_that_is_not_there_yet_is_waited_for(pair: Pair, leader: str, reason: str) -> None:
+    pair.endpoint = leader or pair.endpoint
+    other = pair.host()
+    other.says(f"no answer of the leader: {reason.format(pair.endpoint)}")
+    assert other.process.poll() is None
+
+
+def test_a_leader_whose_own_address_is_not_there_is_started_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(machines, "_ADDRESS_S", 0.1)
+    monkeypatch.setattr(machines, "_ADDRESS_LOOK_S", 0.01)
+    with pytest.raises(AddressError, match=r"rank_endpoint: '198\.51\.100\.1' is no address of this machine"):
+        machines.Machines(pair.config(rank_endpoint="tcp://198.51.100.1:29400"))
+    assert [record.message for record in caplog.records if "waiting for an address" in record.message] != []
 
 
 @pytest.mark.parametrize("order", ["wait", "deaf"])

@@ -24,7 +24,7 @@ from workers.agent.broker_socket import BrokerSocket
 from workers.agent.clock import AwakeClock
 from workers.agent.core import AgentCore
 from workers.agent.dirs import WorkerDirs
-from workers.agent.errors import AgentError, LinkError
+from workers.agent.errors import AddressError, AgentError, LinkError
 from workers.agent.identity import Identity
 from workers.agent.machines import Machines
 from workers.agent.shell import AgentShell
@@ -37,7 +37,7 @@ from workers.gpu.library import Nvml
 from workers.ipc.channel import Channel, IpcError
 from workers.ipc.messages import Setup
 from workers.models.versions import installed
-from workers.supervisor.exit_codes import EXIT_SETTINGS
+from workers.supervisor.exit_codes import EXIT_RESTART, EXIT_SETTINGS
 from workers.supervisor.messages import AgentConfig
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,9 @@ def main(argv: Sequence[str]) -> int:
         shell = _shell(config, link)
         signals.check()
         return shell.run()
+    except AddressError as error:
+        print(f"workers.agent: {error}", file=sys.stderr)
+        return EXIT_RESTART
     except AgentError as error:
         print(f"workers.agent: {error}", file=sys.stderr)
         return EXIT_SETTINGS

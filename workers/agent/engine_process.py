@@ -18,6 +18,10 @@ from workers.ipc.shared import Progress, SharedCounters
 from workers.supervisor.exit_codes import describe_exit
 from workers.supervisor.process_groups import kill_group
 
+#: One that is on its way out, as it was killed or has closed its socket, is polled this often in seconds: its end has no descriptor to poll
+#: on every system.
+REAP_S = 0.01
+
 
 class EngineProcess:
     """A running process. Raises `OSError` when it cannot be started."""

@@ -13,5 +13,9 @@ class EngineStateError(AgentError):
     """The engine's state does not allow this: a bug in the agent."""
 
 
+class AddressError(AgentError):
+    """The address at which the agent is to listen is not there, which may change."""
+
+
 class LinkError(AgentError):
     """The supervisor's link did not bring a configuration."""

@@ -19,10 +19,10 @@ from broker.runtime.curve_keys import read_peer_key
 from broker.runtime.log_actions import Action
 from broker.runtime.settings import SettingsError
 from workers.agent.effects import Stats
-from workers.agent.errors import AgentError
+from workers.agent.errors import AddressError, AgentError
 from workers.agent.remote_rank import RemoteRank
 from workers.gpu.health import together
-from workers.machines.endpoint import host_and_port, own_address
+from workers.machines.endpoint import AddressMissing, host_and_port, own_address
 from workers.machines.leader import Leader, Sent
 from workers.machines.messages import Device, Leave
 from workers.machines.sockets import LeaderSocket
@@ -33,12 +33,15 @@ logger = logging.getLogger(__name__)
 #: For so long it waits at the end until the others know that the group has ended.
 _LEAVE_S = 2.0
 
+#: For so long it waits for its own address, as of a network that comes up later, and how often it looks.
+_ADDRESS_S, _ADDRESS_LOOK_S = 30.0, 0.5
+
 #: Where all ranks are on this machine.
 _LOOPBACK = "127.0.0.1"
 
 
 class Machines:
-    """The rank hosts of one worker. Raises `AgentError` where it cannot listen for them."""
+    """The rank hosts of one worker. Raises `AgentError` where it cannot listen for them, after waiting for its address."""
 
     def __init__(self, config: AgentConfig) -> None:
         self.leader = Leader(uuid.uuid4().hex, config.machines, len(config.visible))
@@ -47,15 +50,27 @@ class Machines:
         self.waits_for = ""
         self._socket: LeaderSocket | None = None
         if config.machines > 1:
-            try:
-                self.host, port = host_and_port("rank_endpoint", config.rank_endpoint)
-                self.address = own_address("rank_endpoint", self.host)
-                numeric = f"[{self.address}]" if ":" in self.address else self.address
-                self._socket = LeaderSocket(
-                    f"tcp://{numeric}:{port}", read_peer_key(Path(config.rank_key_file), "worker")
-                )
-            except SettingsError as error:
-                raise AgentError(str(error)) from None
+            until = time.monotonic() + _ADDRESS_S
+            warned = False
+            while self._socket is None:
+                try:
+                    self._socket = self._listen(config)
+                except AddressMissing as error:
+                    if time.monotonic() >= until:
+                        raise AddressError(str(error)) from None
+                    if not warned:
+                        logger.warning(f"waiting for an address: {error}", extra={"action": Action.MACHINES})
+                        warned = True
+                    time.sleep(_ADDRESS_LOOK_S)
+                except SettingsError as error:
+                    raise AgentError(str(error)) from None
+
+    def _listen(self, config: AgentConfig) -> LeaderSocket:
+        """Listen for the other machines. Raises `SettingsError`."""
+        self.host, port = host_and_port("rank_endpoint", config.rank_endpoint)
+        self.address = own_address("rank_endpoint", self.host)
+        numeric = f"[{self.address}]" if ":" in self.address else self.address
+        return LeaderSocket(f"tcp://{numeric}:{port}", read_peer_key(Path(config.rank_key_file), "worker"))
 
     @property
     def next_due(self) -> float:

@@ -9,20 +9,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 from collections import deque
 from typing import assert_never
 
 import zmq
 
 from broker.runtime.log_actions import Action
-from broker.runtime.signal_socket import SignalSocket, caught
+from broker.runtime.signal_socket import STOP_SIGNALS, SignalSocket, caught
 from broker.wire import codec
 from workers.agent import effects as fx
 from workers.agent.broker_socket import BrokerSocket
 from workers.agent.clock import AwakeClock
 from workers.agent.core import AgentCore
 from workers.agent.engine_group import EngineGroup
+from workers.agent.engine_process import REAP_S
 from workers.agent.engine_start import EngineStarter
 from workers.agent.machines import Machines
 from workers.agent.spare_engine import SpareEngine
@@ -38,11 +38,7 @@ logger = logging.getLogger(__name__)
 
 #: How often the engine's shared counters are read while it has a job: a step shorter than this shows late, never wrong.
 _COUNTERS_S = 0.05
-#: A process that is on its way out is polled this often; its end has no descriptor to poll on every system.
-_REAP_S = 0.01
 _SAMPLE_S = 1.0
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class AgentShell:
@@ -74,7 +70,7 @@ class AgentShell:
 
     def run(self) -> int:
         """Serve until the core leaves; returns the exit code."""
-        with caught(_SIGNALS) as signals:
+        with caught(STOP_SIGNALS) as signals:
             try:
                 self._serve_machines()
                 self._apply(self._core.tick(self._clock.now()))
@@ -113,7 +109,7 @@ class AgentShell:
         wake_at = min(self._core.next_deadline(), self._sample_at, self._machines.next_due)
         timeout_s = max(0.0, wake_at - self._clock.now())
         if self._engine is not None and (self._engine.closed or self._core.engine_slot.engine.life.state == "stopping"):
-            return min(timeout_s, _REAP_S)
+            return min(timeout_s, REAP_S)
         return min(timeout_s, _COUNTERS_S) if self._core.engine_slot.attempts else timeout_s
 
     def _serve(self, signals: SignalSocket) -> None:

@@ -9,6 +9,11 @@ import psutil
 
 from broker.runtime.settings import SettingsError, check_endpoint
 
+
+class AddressMissing(SettingsError):
+    """The address is not this machine's, or not to be had: as it is now, which may change."""
+
+
 _EVERYWHERE = ("0.0.0.0", "::", "*")
 
 
@@ -27,13 +32,13 @@ def host_and_port(name: str, endpoint: str) -> tuple[str, int]:
 
 
 def own_address(name: str, host: str) -> str:
-    """The numeric address of a name that is this machine's. Raises `SettingsError`."""
+    """The numeric address of a name that is this machine's. Raises `AddressMissing`."""
     try:
         family, _, _, _, found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.bind((found[0], 0))
     except OSError as error:
-        raise SettingsError(f"{name}: {host!r} is no address of this machine: {error.strerror or error}") from None
+        raise AddressMissing(f"{name}: {host!r} is no address of this machine: {error.strerror or error}") from None
     return str(found[0])
 
 

@@ -169,8 +169,8 @@ class Host:
                 end = Exit(EXIT_LEFT if drained else EXIT_UNWANTED, reason)
                 return [Send(Leave(boot=self._own.boot)), *self._go(end, now)]
 
-    def tick(self, now: float) -> list[Effect]:
-        """Do what is due."""
+    def tick(self, now: float, trouble: str = "") -> list[Effect]:
+        """Do what is due. `trouble`: why there may be no answer of the leader."""
         if self._leaving is not None:
             return [self._leaving[0]] if now >= self._leaving[1] else []
         if self._stops is not None and (now >= self._stops[1] or not self.leader):
@@ -179,7 +179,7 @@ class Host:
         if self.leader and now - self._contact_at > SILENT_S:
             effects += [*self._leave_group(), Note(f"no message of the leader for {SILENT_S:g} s", warns=True)]
         if not self.leader and now - self._contact_at > _UNANSWERED_S:
-            effects += self._wait_for("no answer: there is no leader, or it has another key")
+            effects += self._wait_for(f"no answer of the leader: {trouble or 'nothing is known of it'}")
         if now >= self._due_at:
             effects.append(self._beat(now) if self.leader else self._join(now))
         return effects

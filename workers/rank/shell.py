@@ -11,8 +11,9 @@ from typing import assert_never
 import zmq
 
 from broker.runtime.log_actions import Action
-from broker.runtime.signal_socket import SignalSocket, caught
+from broker.runtime.signal_socket import STOP_SIGNALS, SignalSocket, caught
 from workers.agent.clock import AwakeClock
+from workers.agent.engine_process import REAP_S
 from workers.agent.stats import Sampler
 from workers.machines.host import DropRanks, Effect, Exit, GiveSetup, Host, KillRanks, Note, Send, StartRanks
 from workers.machines.messages import Device
@@ -22,11 +23,7 @@ from workers.supervisor.heartbeat_file import HeartbeatFile, WorkerBeat
 
 logger = logging.getLogger(__name__)
 
-#: A process that has closed its socket, or was killed, is polled this often; its end has no descriptor to poll on every system.
-_REAP_S = 0.01
 _SAMPLE_S = 1.0
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class RankShell:
@@ -54,7 +51,7 @@ class RankShell:
 
     def run(self) -> Exit:
         """Serve until the end; returns it."""
-        with caught((*_SIGNALS, signal.SIGCHLD)) as signals:
+        with caught((*STOP_SIGNALS, signal.SIGCHLD)) as signals:
             try:
                 while self._end is None:
                     self._serve(signals)
@@ -73,11 +70,11 @@ class RankShell:
         timeout_s = min(self._host.next_due, self._sample_at) - self._clock.now()
         for process in self._lives.processes:
             if process.closed:
-                timeout_s = min(timeout_s, _REAP_S)
+                timeout_s = min(timeout_s, REAP_S)
             else:
                 poller.register(process.fd, zmq.POLLIN | (zmq.POLLOUT if process.unsent else 0))
         if self._host.is_reaping:
-            timeout_s = min(timeout_s, _REAP_S)
+            timeout_s = min(timeout_s, REAP_S)
         timeout_s = max(0.0, timeout_s)
         self._clock.waiting()
         poller.poll(int(timeout_s * 1000) + 1)
@@ -86,7 +83,7 @@ class RankShell:
 
     def _serve(self, signals: SignalSocket) -> None:
         for number in signals.take():
-            if number in _SIGNALS:
+            if number in STOP_SIGNALS:
                 self._apply(self._host.stop(f"stopped by {number.name}", self._stop_grace_s, self._clock.now()))
         # Checked before reading: all messages of a dead process are there to be read.
         ends = self._lives.ends()
@@ -100,7 +97,7 @@ class RankShell:
         if now >= self._sample_at:
             self._sample_at = now + _SAMPLE_S
             self._sample()
-        self._apply(self._host.tick(now))
+        self._apply(self._host.tick(now, self._leader.trouble()))
         beat = WorkerBeat(name="ranks", pid=os.getpid(), ready=bool(self._host.leader))
         self._heartbeat_file.beat((beat,), now)
 

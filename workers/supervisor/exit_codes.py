@@ -12,7 +12,7 @@ EXIT_SETTINGS = 2
 EXIT_UNWANTED = 3
 #: No worker can load its model; the sentence is on stderr.
 EXIT_NO_MODEL = 4
-#: The agent needs a fresh start: the broker it found has another journal than the one before.
+#: The agent needs a fresh start: the broker it found has another journal than the one before, or its own address was not there.
 EXIT_RESTART = 5
 #: Another process took this worker's name: started again after a while, to take the name back once no other bears it.
 EXIT_NAME_TAKEN = 6

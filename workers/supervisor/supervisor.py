@@ -27,7 +27,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from broker.runtime.log_actions import Action
-from broker.runtime.signal_socket import SignalSocket, caught
+from broker.runtime.signal_socket import STOP_SIGNALS, SignalSocket, caught
 from workers.ipc.channel import Channel, IpcError
 from workers.supervisor import restart
 from workers.supervisor.exit_codes import (
@@ -58,8 +58,6 @@ _HOPELESS = 2
 
 #: Starts drained workers again.
 _BACK_SIGNAL = signal.SIGUSR1
-
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _ON_PURPOSE = (EXIT_LEFT, EXIT_SETTINGS, EXIT_UNWANTED)
 
@@ -271,12 +269,12 @@ class Supervisor:
 
     def run(self) -> int:
         """Until all have left, or a signal stops it. Returns the exit code."""
-        with caught((*_STOP_SIGNALS, _BACK_SIGNAL, signal.SIGCHLD)) as signals:
+        with caught((*STOP_SIGNALS, _BACK_SIGNAL, signal.SIGCHLD)) as signals:
             try:
                 while self._serve():
                     self._wait(signals)
                     for number in signals.take():
-                        if number in _STOP_SIGNALS:
+                        if number in STOP_SIGNALS:
                             self._stop(EXIT_LEFT, f"stopped by {number.name}")
                         elif number == _BACK_SIGNAL:
                             for agent in self.agents:
