@@ -225,7 +225,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 #: Pipelines that bring their image to a working size of their own; all others expect one of the size they draw. Those of Flux that draw
 #: over an image draw in the size of that.
-_WHOLE_IMAGE = re.compile(r".*Edit|.*Kontext(?!Inpaint)|.*Flux2(?!.*Inpaint)|.*Layered|ZImageOmni")
+_WHOLE_IMAGE = re.compile(r".*Edit|.*Kontext(?!Inpaint)|.*Flux2(?!.*Inpaint)|.*Layered|ZImageOmni|QwenImage21|OmniGen")
 
 
 def takes_whole_image(pipeline: str) -> bool:

@@ -73,6 +73,18 @@ class QwenImageTest:
     ) -> None: ...
 
 
+class TrueByDefault:
+    """A scale that is an input of the model, and off, beside true guidance that is on."""
+
+    def __call__(
+        self, prompt: Any, negative_prompt: Any = None, true_cfg_scale: float = 4.0, guidance_scale: float = 1.0
+    ) -> None: ...
+
+
+class OmniGenPipeline:
+    def __call__(self, prompt: Any, input_images: Any = None) -> None: ...
+
+
 class FluxKontextTest:
     def __call__(
         self, image: Any, prompt: Any, height: int, width: int, max_area: int = 1024**2, _auto_resize: bool = True
@@ -257,3 +269,25 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
     with pytest.raises(InvalidInput, match=r"whole\.png.*pixels"):
         read_image(tmp_path / "whole.png", (8, 8))
+
+
+def test_the_scale_is_that_of_the_guidance_that_is_on_by_default() -> None:
+    assert _arguments(TrueByDefault(), guidance_scale=7.0) == {
+        "prompt": "p",
+        "negative_prompt": " ",
+        "true_cfg_scale": 7.0,
+    }
+
+
+def test_a_prompt_gets_the_marks_that_it_lacks_of_its_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (32, 16)).save(path)
+    given = {"image": str(path), "inputs": {"reference_images": (str(path),)}}
+
+    without = _arguments(OmniGenPipeline(), prompt="a cat", **given)
+    with_one = _arguments(OmniGenPipeline(), prompt="<img><|image_2|></img> as a cat", **given)
+
+    assert without["prompt"] == "<img><|image_1|></img> <img><|image_2|></img> a cat"
+    assert with_one["prompt"] == "<img><|image_1|></img> <img><|image_2|></img> as a cat"
+    assert len(without["input_images"]) == 2
+    assert _arguments(OmniGenPipeline(), prompt="a cat")["prompt"] == "a cat"

@@ -95,7 +95,7 @@ LTX_VAE = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
         ("Krea2Pipeline", {"is_distilled": True}, {}, ("image", 1024, 1024, 1, 1, 8, 0.0, 16, 1)),
         ("Flux2KleinPipeline", {"is_distilled": True}, {}, ("image", 1024, 1024, 1, 1, 4, None, 16, 1)),
         ("Ideogram4Pipeline", {}, {}, ("image", 2048, 2048, 1, 1, 48, None, 16, 1)),
-        ("QwenImage21Pipeline", {}, {}, ("image", 2048, 2048, 1, 1, 40, 1.0, 16, 1)),
+        ("QwenImage21Pipeline", {}, {}, ("image", 2048, 2048, 1, 1, 40, 1.0, 32, 1)),
         ("AmusedPipeline", {}, {}, ("image", 1024, 1024, 1, 1, 12, 10.0, 16, 1)),
     ],
 )  # fmt: skip
@@ -217,6 +217,7 @@ def test_models_whose_guidance_was_trained_away_take_none(tmp_path: Path) -> Non
     klein = card_for(model_dir(tmp_path / "b", "Flux2KleinPipeline", {"is_distilled": True}))
 
     assert (schnell.takes_guidance, klein.takes_guidance) == (False, False)
+    assert not card_for(model_dir(tmp_path / "d", "DreamLiteMobilePipeline")).takes_guidance
     assert card_for(model_dir(tmp_path / "c", "Flux2KleinPipeline")).takes_guidance
 
 

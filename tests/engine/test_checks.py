@@ -8,7 +8,7 @@ import pytest
 from diffusers import EulerDiscreteScheduler, PNDMScheduler
 
 from broker.wire.jobspec import Defaults, JobSpec, ModelCard
-from workers.engine.checks import check_steps, check_strength, guidance_was_off, without_effect
+from workers.engine.checks import check_control_mode, check_steps, check_strength, guidance_was_off, without_effect
 from workers.engine.errors import InvalidInput
 
 
@@ -119,3 +119,22 @@ def test_fewer_steps_than_pndm_takes_are_refused_in_one_sentence() -> None:
     check_steps(PNDMScheduler(), _spec(num_inference_steps=4))
     for scheduler in (PNDMScheduler(skip_prk_steps=True), EulerDiscreteScheduler(), None):
         check_steps(scheduler, _spec(num_inference_steps=1))
+
+
+@pytest.mark.parametrize(
+    ("extra", "fault"),
+    [
+        ({"control_mode": 0}, ""),
+        ({}, "is needed"),
+        ({"control_mode": -1}, "-1 is no whole number from 0"),
+        ({"control_mode": "canny"}, "'canny' is no whole number from 0"),
+        ({"control_mode": True}, "True is no whole number from 0"),
+    ],
+)
+def test_a_network_for_several_kinds_of_control_images_is_told_which_it_gets(extra: Any, fault: str) -> None:
+    card = _card(pipeline="StableDiffusionXLControlNetUnionPipeline", extra_parameters=("control_mode",))
+    if not fault:
+        check_control_mode(card, _spec(extra=extra))
+        return
+    with pytest.raises(InvalidInput, match=rf"^extra.control_mode: {fault}; "):
+        check_control_mode(card, _spec(extra=extra))

@@ -25,6 +25,9 @@ _INTERMEDIATE, _STEPS_OF_INTERMEDIATE = "intermediate_timesteps", 2
 #: Pipelines whose prompt is JSON with this member; a prompt in words is that member.
 _WRITTEN_AS_JSON, _INSTRUCTION = ("BriaFiboEdit",), "edit_instruction"
 
+#: Pipelines that find their pictures by marks in the prompt, and such a mark.
+_MARKS_PICTURES, _MARK = ("OmniGen",), "<img><|image_{}|></img>"
+
 #: Ideogram's guidance, step by step.
 _OF_STEPS = "guidance_schedule"
 
@@ -46,7 +49,7 @@ def call_arguments(pipe: Any, spec: JobSpec, seed: int, check: Callable[[], None
     takes = inspect.signature(type(pipe).__call__).parameters
     name = type(pipe).__name__
     fields: dict[str, Any] = {
-        "prompt": _as_json(spec.prompt) if name.startswith(_WRITTEN_AS_JSON) else spec.prompt,
+        "prompt": _prompt(name, spec),
         "negative_prompt": spec.negative_prompt or ("" if name.startswith(_NEGATIVE_NEEDED) else None),
         "height": spec.height,
         "width": spec.width,
@@ -74,6 +77,16 @@ def call_arguments(pipe: Any, spec: JobSpec, seed: int, check: Callable[[], None
     extra = {**_guidance_of_steps(takes, spec), **extra}
     given = {**extra, **{key: value for key, value in fields.items() if value is not None}}
     return {key: value for key, value in given.items() if key in takes}
+
+
+def _prompt(pipeline: str, spec: JobSpec) -> str:
+    if pipeline.startswith(_WRITTEN_AS_JSON):
+        return _as_json(spec.prompt)
+    if pipeline.startswith(_MARKS_PICTURES):
+        pictures = bool(spec.image) + len(spec.inputs.get("reference_images", ()))
+        marks = (_MARK.format(number) for number in range(1, pictures + 1))
+        return " ".join((*(mark for mark in marks if mark not in spec.prompt), spec.prompt))
+    return spec.prompt
 
 
 def _as_json(prompt: str) -> str:
@@ -153,8 +166,9 @@ def _guidance_of_steps(takes: Mapping[str, Any], spec: JobSpec) -> dict[str, Any
 
 
 def _is_embedded(takes: Mapping[str, Any]) -> bool:
-    """Whether `guidance_scale` is the distilled one, an input of the model, beside true classifier-free guidance."""
-    return "guidance_scale" in takes and takes["guidance_scale"].default is not None
+    """Whether `guidance_scale` is the distilled one, an input of the model, beside true classifier-free guidance that is off by default."""
+    own = takes["guidance_scale"].default if "guidance_scale" in takes else None
+    return own is not None and own >= takes["true_cfg_scale"].default
 
 
 def _chosen_true_cfg(takes: Mapping[str, Any], spec: JobSpec) -> Any:

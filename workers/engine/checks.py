@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,9 @@ from broker.wire.jobspec import JobSpec, ModelCard, steps_drawn
 from workers.engine.arguments import AS_NAMED, has_two_experts, steps_of_sizes
 from workers.engine.errors import InvalidInput
 from workers.models.pipeline_classes import FLOW_SHIFT, STEPS, is_extra
+
+#: Pipelines whose control network is for control images of several kinds, and the argument that says of which the job's is.
+_OF_SEVERAL_KINDS, CONTROL_MODE = r".*ControlNetUnion", "control_mode"
 
 
 def without_effect(pipe: Any, card: ModelCard, spec: JobSpec) -> Iterator[str]:
@@ -68,6 +72,18 @@ def check_inputs(card: ModelCard, spec: JobSpec) -> None:
     for role in card.needs_inputs:
         if not spec.inputs.get(role):
             raise InvalidInput(f"{role}: model {card.name!r} does not draw without it")
+
+
+def check_control_mode(card: ModelCard, spec: JobSpec) -> None:
+    """Raise `InvalidInput` for a job that does not say what its control image shows to a network that is for several kinds."""
+    if CONTROL_MODE not in card.extra_parameters or not re.match(_OF_SEVERAL_KINDS, card.pipeline):
+        return
+    mode = spec.extra.get(CONTROL_MODE)
+    if isinstance(mode, bool) or not isinstance(mode, int) or mode < 0:
+        was = f"{mode!r} is no whole number from 0" if mode is not None else "is needed"
+        raise InvalidInput(
+            f"extra.{CONTROL_MODE}: {was}; it says which kind of control image the job has, by the model's own count"
+        )
 
 
 def check_strength(card: ModelCard, spec: JobSpec) -> None:

@@ -14,7 +14,14 @@ from broker.runtime.log_actions import Action
 from broker.wire.jobspec import JobSpec, ModelCard, Profile
 from workers.engine.arguments import call_arguments
 from workers.engine.checkpoints import FILE, Binding, Checkpoints
-from workers.engine.checks import check_inputs, check_steps, check_strength, guidance_was_off, without_effect
+from workers.engine.checks import (
+    check_control_mode,
+    check_inputs,
+    check_steps,
+    check_strength,
+    guidance_was_off,
+    without_effect,
+)
 from workers.engine.errors import InvalidInput
 from workers.engine.guidance import guided
 from workers.engine.instrumentation import call
@@ -106,6 +113,7 @@ class DiffusionEngine:
             raise InvalidInput(f"image: model {card.name!r} takes no image")
         check_inputs(card, spec)
         check_strength(card, spec)
+        check_control_mode(card, spec)
         if not self.pipelines.has(card):
             monitor.enter("load")
         self._check_parallel(card)

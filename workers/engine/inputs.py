@@ -16,7 +16,7 @@ from broker.runtime.clips import BadClip, facts_of, frames_at
 from broker.runtime.pictures import normalised
 from broker.wire.jobspec import JobSpec, takes_whole_image
 from workers.engine.errors import InvalidInput
-from workers.models.inputs import CONDITIONS, parameters, start_frames
+from workers.models.inputs import CONDITIONS, LISTS, parameters, start_frames
 
 #: Pipelines that take a clip as a batch of one.
 _BATCH_OF_CLIPS = ("CogVideoXFunControl",)
@@ -40,7 +40,7 @@ def input_arguments(
     pictures: list[Image.Image] = []
     if spec.image and "image" in named:
         pictures.append(_image(takes, spec, size))
-        found[named["image"]] = pictures if named["image"] == "images" else pictures[0]
+        found[named["image"]] = pictures if named["image"] in LISTS else pictures[0]
     if paths := spec.inputs.get("reference_images", ()):
         references = [read_image(Path(path), None, "reference_images") for path in paths]
         parameter = named["reference_images"]

@@ -12,6 +12,9 @@ from broker.wire.jobspec import JobSpec
 #: Draw as many pixels as a square of their default side, in the shape that is requested.
 _FIXED_AREA = ("HiDreamImage",)
 
+#: Draw the size of the nearest shape in a list of their module's.
+_BUCKETS = ("JoyImageEditPipeline",)
+
 #: Scale the picture to its height as width and its width as height.
 _SWAPPED_SIDES = ("KandinskyImg2ImgPipeline", "KandinskyV22Img2ImgPipeline")
 
@@ -41,6 +44,8 @@ def _attributes(pipe: Any, spec: JobSpec) -> Iterator[tuple[Any, str, Any]]:
     if isinstance(getattr(pipe, "resolutions", None), list):
         # The nearest of the list would be drawn (Kandinsky 5's pictures).
         yield pipe, "resolutions", [(spec.width, spec.height)]
+    if type(pipe).__name__.startswith(_BUCKETS):
+        yield pipe.vae_image_processor, "get_default_height_width", lambda *_: (spec.height, spec.width)
     if type(pipe).__name__.startswith(_FIXED_AREA):
         # Sides are scaled by the root of the two areas and rounded down: a hair above 1 leaves them as they are.
         yield pipe, "default_sample_size", math.sqrt(spec.width * spec.height) / pipe.vae_scale_factor * (1 + 1e-9)

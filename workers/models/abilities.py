@@ -21,11 +21,10 @@ _UNFIT = (
     (r"RePaint", "a mask of what is kept"),
     (r"PaintByExample", "an example"),
     (r".*DiffEdit", "the latents of an inverted image"),
-    (r"(QwenImage|StableDiffusion3)ControlNetInpaint", "a control mask"),
-    (r".*ControlNetUnion", "control images of several kinds"),
     (r".*SparseControlNet", "control images for some frames"),
     (r".*GLIGEN", "places for its phrases"),
     (r"VisualCloze", "a grid of images"),
+    (r"QwenImageLayered", "several layers as one output"),
     (r".*VideoTransfer|SkyReelsV2.*VideoToVideo|Cosmos2_5_Transfer|LTX2?InContext|.*Kandinsky6SR", "a video"),
     (r".*Upscale|.*Upsample|.*SuperResolution|.*Refiner|.*TemporalRefine|.*DiffusionDecode|Marigold", "something to refine"),
     (r".*Prior|.*Decoder|LTXI2VLong|SanaWM|LTX2HDR|LTX2DFR", "another pipeline around it"),
@@ -105,6 +104,8 @@ def draws_clips(taken: PipelineClass) -> bool:
 def takes_guidance(taken: PipelineClass, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
     """Whether the scale of guidance has an effect, by the class, the model's index and the config of its transformer."""
     if taken.name.startswith("Flux2") and index.get("is_distilled") is True:  # Klein: its guidance was trained away
+        return False
+    if taken.name.startswith("DreamLiteMobile"):  # it has the argument to be called as its larger one is
         return False
     embedded = re.match("Flux(?!2)|HunyuanVideo(ImageToVideo|Framepack)?Pipeline", taken.name)
     if embedded and transformer.get("guidance_embeds") is False:

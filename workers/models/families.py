@@ -145,7 +145,7 @@ FAMILIES = (
     _image("PixArtAlpha", 1024, 20, 4.5, tokens=120, pack=2, side_multiple=16),
     _image("PixArtSigma", 1024, 20, 4.5, tokens=300, pack=2, side_multiple=16),
     # It is trained to draw without guidance.
-    _image("QwenImage21", 2048, 40, 1.0, spatial=16, side_multiple=16),
+    _image("QwenImage21", 2048, 40, 1.0, spatial=16, side_multiple=32),
     _image("QwenImage", 1328, 50, 4.0, tokens=512, pack=2, side_multiple=16),
     _image("Chroma", 1024, 35, 5.0, tokens=512, pack=2, side_multiple=16),
     _image("Krea2", 1024, 28, 4.5, tokens=512, pack=2, side_multiple=16),

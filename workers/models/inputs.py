@@ -13,7 +13,11 @@ from broker.wire.inputs import StartFrames
 from workers.models.pipeline_classes import PipelineClass
 
 #: Pipelines that draw from several pictures together, given as a list for the parameter that elsewhere takes one, or for `images`.
-_SEVERAL = r"Flux2(Klein|KleinKV)?Pipeline|ZImageOmni|QwenImageEditPlus|QwenImage21|JoyImageEditPlus"
+_SEVERAL = r"Flux2(Klein|KleinKV)?Pipeline|ZImageOmni|QwenImageEditPlus|QwenImage21|JoyImageEditPlus|BriaFibo2|OmniGen"
+
+#: Names under which they take them: of these a list, also of one.
+LISTS = ("images", "input_images")
+_TOGETHER = ("image", *LISTS)
 
 #: Pipelines that take pictures with their places in the clip.
 _PLACED = ("LTXConditionPipeline", "LTX2ConditionPipeline")
@@ -21,6 +25,12 @@ CONDITIONS = "conditions"
 
 #: Of pipelines with a control network or an adapter, those whose `image` is what steers them; in the others it is changed.
 _STEERED_BY_IMAGE = r"StableDiffusion(XL)?(ControlNet(PAG|XS)?|Adapter)Pipeline"
+
+#: Pipelines whose control image is the picture that is drawn over, with a mask of what is drawn anew.
+_CONTROLS_OVER = r"(QwenImage|StableDiffusion3)ControlNetInpaint"
+
+#: Pipelines that fail with a picture in the installed libraries: transformers gives its features in a shape that diffusers does not expect.
+_FAILS_WITH_IMAGE = r"GlmImage"
 
 #: Pipelines that draw over a clip, and take it as `video`; elsewhere a parameter of this name is for other ends.
 _DRAWS_OVER_CLIP = r"(Wan|CogVideoX|AnimateDiff)VideoToVideo|VideoToVideoSD|LucyEdit|WanVACE"
@@ -61,15 +71,17 @@ _NEEDS = (
 
 def parameters(name: str, takes: Container[str]) -> dict[str, str]:
     """Role -> the parameter of the call that takes it, of the class `name` with these parameters; "image" is a role among them."""
+    if re.match(_CONTROLS_OVER, name):
+        return {"image": "control_image", "mask_image": "control_mask"}
     found: dict[str, str] = {}
     if re.match(_STEERED_BY_IMAGE, name):
         found["control_image"] = "image"
-    elif "image" in takes:
+    elif "image" in takes and not re.match(_FAILS_WITH_IMAGE, name):
         found["image"] = "image"
     if "control_image" in takes:
         found["control_image"] = "control_image"
     if re.match(_SEVERAL, name):
-        found |= dict.fromkeys(("image", "reference_images"), "image" if "image" in takes else "images")
+        found |= dict.fromkeys(("image", "reference_images"), next(one for one in _TOGETHER if one in takes))
     elif "reference_images" in takes:
         found["reference_images"] = "reference_images"
     if name in _PLACED and CONDITIONS in takes:

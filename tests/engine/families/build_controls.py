@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import diffusers
 from diffusers import (
     ControlNetModel,
+    ControlNetUnionModel,
     ControlNetXSAdapter,
     FluxControlNetModel,
     HunyuanDiT2DControlNetModel,
@@ -71,21 +73,30 @@ def _flux(name: str) -> Any:
     return _made(name, **flux.common(), transformer=flux.transformer(), controlnet=control)
 
 
-def stable_diffusion_3() -> Any:
+def _union(name: str) -> Any:
+    """Its network reads control images of six kinds."""
+    unet, given = stable_diffusion.unet_xl(), stable_diffusion.common_xl()
+    alike = {key: unet.config[key] for key in inspect.signature(ControlNetUnionModel).parameters if key in unet.config}
+    control = ControlNetUnionModel(**alike, num_trans_channel=8, num_trans_head=2, num_proj_channel=8).eval()
+    return _made(name, **given, unet=unet, controlnet=control)
+
+
+def stable_diffusion_3(name: str = "StableDiffusion3ControlNetPipeline", beside: int = 0) -> Any:
     given = stable_diffusion.common_3()
     control = SD3ControlNetModel(
         sample_size=16, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=4,
         joint_attention_dim=2 * parts.TEXT, caption_projection_dim=32, pooled_projection_dim=2 * parts.TEXT, out_channels=4,
+        extra_conditioning_channels=beside,
     ).eval()  # fmt: skip
-    return _made("StableDiffusion3ControlNetPipeline", **given, controlnet=control)
+    return _made(name, **given, controlnet=control)
 
 
-def qwen_image() -> Any:
+def qwen_image(name: str = "QwenImageControlNetPipeline", beside: int = 0) -> Any:
     control = QwenImageControlNetModel(
         in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=parts.TEXT, axes_dims_rope=(8, 4, 4),
+        joint_attention_dim=parts.TEXT, axes_dims_rope=(8, 4, 4), extra_condition_channels=beside,
     ).eval()  # fmt: skip
-    return _made("QwenImageControlNetPipeline", **images.qwen_image(), controlnet=control)
+    return _made(name, **images.qwen_image(), controlnet=control)
 
 
 def _z_image(name: str, channels: int) -> Any:
@@ -162,8 +173,17 @@ BUILDERS = {
     **_named(_adapter, "StableDiffusionAdapterPipeline", xl=False),
     **_named(_adapter, "StableDiffusionXLAdapterPipeline", xl=True),
     **_named(_flux, "FluxControlNetPipeline", "FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline"),
+    **_named(
+        _union,
+        "StableDiffusionXLControlNetUnionPipeline",
+        "StableDiffusionXLControlNetUnionImg2ImgPipeline",
+        "StableDiffusionXLControlNetUnionInpaintPipeline",
+    ),
     "StableDiffusion3ControlNetPipeline": stable_diffusion_3,
     "QwenImageControlNetPipeline": qwen_image,
+    # The mask stands beside the latents of the picture, of Qwen-Image in tokens of four.
+    **_named(stable_diffusion_3, "StableDiffusion3ControlNetInpaintingPipeline", beside=1),
+    **_named(qwen_image, "QwenImageControlNetInpaintPipeline", beside=4),
     **_named(_z_image, "ZImageControlNetPipeline", channels=4),
     # The picture's latents and its mask stand beside those of what steers it.
     **_named(_z_image, "ZImageControlNetInpaintPipeline", channels=4 + 1 + 4),

@@ -57,6 +57,8 @@ class Case(Struct, frozen=True, kw_only=True):
     output: Literal["video", "image"] = "video"
     #: Whether it draws from a prompt; without one nothing is encoded.
     prompt: bool = True
+    #: Whether the prompt is encoded before the first step; else the denoiser reads it itself.
+    encodes: bool = True
     #: Whether a picture may or must be given.
     picture: Literal["no", "may", "must"] = "no"
     #: Roles of further media that it needs, and those that it takes besides.
@@ -80,6 +82,8 @@ class Case(Struct, frozen=True, kw_only=True):
     brief: bool = False
     #: Whether it is drawn with a LoRA here: one class for each of diffusers' loaders.
     lora: bool = False
+    #: What every job's `extra` must say.
+    extra: Mapping[str, Any] = MappingProxyType({})
     #: Steps of a short job: its scheduler takes no fewer.
     steps: int = 2
     #: Package that it needs and that is not had for every torch: it is held to the checks where that is installed.
@@ -107,6 +111,12 @@ _STEERED: dict[str, Any] = {"output": "image", "needs": ("control_image",)}
 _OVER_PICTURE: dict[str, Any] = {"output": "image", "picture": "must", "needs": ("mask_image",)}
 _STEERED_OVER: dict[str, Any] = {"output": "image", "picture": "must", "needs": ("control_image",)}
 _STEERED_INTO: dict[str, Any] = {"output": "image", "picture": "must", "needs": ("control_image", "mask_image")}
+
+_OF_KINDS: dict[str, Any] = {
+    "extra": MappingProxyType({"control_mode": 1}),
+    "note": "needs `extra.control_mode`, the kind of the control image by the model's own count",
+}
+_SIGHTED: dict[str, Any] = {"output": "image", "package": "torchvision"}
 
 #: What is built on the parts of families above.
 _BRIEF: tuple[Case, ...] = (
@@ -151,6 +161,19 @@ _BRIEF: tuple[Case, ...] = (
         "controls", "FluxControlNetInpaintPipeline", strength=True, without=("negative_prompt",), **_STEERED_INTO
     ),
     *_briefly("controls", "ZImageControlNetInpaintPipeline", **_STEERED_INTO),
+    *_briefly(
+        "controls",
+        "StableDiffusion3ControlNetInpaintingPipeline",
+        "QwenImageControlNetInpaintPipeline",
+        **_OVER_PICTURE,
+    ),
+    *_briefly("controls", "StableDiffusionXLControlNetUnionPipeline", **_OF_KINDS, **_STEERED),
+    *_briefly(
+        "controls", "StableDiffusionXLControlNetUnionImg2ImgPipeline", strength=True, **_OF_KINDS, **_STEERED_OVER
+    ),
+    *_briefly(
+        "controls", "StableDiffusionXLControlNetUnionInpaintPipeline", strength=True, **_OF_KINDS, **_STEERED_INTO
+    ),
     *_briefly("controls", "AnimateDiffControlNetPipeline", needs=("control_video",)),
     *_briefly("controls", "AnimateDiffVideoToVideoControlNetPipeline", needs=("control_video", "video"), strength=True),
     *_briefly("controls", "VideoToVideoSDPipeline", needs=("video",), strength=True),
@@ -210,6 +233,32 @@ _BRIEF: tuple[Case, ...] = (
         without=("size",),
         package="torchvision",
         **_OVER_PICTURE,
+    ),
+    *_briefly("sighted", "LongCatImagePipeline", **_SIGHTED),
+    *_briefly("sighted", "LongCatImageEditPipeline", picture="must", without=("size",), **_SIGHTED),
+    *_briefly("sighted", "Kandinsky5I2IPipeline", "JoyImageEditPipeline", picture="must", **_SIGHTED),
+    *_briefly("sighted", "JoyImageEditPlusPipeline", picture="must", takes=("reference_images",), **_SIGHTED),
+    *_briefly("sighted", "QwenImage21Pipeline", picture="may", takes=("reference_images",), **_SIGHTED),
+    *_briefly("sighted", "DreamLitePipeline", picture="may", **_SIGHTED),
+    *_briefly(
+        "sighted", "DreamLiteMobilePipeline", picture="may", without=("negative_prompt", "guidance_scale"), **_SIGHTED
+    ),
+    *_briefly("sighted", "BriaFibo2Pipeline", picture="may", takes=("reference_images", "mask_image"), **_SIGHTED),
+    *_briefly(
+        "sighted",
+        "OmniGenPipeline",
+        encodes=False,
+        picture="may",
+        takes=("reference_images",),
+        without=("negative_prompt",),
+        **_SIGHTED,
+    ),
+    *_briefly(
+        "sighted",
+        "GlmImagePipeline",
+        without=("negative_prompt",),
+        note="its pictures are not taken: diffusers 0.42 fails on them with transformers 5.23",
+        **_SIGHTED,
     ),
     *_briefly("editors", "ZImageOmniPipeline", output="image", picture="may", takes=("reference_images",)),
     *_briefly(
@@ -560,12 +609,6 @@ CASES: tuple[Case, ...] = (
 #: Classes with a card that are not run here, by the package that they need and that is not had for every torch.
 NOT_RUN: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "torchvision": (
-            "QwenImageLayeredPipeline", "LongCatImagePipeline",
-            "LongCatImageEditPipeline", "Kandinsky5I2IPipeline", "OmniGenPipeline", "QwenImage21Pipeline", "DreamLitePipeline",
-            "BriaFibo2Pipeline", "DreamLiteMobilePipeline", "GlmImagePipeline", "JoyImageEditPipeline",
-            "JoyImageEditPlusPipeline",
-        ),
         "cosmos_guardrail": (
             "CosmosTextToWorldPipeline", "CosmosVideoToWorldPipeline", "Cosmos2TextToImagePipeline", "Cosmos2VideoToWorldPipeline",
             "Cosmos2_5_PredictBasePipeline",
@@ -577,8 +620,7 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = MappingProxyType(
 UNFIT: Mapping[str, str] = MappingProxyType(
     {
         "RePaintPipeline": "a mask of what is kept",
-        "StableDiffusion3ControlNetInpaintingPipeline": "a control mask",
-        "StableDiffusionXLControlNetUnionPipeline": "control images of several kinds",
+        "QwenImageLayeredPipeline": "several layers as one output",
         "SkyReelsV2DiffusionForcingVideoToVideoPipeline": "`video`",
         "LTXLatentUpsamplePipeline": "something to refine",
         "StableDiffusionUpscalePipeline": "something to refine",

@@ -134,11 +134,8 @@ class Served:
                 "num_inference_steps": self.case.steps,
                 "image": str(self.picture) if self.card.needs_image else "",
                 "inputs": {role: self.media(role) for role in self.card.needs_inputs},
-                **(
-                    {"extra": {"strength": 0.5}, "num_inference_steps": 2 * self.case.steps}
-                    if self.case.strength
-                    else {}
-                ),
+                "extra": {**self.case.extra, **({"strength": 0.5} if self.case.strength else {})},
+                **({"num_inference_steps": 2 * self.case.steps} if self.case.strength else {}),
                 **changes,
             },
         )

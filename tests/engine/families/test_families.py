@@ -165,8 +165,8 @@ def test_cancel(served: Served) -> None:
         drawn, slot = served.cancel(phase, step, hits)
 
         assert isinstance(drawn.ending, JobCancelled), drawn.ending
-        # Where there is no prompt, the first step comes at once.
-        reached = phase if served.case.prompt else "denoise"
+        # Where no prompt is encoded, the first step comes at once.
+        reached = phase if served.case.prompt and served.case.encodes else "denoise"
         assert (slot.progress().phase, slot.progress().step) == (reached, step)
         assert list(drawn.place.iterdir()) == []
         assert differing(before, state(served.pipe)) == []
