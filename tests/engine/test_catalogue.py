@@ -120,7 +120,7 @@ def test_every_family_has_a_class(family: Any) -> None:
 _OTHER_STEPS = re.compile(r"WanImageToVideoPipeline|StableDiffusion3(Img2Img|Inpaint|PAGImg2Img)Pipeline")
 #: Classes whose usual guidance is not their signature's: 3.5 of Flux and 6.0 of HunyuanVideo are what the models were distilled for.
 _OTHER_GUIDANCE = re.compile(
-    r"Flux(Kontext|ControlNet)?(Img2Img|Inpaint)?Pipeline|HunyuanVideo(Framepack)?Pipeline|Flux2KleinInpaint"
+    r"Flux(Kontext|ControlNet)?(Img2Img|Inpaint)?Pipeline|HunyuanVideo(Framepack)?Pipeline|Flux2KleinInpaint|QwenImageControlNetInpaint"
 )
 
 
