@@ -132,7 +132,7 @@ def test_fewer_steps_than_pndm_takes_are_refused_in_one_sentence() -> None:
     ],
 )
 def test_a_network_for_several_kinds_of_control_images_is_told_which_it_gets(extra: Any, fault: str) -> None:
-    card = _card(pipeline="StableDiffusionXLControlNetUnionPipeline", extra_parameters=("control_mode",))
+    card = _card(pipeline="StableDiffusionXLControlNetUnionPipeline")
     if not fault:
         check_control_mode(card, _spec(extra=extra))
         return

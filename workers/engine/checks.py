@@ -14,7 +14,7 @@ from workers.engine.errors import InvalidInput
 from workers.models.pipeline_classes import FLOW_SHIFT, STEPS, is_extra
 
 #: Pipelines whose control network is for control images of several kinds, and the argument that says of which the job's is.
-_OF_SEVERAL_KINDS, CONTROL_MODE = r".*ControlNetUnion", "control_mode"
+_OF_SEVERAL_KINDS, _CONTROL_MODE = r".*ControlNetUnion", "control_mode"
 
 
 def without_effect(pipe: Any, card: ModelCard, spec: JobSpec) -> Iterator[str]:
@@ -76,13 +76,13 @@ def check_inputs(card: ModelCard, spec: JobSpec) -> None:
 
 def check_control_mode(card: ModelCard, spec: JobSpec) -> None:
     """Raise `InvalidInput` for a job that does not say what its control image shows to a network that is for several kinds."""
-    if CONTROL_MODE not in card.extra_parameters or not re.match(_OF_SEVERAL_KINDS, card.pipeline):
+    if not re.match(_OF_SEVERAL_KINDS, card.pipeline):
         return
-    mode = spec.extra.get(CONTROL_MODE)
+    mode = spec.extra.get(_CONTROL_MODE)
     if isinstance(mode, bool) or not isinstance(mode, int) or mode < 0:
         was = f"{mode!r} is no whole number from 0" if mode is not None else "is needed"
         raise InvalidInput(
-            f"extra.{CONTROL_MODE}: {was}; it says which kind of control image the job has, by the model's own count"
+            f"extra.{_CONTROL_MODE}: {was}; it says which kind of control image the job has, by the model's own count"
         )
 
 
