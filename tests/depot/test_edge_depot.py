@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from broker.depot import tokens
-from broker.wire.job_files import CHECKPOINTS
+from broker.wire.job_files import CHECKPOINTS, preview_name
 from tests.depot.conftest import CLIP, WORKER, FarEdge, Place, http_depot, never
 from tests.support.waiting import wait_until
 from workers.agent import effects as fx
@@ -19,7 +19,7 @@ from workers.agent.worker_files import WorkerFiles
 from workers.depot import transfers
 from workers.depot.depot import Depot, NotNow
 from workers.depot.input_cache import InputCache
-from workers.depot.orders import Delay, Outcome, Put
+from workers.depot.orders import Delay, Outcome, Put, PutCheckpoints
 from workers.depot.transfers import Transfers
 from workers.supervisor.agent_policy import AgentPolicy
 
@@ -243,6 +243,27 @@ def test_a_job_goes_on_from_another_machines_checkpoint(there: Place, tmp_path: 
     finally:
         first.transfers.close()
         second.transfers.close()
+
+
+def test_what_shows_a_parked_draft_is_there_before_its_checkpoints(there: Place, tmp_path: Path) -> None:
+    job_id, fence = there.far.running()
+    machine = Machine(there.depot, tmp_path / "a")
+    try:
+        machine.leave(job_id, "0-4.safetensors", b"four")
+        machine.leave(job_id, "draft.png", b"the draft")
+        machine.files.make_dir(job_id, fence)
+        (Path(machine.dirs.out_root) / job_id / str(fence) / preview_name(1)).write_bytes(b"the preview")
+        machine.files.carry_out(fx.PutDraft(job_id, fence), machine.policy)
+        machine.files.remove_dir(job_id, fence)
+        machine.files.carry_out(fx.PutParked(job_id, fence, 60.0), machine.policy)
+        outcome = machine.outcome()
+        assert isinstance(outcome.order, PutCheckpoints)
+        assert not outcome.fault
+        at_edge = there.far.home / "artefacts"
+        assert (at_edge / job_id / str(fence) / preview_name(1)).read_bytes() == b"the preview"
+        assert (at_edge / CHECKPOINTS / job_id / "draft.png").read_bytes() == b"the draft"
+    finally:
+        machine.transfers.close()
 
 
 def test_what_only_bears_a_checkpoints_name_is_not_put(there: Place, tmp_path: Path) -> None:

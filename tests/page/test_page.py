@@ -306,6 +306,17 @@ def test_a_job_that_waits_is_paused_and_goes_on(open_page: Callable[..., Page], 
         service.finished(job)
 
 
+def test_a_service_that_has_lost_its_broker_is_told(page: Page) -> None:
+    lost = {"error": {"message": "the broker did not answer within 10 s", "code": "unavailable", "type": "server_error"}}
+    page.route(re.compile(r"/v1/workers$"), lambda route: route.fulfill(status=503, json=lost))
+    expect(page.locator(".banner")).to_be_visible()
+    with page.expect_response(re.compile(r"/v1/jobs\?")):  # what still comes does not hide it
+        page.get_by_role("link", name="Gallery").click()
+    expect(page.locator(".banner")).to_be_visible()
+    page.unroute_all()
+    expect(page.locator(".banner")).to_be_hidden()
+
+
 def test_it_goes_on_when_the_edge_was_killed(page: Page, service: Service) -> None:
     with_script(page, extra=SLOW, num_inference_steps=24)
     page.locator(".settings select").first.wait_for()

@@ -90,12 +90,7 @@ class WorkerFiles:
                 budget_s = policy.put_budget_s
                 self.transfers.order(Put(job_id=job_id, fence=fence, files=files, budget_s=budget_s, again=again))
             case fx.PutDraft(job_id, fence):
-                directory = attempt_dirs.checkpoint_dir(self._artefacts, job_id)
-                with contextlib.suppress(OSError):
-                    for path in sorted(directory.iterdir()):
-                        if is_draft_name(path.name):
-                            key = draft_key(job_id, fence, path.name)
-                            self.transfers.order(PutExtra(fence=fence, key=key, path=path))
+                self._put_draft(job_id, fence, policy.park_put_s)
             case fx.PutParked(job_id, fence, budget_s):
                 self.transfers.order(PutCheckpoints(fence=fence, kept=self._kept_of(job_id, fence), budget_s=budget_s))
             case fx.FetchInputs(fence, names, job_id):
@@ -112,12 +107,36 @@ class WorkerFiles:
         """Put the previews that an attempt has drawn since this was called last."""
         if self.transfers is None:
             return
+        for path in self._new_previews(job_id, fence):
+            self._shown.add(path)
+            key = artefact_key(job_id, fence, path.name)
+            self.transfers.order(PutExtra(fence=fence, key=key, path=path))
+
+    def _new_previews(self, job_id: str, fence: int) -> list[Path]:
+        """The previews of an attempt that were not put yet."""
+        directory = attempt_dirs.attempt_dir(self._out_root, job_id, fence)
+        try:
+            found = sorted(path for path in directory.iterdir() if preview_number(path.name))
+        except OSError:
+            return []
+        return [path for path in found if path not in self._shown]
+
+    def _put_draft(self, job_id: str, fence: int, budget_s: float) -> None:
+        """Put the drafts of an attempt that is being parked, and the previews that it drew last."""
+        assert self.transfers is not None
+        directory = attempt_dirs.checkpoint_dir(self._artefacts, job_id)
+        shown: list[tuple[str, Path]] = []
+        for preview in self._new_previews(job_id, fence):
+            kept = directory / preview.name
+            with contextlib.suppress(OSError):
+                # The attempt's directory is removed before the depot's thread comes to it.
+                preview.rename(kept)
+                shown.append((artefact_key(job_id, fence, preview.name), kept))
         with contextlib.suppress(OSError):
-            for path in attempt_dirs.attempt_dir(self._out_root, job_id, fence).iterdir():
-                if preview_number(path.name) and path not in self._shown:
-                    self._shown.add(path)
-                    key = artefact_key(job_id, fence, path.name)
-                    self.transfers.order(PutExtra(fence=fence, key=key, path=path))
+            drafts = sorted(path for path in directory.iterdir() if is_draft_name(path.name))
+            shown += [(draft_key(job_id, fence, path.name), path) for path in drafts]
+        for key, path in shown:
+            self.transfers.order(PutExtra(fence=fence, key=key, path=path, parked=True, budget_s=budget_s))
 
     def put_checkpoints(self, job_id: str, fence: int, every_s: float, now: float) -> None:
         """Put the newest checkpoints of an attempt, `every_s` seconds after this was done last (0: never), if there are newer ones."""

@@ -58,11 +58,16 @@ class Discard(Struct, frozen=True, kw_only=True):
 
 
 class PutExtra(Struct, frozen=True, kw_only=True):
-    """Put a picture of a job that is not over, if it can be put now; no job waits for it."""
+    """Put a picture of a job that is not over, if it can be put now; no job waits for it.
+
+    `parked`: it shows a job that is being parked. It comes before the checkpoints that are ordered next, and is tried for `budget_s`.
+    """
 
     fence: int
     key: str
     path: Path
+    parked: bool = False
+    budget_s: float = 0.0
 
 
 class PutCheckpoints(Struct, frozen=True, kw_only=True):
@@ -161,12 +166,10 @@ class Backlog:
         one.fault = fault
         waited_s = now - one.began_at
         match one.order:
-            case PutExtra():
-                return Outcome(order=one.order, fault=fault)
             case Discard():
                 over = one.tries >= _DISCARD_TRIES
-            case Put(budget_s=budget_s) | Fetch(budget_s=budget_s) | PutCheckpoints(budget_s=budget_s):
-                over = waited_s >= budget_s
+            case _:
+                over = waited_s >= one.order.budget_s
         if over:
             return Outcome(order=one.order, fault=f"{fault} (tried {one.tries} times in {waited_s:.0f} s)")
         one.next_at = now + min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(one.tries - 1, 8))

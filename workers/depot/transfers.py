@@ -209,7 +209,7 @@ class Transfers:
         match order:
             case Fetch():
                 self._fetches.order(order)
-            case PutCheckpoints():
+            case PutCheckpoints() | PutExtra(parked=True):
                 self._checkpoints.order(order)
             case _:
                 self._puts.order(order)

@@ -59,7 +59,7 @@ async function send(path, { method = 'GET', headers = {}, body, signal, patient 
       online.set(false);
       throw new ApiError(0);
     }
-    online.set(true);
+    online.set(!poolAway);
     if (answer.status !== 401 || !askForKey) return answer;
     // Several requests may be refused at once: they wait for the same key.
     if (getKey() === key) {
@@ -94,12 +94,23 @@ export function listJobs(filters) {
 }
 
 let poolAt = -Infinity;
+/** Whether the service answers without knowing its pool: what it serves without that, as files, says nothing of jobs. */
+let poolAway = false;
 
 /** Ask for workers and queue, unless that was done in the last `fresh` milliseconds. */
 export async function lookAtPool(fresh = 0) {
   if (performance.now() - poolAt < fresh) return;
   poolAt = performance.now();
-  pool.set(await call('v1/workers'));
+  try {
+    const found = await call('v1/workers');
+    poolAway = false;
+    online.set(true);
+    pool.set(found);
+  } catch (error) {
+    if (error.status) poolAway = error.status >= 500;
+    if (poolAway) online.set(false);
+    throw error;
+  }
 }
 
 export const jobPath = (id) => `v1/jobs/${encodeURIComponent(id)}`;
@@ -179,7 +190,7 @@ export async function waitOnline() {
   for (let pause = FIRST_PAUSE_MS; !online.get(); pause = Math.min(2 * pause, LONGEST_PAUSE_MS)) {
     await sleep(pause);
     try {
-      await send('livez');
+      await lookAtPool();
     } catch {}
   }
 }
