@@ -307,7 +307,9 @@ def test_a_job_that_waits_is_paused_and_goes_on(open_page: Callable[..., Page], 
 
 
 def test_a_service_that_has_lost_its_broker_is_told(page: Page) -> None:
-    lost = {"error": {"message": "the broker did not answer within 10 s", "code": "unavailable", "type": "server_error"}}
+    lost = {
+        "error": {"message": "the broker did not answer within 10 s", "code": "unavailable", "type": "server_error"}
+    }
     page.route(re.compile(r"/v1/workers$"), lambda route: route.fulfill(status=503, json=lost))
     expect(page.locator(".banner")).to_be_visible()
     with page.expect_response(re.compile(r"/v1/jobs\?")):  # what still comes does not hide it
