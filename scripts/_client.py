@@ -1,4 +1,4 @@
-"""What the client scripts share: one HTTP call, the task id, how a script ends. Standard library only, Python 3.9+."""
+"""Parts shared by the client scripts: one HTTP call, the task id, the end of a script. Standard library only, Python 3.9+."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def run(main: Callable[[], int]) -> None:
         code = main()
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read this has seen enough; the interpreter would complain once more at its end.
+        # The reader of the pipe is gone; the interpreter would report that once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except ServerError as error:

@@ -1,4 +1,4 @@
-"""Which encoder settings give the same bytes for the same frames, and what each costs.
+"""Print which encoder settings give the same bytes for the same frames, and what each costs.
 
 Encodes one raw clip again and again, in processes whose allocator fills memory differently (MALLOC_PERTURB_) and with different thread
 counts, and prints how many different files came out, their size, and the processor time of one encoding:

@@ -1,4 +1,4 @@
-"""How long a device stands idle when one job follows another in an engine.
+"""Measure how long a device stands idle when one job follows another in an engine.
 
 Reads a JSON object from stdin, {"model": directory, "device": "cpu" or "cuda", "threads": n, "jobs": n, "after_s": seconds}, draws so many
 jobs of the model's own size through the worker's runner, each given `after_s` after the engine asked for it, in two threads as the engine's
@@ -40,7 +40,7 @@ _UNCOUNTED = 2
 
 
 class Watch:
-    """When the models of a pipeline computed, by the device's clock."""
+    """Times at which the models of a pipeline computed, by the device's clock."""
 
     def __init__(self, pipe: Any, device: str) -> None:
         self._cuda: Any = torch.cuda if device == "cuda" else None
@@ -133,7 +133,7 @@ def forwards_of(steps: int, guidance: float | None) -> int:
 
 
 def main(run: Callable[[Order], Sequence[float]] = measure) -> int:
-    """Measure what stdin asks for."""
+    """Measure what the JSON on stdin describes."""
     logging.disable(logging.WARNING)
     found = run(msgspec.json.decode(sys.stdin.buffer.read(), type=Order))
     sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")

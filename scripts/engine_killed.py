@@ -53,7 +53,7 @@ _WRITES = 20
 
 
 class Said(Struct, frozen=True, kw_only=True):
-    """What a fork that came to its end leaves."""
+    """Outcome of a fork that came to its end."""
 
     pixels: str = ""
     resumed: int = 0
@@ -121,7 +121,7 @@ class Fork:
         return self.pid == 0 or self._reap(os.WNOHANG)
 
     def wait(self) -> Said:
-        """What it found, at its end."""
+        """The outcome, at its end."""
         if self.pid:
             self._reap(0)
         try:
@@ -130,7 +130,7 @@ class Fork:
             return Said(error="it ended without a word")
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         os.kill(self.pid, signal.SIGKILL)
         self._reap(0)
 
@@ -191,7 +191,7 @@ class Seen:
         self.copies_ms: list[float] = []
 
     def price(self, place: Path) -> dict[str, float]:
-        """What they took, and what writing the last one again takes."""
+        """Times of the checkpoints, and of writing the last one again."""
         state, binding = self.kept[-1]
         checkpoints = Checkpoints(place, 0.0)
         begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
@@ -209,7 +209,7 @@ class Seen:
 
 @contextlib.contextmanager
 def watched() -> Iterator[Seen]:
-    """Inside, the checkpoints that are taken are seen."""
+    """Note the checkpoints that are taken inside the block."""
     seen = Seen()
     own_keep, own_ended = Checkpoints.keep, Resumption.step_ended
 
@@ -249,7 +249,7 @@ class Killing:
         return Fork(self._studio, self._spec, self._place, self._studio.order.checkpoint_s)
 
     def look(self) -> bool:
-        """Do what is due; whether it is over."""
+        """Take the next step of the picture; return whether it is over."""
         if self._fork.ended:
             self._ended(self._fork.wait())
         elif self._todo and self._after is None and self._fork.step >= self._at:
@@ -323,7 +323,7 @@ def pairs(studio: Studio, place: Path) -> Iterator[Pair]:
 
 
 def measure(order: Order) -> Drawn:
-    """Draw all that was ordered."""
+    """Draw all pictures."""
     studio = Studio(order)
     draw = random.Random(order.seed)
     with tempfile.TemporaryDirectory() as base:
@@ -357,7 +357,7 @@ def measure(order: Order) -> Drawn:
 
 
 def main(run: Callable[[Order], Drawn] = measure) -> int:
-    """Measure what stdin asks for."""
+    """Measure what the JSON on stdin describes."""
     logging.disable(logging.WARNING)
     found = run(msgspec.json.decode(sys.stdin.buffer.read(), type=Order))
     sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")

@@ -46,7 +46,7 @@ class Marks:
         self.flushed_s = 0.0
 
     def set(self, what: str) -> None:
-        """This part has ended."""
+        """Note the end of a part."""
         self.at.setdefault(what, time.perf_counter())
 
     def between(self, first: str, last: str) -> float:
@@ -56,7 +56,7 @@ class Marks:
 
 @contextlib.contextmanager
 def marked(marks: Marks) -> Iterator[None]:
-    """Inside, the parts of an attempt are noted."""
+    """Note the parts of an attempt inside the block."""
 
     def after(owner: Any, name: str, what: str) -> Any:
         own = getattr(owner, name)
@@ -162,7 +162,7 @@ class Studio:
 
     @contextlib.contextmanager
     def _parked(self, after: float) -> Iterator[None]:
-        """Inside, the job is wanted back within the step behind so many."""
+        """Request the job back inside the block, within the step behind so many."""
         slot, own, shown = self._counters.slots[0], Slot.report, dict[int, float]()
 
         def request() -> None:
@@ -220,7 +220,7 @@ def park_of(kept: int, out: Marks, again: Marks) -> Park:
 
 
 def main() -> int:
-    """Measure what stdin asks for."""
+    """Measure what the JSON on stdin describes."""
     logging.disable(logging.WARNING)
     found = measure(msgspec.json.decode(sys.stdin.buffer.read(), type=Order))
     sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")

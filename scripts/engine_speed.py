@@ -1,4 +1,4 @@
-"""What each way to make a model quicker is worth: variants of one model side by side, in one process, on one device.
+"""Measure ways to make a model quicker: variants of one model side by side, in one process, on one device.
 
 Reads a JSON object from stdin, {"model": directory, "device": "cpu" or "cuda", "threads": n, "steps": n, "size": [width, height, frames]
 or null for the model's own, "variants": names of `VARIANTS` (none: all)}, and prints a list, one object a variant: seconds of a step and
@@ -42,7 +42,7 @@ _WORDS = 4096
 
 
 class Variant(Struct, frozen=True, kw_only=True):
-    """A model's table, and what its jobs ask for."""
+    """A model's table, and the fields of its jobs."""
 
     table: Mapping[str, Any] = MappingProxyType({})
     job: Mapping[str, Any] = MappingProxyType({})
@@ -176,7 +176,7 @@ def _written() -> Iterator[list[npt.NDArray[np.uint8]]]:
 
 
 def main() -> int:
-    """Measure what stdin asks for."""
+    """Measure what the JSON on stdin describes."""
     logging.disable(logging.WARNING)
     rows = measure(msgspec.json.decode(sys.stdin.buffer.read(), type=Order))
     sys.stdout.buffer.write(msgspec.json.encode(rows) + b"\n")

@@ -111,7 +111,7 @@ def _of_the_checkout(module: str) -> Any:
 
 
 def tested_models() -> dict[str, str]:
-    """What the conformance suite of pipelines holds each class to, and the classes."""
+    """The checks of the conformance suite of pipelines, and the classes that it covers."""
     printed = _of_the_checkout("tests.engine.families.printed")
     return {"checks": printed.checks(), "classes": printed.table(), "not served": printed.not_served()}
 
@@ -136,7 +136,7 @@ def every_preset() -> str:
 
 
 def every_action() -> str:
-    """The words that stand first in a line of the log."""
+    """The actions of log lines."""
     lines = ["| action | meaning |", "|---|---|"]
     return "\n".join([*lines, *(f"| `{action}` | {action.about} |" for action in Action)])
 
@@ -174,7 +174,7 @@ _RETRIES = {
 
 
 def every_failure() -> str:
-    """The classes of failures, and what follows from them."""
+    """The classes of failures and their rules."""
     lines = [
         "| code | meaning | tried again | counts as a crash | may trip its worker's breaker |",
         "|---|---|---|---|---|",
@@ -188,14 +188,14 @@ def every_failure() -> str:
 
 
 def every_exit_code() -> str:
-    """What the exit codes of the command `zoetrope` mean."""
+    """The exit codes of the command `zoetrope`."""
     return "\n".join(
         ["| code | meaning |", "|---|---|", *(f"| {code} | {text} |" for code, text in EXIT_CODES.items())]
     )
 
 
 def every_mutation() -> str:
-    """The rules that the simulation is shown to notice, each with its name for `python -m tests.simulation --mutations`."""
+    """The mutations that the simulation detects, each with its name for `python -m tests.simulation --mutations`."""
     lines = ["| rule left out | name |", "|---|---|"]
     mutations = _of_the_checkout("tests.simulation.mutations").ALL
     return "\n".join([*lines, *(f"| {one.rule} | `{one.name}` |" for one in mutations)])

@@ -162,7 +162,7 @@ def tour(page: Page, seconds: float) -> None:
 
 
 def main() -> int:
-    """Measure what stdin asks for."""
+    """Measure what the JSON on stdin describes."""
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
     found = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if found is None:

@@ -229,7 +229,7 @@ def _floors_text() -> Iterator[str]:
 
 
 def main(argv: list[str]) -> int:
-    """Print what was asked for."""
+    """Print the rooms, the imports of one, or the fields."""
     parser = argparse.ArgumentParser(prog="python -m scripts.rooms", description=__doc__)
     parser.add_argument("--of", metavar="ROOM", help="the imports behind the arrows from and to this room")
     parser.add_argument("--dot", action="store_true", help="the graph in Graphviz' language")

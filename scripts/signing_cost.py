@@ -1,4 +1,4 @@
-"""What signing a result costs, by kind and size: `python -m scripts.signing_cost`.
+"""Measure what signing a result costs, by kind and size: `python -m scripts.signing_cost`.
 
 A table of the time that it takes to publish a file of random pixels, unsigned and signed, and how much more that is, beside the bar of
 10 ms and 6 ms for each MB: of a processor, and by the clock, which says the same where the machine is quiet. Each is the least of several
@@ -30,7 +30,7 @@ _RECIPE = '{"zoetrope":1,"request":{"prompt":"' + "a" * 600 + '"}}'
 
 
 def _files(directory: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(name, media type, bytes) of what is signed."""
+    """(name, media type, bytes) of each file to sign."""
     rng = np.random.default_rng(0)
     for side in (64, 512, 1024, 2048):
         picture = Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))

@@ -40,7 +40,7 @@ _BACKENDS = ("native", "_native_cudnn", "_native_flash", "_flash_3_hub", "sage")
 
 
 class Broken(Exception):
-    """The call was broken off, as a cancel does it."""
+    """Raised inside a call to break it off, as a cancel does."""
 
 
 def inputs_of(shape: str, model: Any, device: str, dtype: torch.dtype) -> dict[str, Any]:

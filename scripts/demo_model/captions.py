@@ -143,7 +143,7 @@ class Chance:
 
 
 def caption(scene: Scene, chance: Chance, held_out: bool = False) -> str:
-    """A sentence that says all that the scene says, from the training sentences or from those kept for judging."""
+    """A sentence that describes the whole scene, from the training sentences or from those kept for judging."""
     adjectives = _OWN_WORDS.get(scene.motion, ((), (), ()))[2]
     if not held_out and adjectives and not scene.speed and chance.below(0.2):
         sentence, adjective = chance.one_of(_TRAINING_ADJECTIVES), chance.one_of(adjectives)

@@ -1,7 +1,7 @@
 """Judges a demo model on prompts kept out of training: `python -m scripts.demo_model.evaluate [--model DIRECTORY] [--prompts N]`.
 
 Every prompt is a combination of colour, shape, motion and background that training never showed, in a sentence it never showed. The
-clips come from the pipeline as a service runs it, one at a time; what they show is said by `judge`, from their pixels.
+clips come from the pipeline as a service runs it, one at a time; `judge` decides from their pixels what they show.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _STRANGE = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt, what it asks for, and what the judge saw."""
+    """One prompt, its scene, and the verdict of the judge."""
 
     prompt: str
     scene: Scene
@@ -53,7 +53,7 @@ class Sample:
 
     @property
     def agreement(self) -> dict[str, bool]:
-        """Which things are as asked for, and whether all are."""
+        """Which things are as in the prompt, and whether all are."""
         found = self.verdict.agrees_with(self.scene)
         return {**found, "all four": all(found.values())}
 

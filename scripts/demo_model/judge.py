@@ -1,6 +1,6 @@
-"""Says what a clip shows, from its pixels alone: background, colour, shape and motion.
+"""Judgement of what a clip shows, from its pixels alone: background, colour, shape and motion.
 
-The rules are simple on purpose, so that a person can check them, and right on every rendered clip. They know the world's tables and
+The rules are simple on purpose, so that a person can check them, and right on every rendered clip. They use the world's tables and
 nothing of the model.
 """
 
@@ -44,7 +44,7 @@ class Verdict:
     overlap: float = 0.0
 
     def agrees_with(self, scene: Scene) -> dict[str, bool]:
-        """Which of the four things are as asked for."""
+        """Which of the four things are as in the scene."""
         return {
             name: getattr(self, name) == getattr(scene, name) for name in ("colour", "background", "motion", "shape")
         }

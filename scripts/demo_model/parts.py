@@ -97,7 +97,7 @@ def new_transformer(latent: int, sizes: TransformerSizes) -> Transformer:
 
 @dataclass
 class Student:
-    """What learns to denoise, and what it reads prompts with."""
+    """The transformer that learns to denoise, and its text encoder and tokenizer."""
 
     transformer: Transformer
     text_encoder: TextEncoder

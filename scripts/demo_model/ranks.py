@@ -19,13 +19,13 @@ _TIMEOUT = timedelta(hours=6)
 
 
 def join() -> None:
-    """Meet the other processes, when torchrun's variables say that there are some."""
+    """Join the group of processes, when torchrun's variables name one."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("gloo", timeout=_TIMEOUT)
 
 
 def leave() -> None:
-    """Part from the other processes."""
+    """Leave the group of processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -41,7 +41,7 @@ def size() -> int:
 
 
 def wait() -> None:
-    """Go on when all processes have come here."""
+    """Wait until all processes have come here."""
     if dist.is_initialized():
         dist.barrier()
 

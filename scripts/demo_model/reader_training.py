@@ -1,4 +1,4 @@
-"""The text encoder, taught to read before anything is drawn: what a caption asks for must show in the states of its every word.
+"""Training of the text encoder before anything is drawn: the things that a caption names must show in the states of its every word.
 
 Learning to read and to draw at once took most of the transformer's time: the flow's loss says little about which word asks for what.
 Here a caption's words are asked for the five things directly, some minutes of training suffice, and the transformer finds the answer
@@ -16,7 +16,7 @@ from scripts.demo_model.parts import Student
 from scripts.demo_model.stages import Stage, level_rate
 from scripts.demo_model.world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SPEEDS, Scene, draw_scenes
 
-#: What a caption is asked for, and the answers there are.
+#: The questions to a caption, and the possible answers.
 QUESTIONS = {
     "colour": tuple(COLOURS),
     "shape": tuple(SHAPES),

@@ -32,7 +32,7 @@ class TrainingError(Exception):
 
 @dataclass
 class Stage:
-    """What one stage trains and how; `loss` gives (loss, figures to print) for a step and a generator of its own."""
+    """Modules and rules of one stage; `loss` gives (loss, figures to print) for a step and a generator of its own."""
 
     name: str
     steps: int

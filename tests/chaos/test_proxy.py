@@ -13,7 +13,7 @@ import pytest
 from tests.chaos.proxy import Proxy
 from tests.support.waiting import eventually
 
-Talk = Callable[[Proxy, asyncio.StreamReader, asyncio.StreamWriter, bytearray], Awaitable[None]]
+Exchange = Callable[[Proxy, asyncio.StreamReader, asyncio.StreamWriter, bytearray], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -44,12 +44,12 @@ async def hang_up(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
-def run(talk: Talk) -> None:
+def run(exchange: Exchange) -> None:
     async def whole() -> None:
         async with cable() as (proxy, heard):
             reader, writer = await asyncio.open_unix_connection(proxy.address)
             try:
-                await talk(proxy, reader, writer, heard)
+                await exchange(proxy, reader, writer, heard)
             finally:
                 await hang_up(writer)
 
@@ -57,16 +57,16 @@ def run(talk: Talk) -> None:
 
 
 def test_bytes_pass_both_ways():
-    async def talk(proxy, reader, writer, heard):
+    async def exchange(proxy, reader, writer, heard):
         writer.write(b"hello")
         assert await reader.readexactly(5) == b"hello"
         assert proxy.connections == 2
 
-    run(talk)
+    run(exchange)
 
 
 def test_a_cut_ends_the_connection_and_new_ones_pass():
-    async def talk(proxy, reader, writer, heard):
+    async def exchange(proxy, reader, writer, heard):
         writer.write(b"one")
         await reader.readexactly(3)
         proxy.cut()
@@ -77,12 +77,12 @@ def test_a_cut_ends_the_connection_and_new_ones_pass():
         assert await again.readexactly(3) == b"two"
         await hang_up(back)
 
-    run(talk)
+    run(exchange)
 
 
 @pytest.mark.parametrize("deliver", [True, False])
 def test_what_is_held_arrives_late_or_never(deliver):
-    async def talk(proxy, reader, writer, heard):
+    async def exchange(proxy, reader, writer, heard):
         writer.write(b"one")
         await reader.readexactly(3)
         proxy.hold()
@@ -99,11 +99,11 @@ def test_what_is_held_arrives_late_or_never(deliver):
         assert await late.read(4) == (b"late" if deliver else b"")
         await hang_up(later)
 
-    run(talk)
+    run(exchange)
 
 
 def test_without_a_server_a_connection_ends_at_once():
-    async def talk() -> None:
+    async def exchange() -> None:
         with tempfile.TemporaryDirectory(prefix="zc-") as directory:
             proxy = Proxy(Path(directory, "here"), Path(directory, "there"))
             await proxy.start()
@@ -113,4 +113,4 @@ def test_without_a_server_a_connection_ends_at_once():
             await proxy.close()
             assert not proxy.address.exists()
 
-    asyncio.run(talk())
+    asyncio.run(exchange())

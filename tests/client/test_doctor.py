@@ -63,7 +63,7 @@ def test_a_good_machine_has_nothing_to_mend():
             "is not ready: gpu-0 is starting",
         ),
         ({"keys_there": False}, "keys", "fail", "/data/keys.jsonl is not there"),
-        ({"keys_file": ""}, "keys", "warn", "whoever reaches the port may use the service"),
+        ({"keys_file": ""}, "keys", "warn", "any machine that reaches the port may use the service"),
         ({"can_mark": False}, "marking", "warn", "not marked as generated: c2pa-python is not installed pip install"),
         ({"can_mark": False, "marking": "on"}, "marking", "fail", "not marked as generated"),
         ({"marking_gone": "/own.pem"}, "marking", "fail", "/own.pem is not there"),

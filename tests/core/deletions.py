@@ -6,5 +6,5 @@ from broker.testing import CoreHarness
 from broker.wire import messages as m
 
 
-def forget(desk: CoreHarness, *job_ids: str, **fields) -> tuple[str, ...]:
-    return desk.ask(m.ForgetJobs(req=1, job_ids=job_ids, **fields), m.Forgotten).job_ids
+def forget(harness: CoreHarness, *job_ids: str, **fields) -> tuple[str, ...]:
+    return harness.ask(m.ForgetJobs(req=1, job_ids=job_ids, **fields), m.Forgotten).job_ids

@@ -113,7 +113,7 @@ class SimAgent:
 class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.desk = CoreHarness(Policy(recent_finals=2, max_losses=1000, queue_limit=4, forget_worker_s=20))
+        self.harness = CoreHarness(Policy(recent_finals=2, max_losses=1000, queue_limit=4, forget_worker_s=20))
         self.agents = {name: SimAgent(name) for name in WORKERS[:2]}
         self.accepted: set[str] = set()
         self.cancels: set[str] = set()
@@ -148,13 +148,13 @@ class AnyOrder(RuleBasedStateMachine):
                 continue
             agent = next((a for a in self.agents.values() if a.peer == effect.peer), None)
             if agent is None:
-                self.carry(self.desk.feed(effect.peer, PeerGone()))
+                self.carry(self.harness.feed(effect.peer, PeerGone()))
             else:
                 agent.inbox.append(effect.message)
 
     def submit_one(self, job_id: str, **fields) -> None:
-        self.desk.req += 1
-        effects = self.desk.feed(EDGE, submit_message(job_id, req=1, **fields))
+        self.harness.req += 1
+        effects = self.harness.feed(EDGE, submit_message(job_id, req=1, **fields))
         if any(isinstance(e, Send) and isinstance(e.message, m.Accepted) for e in effects):
             self.accepted.add(job_id)
         self.carry(effects)
@@ -180,7 +180,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(job_id=st.sampled_from(JOBS))
     def cancel(self, job_id):
-        effects = self.desk.feed(EDGE, m.CancelJob(req=1, job_id=job_id))
+        effects = self.harness.feed(EDGE, m.CancelJob(req=1, job_id=job_id))
         for effect in effects:
             reply = effect.message if isinstance(effect, Send) else None
             if isinstance(reply, m.CancelReply) and reply.outcome in ("cancelled", "requested"):
@@ -189,7 +189,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(job_id=st.sampled_from(JOBS))
     def forget(self, job_id):
-        self.carry(self.desk.feed(EDGE, m.ForgetJobs(req=1, job_ids=(job_id,))))
+        self.carry(self.harness.feed(EDGE, m.ForgetJobs(req=1, job_ids=(job_id,))))
 
     @rule(
         job_id=st.sampled_from(JOBS), events=st.sampled_from([(), ("completed", "failed", "cancelled"), ("started",)])
@@ -199,13 +199,13 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 3))
     def edge_claims(self, limit):
-        effects = self.desk.feed(EDGE, m.ClaimDeliveries(req=1, limit=limit))
+        effects = self.harness.feed(EDGE, m.ClaimDeliveries(req=1, limit=limit))
         reply = next(e for e in effects if isinstance(e, Send) and isinstance(e.message, m.Deliveries))
         for held in codec.hook_claims(reply.message.body):
             assert held.number not in self.delivered, "given again after its delivery was noted"
             _, until = self.claims.get(held.number, (0, 0.0))
-            assert until <= self.desk.now, "given to two edges at once"
-            self.claims[held.number] = held.claim, self.desk.now + LEASE_S
+            assert until <= self.harness.now, "given to two edges at once"
+            self.claims[held.number] = held.claim, self.harness.now + LEASE_S
         self.carry(effects)
 
     @precondition(lambda self: self.claims)
@@ -216,14 +216,14 @@ class AnyOrder(RuleBasedStateMachine):
         if outcome == "delivered":
             self.delivered.add(number)
         self.carry(
-            self.desk.feed(EDGE, m.DeliveryDone(req=1, number=number, claim=claim, outcome=outcome, retry_s=1.0))
+            self.harness.feed(EDGE, m.DeliveryDone(req=1, number=number, claim=claim, outcome=outcome, retry_s=1.0))
         )
 
     @rule(name=st.sampled_from(WORKERS), many=st.booleans())
     def deliver_to_broker(self, name, many):
         agent = self.agents.get(name)
         while agent and agent.deliveries:
-            self.carry(self.desk.feed(agent.peer, agent.deliveries.pop(0)))
+            self.carry(self.harness.feed(agent.peer, agent.deliveries.pop(0)))
             if not many:
                 break
 
@@ -286,18 +286,18 @@ class AnyOrder(RuleBasedStateMachine):
             self.agents[name] = SimAgent(name)
         else:
             self.failures += agent.failures
-            self.carry(self.desk.feed(agent.peer, m.Goodbye(reason="leaving")))
+            self.carry(self.harness.feed(agent.peer, m.Goodbye(reason="leaving")))
 
     @rule(seconds=st.floats(0.01, 8))
     def time_passes(self, seconds):
-        self.carry(self.desk.tick(seconds))
+        self.carry(self.harness.tick(seconds))
 
     @precondition(lambda self: self.accepted)
     @rule(flushed=st.booleans())
     def broker_dies(self, flushed):
         if flushed:
-            self.desk.archive.commit()
-        self.desk.restart()
+            self.harness.archive.commit()
+        self.harness.restart()
         for agent in self.agents.values():
             agent.connect()
 
@@ -307,20 +307,20 @@ class AnyOrder(RuleBasedStateMachine):
         if "w1" not in self.agents:
             self.agents["w1"] = SimAgent("w1")
         for _ in range(300):
-            if all(self.desk.job(job_id).final for job_id in self.accepted):
+            if all(self.harness.job(job_id).final for job_id in self.accepted):
                 break
             for agent in self.agents.values():
                 if agent.running:
                     agent.end("finished")
                 agent.beat()
                 while agent.deliveries:
-                    self.carry(self.desk.feed(agent.peer, agent.deliveries.pop(0)))
+                    self.carry(self.harness.feed(agent.peer, agent.deliveries.pop(0)))
                 while agent.inbox:
                     agent.take(agent.inbox.pop(0))
-            self.carry(self.desk.tick(0.9))
+            self.carry(self.harness.tick(0.9))
         self.failures += [job_id for agent in self.agents.values() for job_id in agent.failures]
         for job_id in self.accepted:
-            job = self.desk.job(job_id)
+            job = self.harness.job(job_id)
             assert job.final, f"{job_id} is stuck: {job}"
             assert len(self.finals[job_id]) == 1, f"{job_id} ended {self.finals[job_id]}"
             if job.result is not None:
@@ -330,7 +330,7 @@ class AnyOrder(RuleBasedStateMachine):
                 assert job.state != "succeeded", f"{job_id} succeeded after its cancel was accepted"
         assert len(self.published) == len(set(self.published)), f"published twice: {self.published}"
         assert set(self.finals) <= self.accepted, "something ended that nobody submitted"
-        assert self.desk.now >= START
+        assert self.harness.now >= START
 
 
 AnyOrder.TestCase.settings = settings(

@@ -120,43 +120,43 @@ def test_a_class_has_a_name_of_plain_letters(device, gpus, label):
 # ---------------------------------------------------------------- on demand
 
 
-def on_demand(desk):
-    return [model.card.name for model in desk.core.snapshot().on_demand]
+def on_demand(harness):
+    return [model.card.name for model in harness.core.snapshot().on_demand]
 
 
 @pytest.mark.parametrize(("names", "known"), [((), []), (("wan",), ["wan"]), (("*",), ["flux", "wan"])])
 def test_models_that_were_named_are_known_when_their_last_worker_has_left(names, known):
-    desk = CoreHarness(Policy(on_demand_models=names))
-    desk.hello("w1", body=worker_info("wan", "flux"))
-    assert on_demand(desk) == []
-    desk.feed(b"b-w1", m.Goodbye(orderly=True))
-    assert on_demand(desk) == known
-    desk.submit("j", model="wan")
-    rows = {(one.model, one.label): one.jobs for one in desk.core.snapshot().backlog_by_class}
+    harness = CoreHarness(Policy(on_demand_models=names))
+    harness.hello("w1", body=worker_info("wan", "flux"))
+    assert on_demand(harness) == []
+    harness.feed(b"b-w1", m.Goodbye(orderly=True))
+    assert on_demand(harness) == known
+    harness.submit("j", model="wan")
+    rows = {(one.model, one.label): one.jobs for one in harness.core.snapshot().backlog_by_class}
     assert rows["wan", "1x-cpu" if "wan" in known else "1x-unknown"] == 1
-    desk.hello("w2", body=worker_info("wan"))
-    assert on_demand(desk) == [name for name in known if name != "wan"]
-    assert desk.state("j") == "assigned"
+    harness.hello("w2", body=worker_info("wan"))
+    assert on_demand(harness) == [name for name in known if name != "wan"]
+    assert harness.state("j") == "assigned"
 
 
 def test_what_is_known_survives_a_reset_and_a_name_that_is_wanted_no_more_is_forgotten():
-    desk = CoreHarness(Policy(on_demand_models=("wan",)))
-    desk.hello("w1", body=worker_info("wan"))
-    known = [*desk.core.state.on_demand.known.values()]
-    desk.core.reset(2, desk.now)
-    assert on_demand(desk) == ["wan"]
+    harness = CoreHarness(Policy(on_demand_models=("wan",)))
+    harness.hello("w1", body=worker_info("wan"))
+    known = [*harness.core.state.on_demand.known.values()]
+    harness.core.reset(2, harness.now)
+    assert on_demand(harness) == ["wan"]
     other = CoreHarness(Policy(on_demand_models=("flux",)))
     other.core.state.on_demand.restore(known)
     assert on_demand(other) == []
 
 
 def test_a_model_is_known_as_its_last_worker_had_it():
-    desk = CoreHarness(Policy(on_demand_models=("wan",)))
-    desk.hello("w1", body=worker_info("wan"))
-    before = desk.core.state.on_demand.revision
-    desk.hello("w1", body=worker_info("wan"))
-    assert desk.core.state.on_demand.revision == before
-    desk.hello("w2", body=worker_info("wan", gpus=4))
-    (model,) = desk.core.state.on_demand.known.values()
-    assert (model.size, desk.core.state.on_demand.revision) == (4, before + 1)
-    assert codec.pool_view(codec.encode_body(desk.core.snapshot())).on_demand == ()
+    harness = CoreHarness(Policy(on_demand_models=("wan",)))
+    harness.hello("w1", body=worker_info("wan"))
+    before = harness.core.state.on_demand.revision
+    harness.hello("w1", body=worker_info("wan"))
+    assert harness.core.state.on_demand.revision == before
+    harness.hello("w2", body=worker_info("wan", gpus=4))
+    (model,) = harness.core.state.on_demand.known.values()
+    assert (model.size, harness.core.state.on_demand.revision) == (4, before + 1)
+    assert codec.pool_view(codec.encode_body(harness.core.snapshot())).on_demand == ()

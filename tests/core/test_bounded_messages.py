@@ -56,9 +56,9 @@ BODIES = {
 }
 
 
-def check(desk: CoreHarness) -> None:
+def check(harness: CoreHarness) -> None:
     """Decode every message of the last pass as its receiver does."""
-    for effect in desk.effects:
+    for effect in harness.effects:
         if not isinstance(effect, Send):
             continue
         frame = codec.encode(effect.message)
@@ -90,26 +90,26 @@ def assert_finite(value: Any) -> None:
     steps=STEPS,
 )
 def test_what_is_said_back_can_be_read(rates, names, steps):
-    desk = CoreHarness()
-    desk.core.restore([], rates, desk.now)
-    desk.feed(EDGE, m.Watch(req=1))
-    desk.hello("w1", free=2)
-    desk.hello(names, peer=peer_of("w1"))  # the reason of the refusal repeats the name
-    check(desk)
+    harness = CoreHarness()
+    harness.core.restore([], rates, harness.now)
+    harness.feed(EDGE, m.Watch(req=1))
+    harness.hello("w1", free=2)
+    harness.hello(names, peer=peer_of("w1"))  # the reason of the refusal repeats the name
+    check(harness)
     for number, (what, given_) in enumerate(steps):
         if what == "submit":
-            desk.submit(f"j{number}", **given_)
+            harness.submit(f"j{number}", **given_)
         elif what == "beat":
-            held = tuple(m.Held(job_id=j, fence=f) for j, f in desk.core.state.pool.workers.get("w1").held.items())
-            desk.beat("w1", *held, seen=desk.core.state.last_fence, free=2, **given_)
-        elif what == "finish" and (held := list(desk.core.state.pool.workers.get("w1").held.items())):
+            held = tuple(m.Held(job_id=j, fence=f) for j, f in harness.core.state.pool.workers.get("w1").held.items())
+            harness.beat("w1", *held, seen=harness.core.state.last_fence, free=2, **given_)
+        elif what == "finish" and (held := list(harness.core.state.pool.workers.get("w1").held.items())):
             job_id, fence = held[0]
             artefact = Artefact(name="a.mp4", media_type="video/mp4", size=1, sha256="0" * 64, fps=given_["fps"])
             result = Result(stage_durations=given_["stages"], peak_memory_mb=given_["memory"], artefacts=(artefact,))
             body, run_s = codec.encode_body(result), given_["run_s"]
-            desk.feed(peer_of("w1"), m.Finished(job_id=job_id, fence=fence, free=2, run_s=run_s, body=body))
+            harness.feed(peer_of("w1"), m.Finished(job_id=job_id, fence=fence, free=2, run_s=run_s, body=body))
         else:
-            desk.feed(EDGE, m.GetPool(req=number))
-            check(desk)
-            desk.feed(EDGE, m.ListJobs(req=number))
-        check(desk)
+            harness.feed(EDGE, m.GetPool(req=number))
+            check(harness)
+            harness.feed(EDGE, m.ListJobs(req=number))
+        check(harness)

@@ -18,12 +18,12 @@ FOUR_S = ONE_S / speed(4)
 
 def taught(*sizes: int, policy: Policy | None = None) -> CoreHarness:
     """A core that has seen jobs on one GPU, with a worker of each of these sizes that has the model in memory."""
-    desk = CoreHarness(policy)
-    desk.core.restore([], [("demo", UNIT * (1 + n % 3), ONE_S * (1 + n % 3), 1) for n in range(30)], desk.now)
+    harness = CoreHarness(policy)
+    harness.core.restore([], [("demo", UNIT * (1 + n % 3), ONE_S * (1 + n % 3), 1) for n in range(30)], harness.now)
     for number, gpus in enumerate(sizes):
-        desk.hello(f"w{number}-{gpus}", body=worker_info(gpus=gpus))
-        desk.beat(f"w{number}-{gpus}", free=1, model="demo", engine="ready")
-    return desk
+        harness.hello(f"w{number}-{gpus}", body=worker_info(gpus=gpus))
+        harness.beat(f"w{number}-{gpus}", free=1, model="demo", engine="ready")
+    return harness
 
 
 def learned(*jobs: tuple[float, float, int]) -> Costs:
@@ -73,111 +73,111 @@ def test_an_unknown_model_is_guessed_faster_on_more_gpus():
 
 
 def test_each_worker_is_sent_what_a_job_takes_on_it():
-    desk = taught(1, 4)
+    harness = taught(1, 4)
     predicted = {}
     for name in ("a", "b"):
-        desk.submit(name, units=UNIT)
-        (run,) = sent(desk.effects, m.Run)
-        predicted[desk.job(name).worker] = run.predicted_s
+        harness.submit(name, units=UNIT)
+        (run,) = sent(harness.effects, m.Run)
+        predicted[harness.job(name).worker] = run.predicted_s
     assert predicted["w0-1"] == pytest.approx(ONE_S, rel=0.02)
     assert predicted["w1-4"] == pytest.approx(FOUR_S, rel=0.02)
 
 
 def test_a_pool_of_groups_alone_learns_of_groups():
-    desk = CoreHarness()
-    desk.hello("four", body=worker_info(gpus=4))
+    harness = CoreHarness()
+    harness.hello("four", body=worker_info(gpus=4))
     for number in range(5):
-        desk.submit(f"j{number}", units=UNIT)
-        fence = desk.job(f"j{number}").fence
-        desk.feed(b"b-four", m.Finished(job_id=f"j{number}", fence=fence, free=1, run_s=5.0, body=b"\x80"))
-    assert desk.core.state.costs.predict("demo", UNIT, 4) == pytest.approx(5.0, rel=0.1)
-    assert desk.core.state.run_times.predict(m.Submission(model="demo"), UNIT) == pytest.approx(5.0, rel=0.1)
+        harness.submit(f"j{number}", units=UNIT)
+        fence = harness.job(f"j{number}").fence
+        harness.feed(b"b-four", m.Finished(job_id=f"j{number}", fence=fence, free=1, run_s=5.0, body=b"\x80"))
+    assert harness.core.state.costs.predict("demo", UNIT, 4) == pytest.approx(5.0, rel=0.1)
+    assert harness.core.state.run_times.predict(m.Submission(model="demo"), UNIT) == pytest.approx(5.0, rel=0.1)
 
 
 def test_while_no_worker_is_there_jobs_are_weighed_for_one_of_the_last_size():
-    desk = CoreHarness()
-    desk.core.restore([], [("demo", UNIT, 5.0, 4)] * 5, desk.now)
-    desk.submit("a", units=UNIT)
-    assert desk.job("a").cost == pytest.approx(5.0, rel=0.05)
+    harness = CoreHarness()
+    harness.core.restore([], [("demo", UNIT, 5.0, 4)] * 5, harness.now)
+    harness.submit("a", units=UNIT)
+    assert harness.job("a").cost == pytest.approx(5.0, rel=0.05)
 
 
 # ---------------------------------------------------------------- what waits
 
 
 def test_what_waits_counts_so_much_that_over_the_number_of_workers_it_is_the_time_until_it_is_done():
-    desk = taught(1, 4)
+    harness = taught(1, 4)
     for name in ("a", "b", "waits"):
-        desk.submit(name, units=UNIT)
+        harness.submit(name, units=UNIT)
     a_second = 1 / ONE_S + 1 / FOUR_S
-    assert desk.job("waits").cost / 2 == pytest.approx(1 / a_second, rel=0.02)
+    assert harness.job("waits").cost / 2 == pytest.approx(1 / a_second, rel=0.02)
 
 
 def test_what_waits_for_a_class_of_workers_counts_as_long_as_it_takes_there():
-    desk = taught(1, 4)
+    harness = taught(1, 4)
     for name in ("a", "b", "waits", "waits-too"):
-        desk.submit(name, units=UNIT)
-    desk.submit("wide", units=UNIT, gpus=4)
-    waiting = {one.size: one.backlog_s for one in desk.core.snapshot().backlog_by_class}
+        harness.submit(name, units=UNIT)
+    harness.submit("wide", units=UNIT, gpus=4)
+    waiting = {one.size: one.backlog_s for one in harness.core.snapshot().backlog_by_class}
     assert waiting == {1: pytest.approx(2 * ONE_S, rel=0.05), 4: pytest.approx(FOUR_S, rel=0.05)}
 
 
 def test_the_end_of_a_job_that_is_granted_at_once_is_expected_as_on_its_worker():
-    desk = taught(1, 4)
-    assert desk.submit("a", units=UNIT).admission.eta_s == pytest.approx(ONE_S, rel=0.02)
-    assert desk.submit("b", units=UNIT).admission.eta_s == pytest.approx(FOUR_S, rel=0.02)
+    harness = taught(1, 4)
+    assert harness.submit("a", units=UNIT).admission.eta_s == pytest.approx(ONE_S, rel=0.02)
+    assert harness.submit("b", units=UNIT).admission.eta_s == pytest.approx(FOUR_S, rel=0.02)
 
 
 def test_a_job_that_only_the_group_can_run_counts_as_long_as_it_takes_there():
-    desk = taught(1, 4)
-    desk.submit("a", units=UNIT, gpus=2)
-    desk.submit("waits", units=UNIT, gpus=2)
-    assert desk.job("waits").cost == pytest.approx(FOUR_S, rel=0.02)
+    harness = taught(1, 4)
+    harness.submit("a", units=UNIT, gpus=2)
+    harness.submit("waits", units=UNIT, gpus=2)
+    assert harness.job("waits").cost == pytest.approx(FOUR_S, rel=0.02)
 
 
 def test_the_end_of_a_job_in_a_group_is_expected_sooner():
-    desk = taught(1, 4)
+    harness = taught(1, 4)
     for name, worker in (("a", "w0-1"), ("b", "w1-4")):
-        desk.submit(name, units=UNIT)
-        desk.start(worker, name)
-    assert desk.view("a").eta_s == pytest.approx(ONE_S, rel=0.02)
-    assert desk.view("b").eta_s == pytest.approx(FOUR_S, rel=0.02)
+        harness.submit(name, units=UNIT)
+        harness.start(worker, name)
+    assert harness.view("a").eta_s == pytest.approx(ONE_S, rel=0.02)
+    assert harness.view("b").eta_s == pytest.approx(FOUR_S, rel=0.02)
 
 
 def test_the_end_of_a_job_in_a_group_is_expected_as_soon_over_a_restart_of_the_broker():
-    desk = taught(4)
-    desk.submit("a", units=UNIT)
-    desk.start("w0-4", "a")
-    desk.restart()
+    harness = taught(4)
+    harness.submit("a", units=UNIT)
+    harness.start("w0-4", "a")
+    harness.restart()
     for seconds, gpus in ((FOUR_S, 4), (ONE_S, 1)):
-        desk.core.state.costs.learn("demo", UNIT, seconds, gpus)
-    assert desk.view("a").eta_s == pytest.approx(FOUR_S, rel=0.3)
+        harness.core.state.costs.learn("demo", UNIT, seconds, gpus)
+    assert harness.view("a").eta_s == pytest.approx(FOUR_S, rel=0.3)
 
 
 def test_a_worker_that_is_lost_or_leaves_counts_no_more():
-    desk = taught(1, 4)
+    harness = taught(1, 4)
     waiting = m.Submission(model="demo")
-    assert desk.core.state.run_times.least_gpus(waiting) == 1
-    desk.feed(b"b-w0-1", m.Goodbye())
-    assert desk.core.state.run_times.predict(waiting, UNIT) == pytest.approx(FOUR_S, rel=0.02)
-    desk.hello("w0-1", body=worker_info(gpus=1))
-    assert desk.core.state.run_times.least_gpus(waiting) == 1
-    desk.beat("w1-4", free=1)
-    desk.now += 5.0
-    desk.beat("w1-4", free=1)
-    desk.tick(3.0)
-    assert desk.core.state.run_times.predict(waiting, UNIT) == pytest.approx(FOUR_S, rel=0.02)
+    assert harness.core.state.run_times.least_gpus(waiting) == 1
+    harness.feed(b"b-w0-1", m.Goodbye())
+    assert harness.core.state.run_times.predict(waiting, UNIT) == pytest.approx(FOUR_S, rel=0.02)
+    harness.hello("w0-1", body=worker_info(gpus=1))
+    assert harness.core.state.run_times.least_gpus(waiting) == 1
+    harness.beat("w1-4", free=1)
+    harness.now += 5.0
+    harness.beat("w1-4", free=1)
+    harness.tick(3.0)
+    assert harness.core.state.run_times.predict(waiting, UNIT) == pytest.approx(FOUR_S, rel=0.02)
 
 
 # ---------------------------------------------------------------- what is promised
 
 
 def test_no_time_is_promised_that_only_the_fastest_worker_would_keep():
-    desk = taught(1, 4)
-    answer = desk.submit("a", units=UNIT, promise=m.PromiseWish(within_s=2 * FOUR_S, confidence=0.9))
+    harness = taught(1, 4)
+    answer = harness.submit("a", units=UNIT, promise=m.PromiseWish(within_s=2 * FOUR_S, confidence=0.9))
     assert isinstance(answer, m.Rejected)
     assert answer.earliest_s > ONE_S
-    assert isinstance(desk.submit("b", units=UNIT, promise=m.PromiseWish(within_s=2 * ONE_S)), m.Accepted)
-    only_group = desk.submit("c", units=UNIT, gpus=4, promise=m.PromiseWish(within_s=2 * FOUR_S, confidence=0.9))
+    assert isinstance(harness.submit("b", units=UNIT, promise=m.PromiseWish(within_s=2 * ONE_S)), m.Accepted)
+    only_group = harness.submit("c", units=UNIT, gpus=4, promise=m.PromiseWish(within_s=2 * FOUR_S, confidence=0.9))
     assert isinstance(only_group, m.Accepted)
 
 
@@ -185,27 +185,27 @@ def test_no_time_is_promised_that_only_the_fastest_worker_would_keep():
 
 
 def test_usage_counts_all_gpus_of_the_worker_that_had_the_job():
-    desk = CoreHarness()
-    desk.hello("four", body=worker_info(gpus=4))
-    desk.submit("a")
-    desk.start("four", "a")
-    desk.tick(5.0)
-    desk.finish("four", "a")
-    assert gpu_seconds(desk.job("a")) == (pytest.approx(20.0), 0.0)
+    harness = CoreHarness()
+    harness.hello("four", body=worker_info(gpus=4))
+    harness.submit("a")
+    harness.start("four", "a")
+    harness.tick(5.0)
+    harness.finish("four", "a")
+    assert gpu_seconds(harness.job("a")) == (pytest.approx(20.0), 0.0)
 
 
 def test_usage_counts_each_attempt_by_its_own_worker():
-    desk = CoreHarness()
-    desk.hello("four", body=worker_info(gpus=4))
-    desk.submit("a")
-    desk.start("four", "a")
-    desk.tick(2.0)
-    desk.feed(b"b-four", m.Goodbye())
-    desk.hello("one")
-    desk.start("one", "a")
-    desk.tick(3.0)
-    desk.finish("one", "a")
-    assert gpu_seconds(desk.job("a")) == (pytest.approx(3.0), pytest.approx(8.0))
+    harness = CoreHarness()
+    harness.hello("four", body=worker_info(gpus=4))
+    harness.submit("a")
+    harness.start("four", "a")
+    harness.tick(2.0)
+    harness.feed(b"b-four", m.Goodbye())
+    harness.hello("one")
+    harness.start("one", "a")
+    harness.tick(3.0)
+    harness.finish("one", "a")
+    assert gpu_seconds(harness.job("a")) == (pytest.approx(3.0), pytest.approx(8.0))
 
 
 def test_a_tenant_is_charged_what_its_jobs_hold():
@@ -229,38 +229,38 @@ def test_a_tenant_is_charged_what_its_jobs_hold():
 
 
 def test_tenants_come_to_the_same_gpu_seconds_where_one_asks_for_groups_and_one_does_not():
-    desk = taught(1, 4, policy=Policy(suspect_after_s=1e6, lost_after_s=2e6))
+    harness = taught(1, 4, policy=Policy(suspect_after_s=1e6, lost_after_s=2e6))
     for number in range(60):
-        desk.submit(f"small-{number}", units=UNIT, tenant="small")
-        desk.submit(f"wide-{number}", units=UNIT, tenant="wide", gpus=4)
+        harness.submit(f"small-{number}", units=UNIT, tenant="small")
+        harness.submit(f"wide-{number}", units=UNIT, tenant="wide", gpus=4)
     used = {"small": 0.0, "wide": 0.0}
     ends: dict[str, tuple[float, str]] = {}
     for _ in range(60):
-        for worker in desk.core.state.pool:
+        for worker in harness.core.state.pool:
             if worker.name not in ends:
                 (job_id,) = worker.held
-                desk.start(worker.name, job_id)
-                ends[worker.name] = desk.now + (FOUR_S if worker.info.gpus == 4 else ONE_S), job_id
+                harness.start(worker.name, job_id)
+                ends[worker.name] = harness.now + (FOUR_S if worker.info.gpus == 4 else ONE_S), job_id
         name = min(ends, key=ends.__getitem__)
         end, job_id = ends.pop(name)
-        desk.tick(end - desk.now)
-        desk.finish(name, job_id)
-        used[desk.job(job_id).submission.tenant] += sum(gpu_seconds(desk.job(job_id)))
+        harness.tick(end - harness.now)
+        harness.finish(name, job_id)
+        used[harness.job(job_id).submission.tenant] += sum(gpu_seconds(harness.job(job_id)))
     assert used["small"] / sum(used.values()) == pytest.approx(0.5, abs=0.05)
 
 
 def test_tenants_come_to_the_same_seconds_where_predictions_of_one_are_wrong():
     """What a job took counts, and not what was expected of it: here those of one tenant take twice as long as they were thought to."""
-    desk = taught(1, policy=Policy(suspect_after_s=1e6, lost_after_s=2e6))
+    harness = taught(1, policy=Policy(suspect_after_s=1e6, lost_after_s=2e6))
     for number in range(60):
-        desk.submit(f"right-{number}", units=UNIT, tenant="right")
-        desk.submit(f"wrong-{number}", units=UNIT / 2, tenant="wrong")
+        harness.submit(f"right-{number}", units=UNIT, tenant="right")
+        harness.submit(f"wrong-{number}", units=UNIT / 2, tenant="wrong")
     used = {"right": 0.0, "wrong": 0.0}
-    (worker,) = desk.core.state.pool
+    (worker,) = harness.core.state.pool
     for _ in range(60):
         (job_id,) = worker.held
-        desk.start(worker.name, job_id)
-        desk.tick(ONE_S)
-        desk.finish(worker.name, job_id)
-        used[desk.job(job_id).submission.tenant] += ONE_S
+        harness.start(worker.name, job_id)
+        harness.tick(ONE_S)
+        harness.finish(worker.name, job_id)
+        used[harness.job(job_id).submission.tenant] += ONE_S
     assert used["right"] / sum(used.values()) == pytest.approx(0.5, abs=0.05)

@@ -10,55 +10,55 @@ from broker.wire.load import LOAD_PERIOD_S
 
 
 def begun() -> CoreHarness:
-    desk = CoreHarness()
-    desk.core.restore([], [], desk.now)
-    return desk
+    harness = CoreHarness()
+    harness.core.restore([], [], harness.now)
+    return harness
 
 
-def samples(desk: CoreHarness) -> list[m.LoadSample]:
-    return codec.load_samples(desk.ask(m.GetLoadHistory(req=1), m.LoadSamples).body)
+def samples(harness: CoreHarness) -> list[m.LoadSample]:
+    return codec.load_samples(harness.ask(m.GetLoadHistory(req=1), m.LoadSamples).body)
 
 
 def test_a_sample_counts_workers_at_work_and_jobs_by_what_they_do() -> None:
-    desk = begun()
-    desk.hello("w1")
-    desk.hello("w2")
-    desk.running("a", "w1")
-    desk.submit("b")
-    desk.submit("c")
-    (now,) = samples(desk)
+    harness = begun()
+    harness.hello("w1")
+    harness.hello("w2")
+    harness.running("a", "w1")
+    harness.submit("b")
+    harness.submit("c")
+    (now,) = samples(harness)
     assert (now.workers, now.busy, now.running, now.waiting) == (2, 2, 2, 1)
     assert now.wait_s > 0
     assert now.finished == {"cancelled": 0, "failed": 0, "succeeded": 0}
 
 
 def test_what_ended_is_counted_between_two_samples_and_every_answer_ends_with_now() -> None:
-    desk = begun()
-    desk.running("a")
-    desk.finish("w1", "a")
-    desk.tick(LOAD_PERIOD_S)
-    desk.running("b")
-    desk.finish("w1", "b")
-    desk.running("c")
-    desk.finish("w1", "c")
-    found = samples(desk)
+    harness = begun()
+    harness.running("a")
+    harness.finish("w1", "a")
+    harness.tick(LOAD_PERIOD_S)
+    harness.running("b")
+    harness.finish("w1", "b")
+    harness.running("c")
+    harness.finish("w1", "c")
+    found = samples(harness)
     assert [sample.finished["succeeded"] for sample in found] == [1, 2]
     assert found[1].at >= found[0].at
 
 
 def test_an_hour_is_kept() -> None:
-    desk = begun()
-    desk.tick(2 * 3600.0)
-    found = samples(desk)
+    harness = begun()
+    harness.tick(2 * 3600.0)
+    found = samples(harness)
     assert len(found) == 361
     assert 3590 <= found[-1].at - found[0].at <= 3610
 
 
 def test_it_goes_on_over_a_reset_of_the_core() -> None:
-    desk = begun()
-    desk.tick(3 * LOAD_PERIOD_S)
-    before = len(samples(desk))
-    core: Core = desk.core
-    core.reset(desk.core.state.epoch + 1, desk.now)
-    core.restore([], [], desk.now)
-    assert len(samples(desk)) == before
+    harness = begun()
+    harness.tick(3 * LOAD_PERIOD_S)
+    before = len(samples(harness))
+    core: Core = harness.core
+    core.reset(harness.core.state.epoch + 1, harness.now)
+    core.restore([], [], harness.now)
+    assert len(samples(harness)) == before

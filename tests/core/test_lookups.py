@@ -12,14 +12,14 @@ from broker.wire import messages as m
 
 
 @pytest.fixture
-def desk() -> CoreHarness:
+def harness() -> CoreHarness:
     """`near` waits with its spec, `far` without, `over` is final and on disk alone."""
-    desk = CoreHarness(Policy(recent_finals=0, live_bodies=1))
-    desk.running("over")
-    desk.finish("w1", "over", free=0)
+    harness = CoreHarness(Policy(recent_finals=0, live_bodies=1))
+    harness.running("over")
+    harness.finish("w1", "over", free=0)
     for job_id in ("near", "far"):
-        desk.submit(job_id)
-    return desk
+        harness.submit(job_id)
+    return harness
 
 
 def asked(job_id: str, **fields) -> list[m.Message]:
@@ -33,8 +33,8 @@ def asked(job_id: str, **fields) -> list[m.Message]:
 @pytest.mark.parametrize(
     ("job_id", "lookup"), [("near", None), ("far", FindSpec("far")), ("over", FindJob("over")), ("new", FindJob("new"))]
 )
-def test_a_job_is_read_where_memory_has_not_all_of_it(desk, job_id, lookup):
-    assert [desk.core.needs(EDGE, message) for message in asked(job_id)] == [lookup] * 3
+def test_a_job_is_read_where_memory_has_not_all_of_it(harness, job_id, lookup):
+    assert [harness.core.needs(EDGE, message) for message in asked(job_id)] == [lookup] * 3
 
 
 @pytest.mark.parametrize(
@@ -42,51 +42,51 @@ def test_a_job_is_read_where_memory_has_not_all_of_it(desk, job_id, lookup):
     [{"alias_unique": True, "alias": "one"}, {"only_if_idle": True}, {"max_queued": 9}, {"deadline_s": 5.0}],
     ids=lambda fields: next(iter(fields)),
 )
-def test_a_fresh_id_is_looked_up_only_where_its_job_could_be_refused(desk, fields):
+def test_a_fresh_id_is_looked_up_only_where_its_job_could_be_refused(harness, fields):
     fresh = submit_message("new", b"", fresh=True)
-    desk.tick(FRESH_S)
-    assert desk.core.needs(EDGE, fresh) is None
-    assert desk.core.needs(EDGE, submit_message("far", b"", fresh=True)) == FindSpec("far")
-    assert desk.core.needs(EDGE, submit_message("new", b"", fresh=True, **fields)) is not None
-    desk.core.set_refusing("the disk is full")
-    assert desk.core.needs(EDGE, fresh) == FindJob("new")
-    desk.core.set_refusing("")
-    desk.core.begin_stop()
-    assert desk.core.needs(EDGE, fresh) == FindJob("new")
+    harness.tick(FRESH_S)
+    assert harness.core.needs(EDGE, fresh) is None
+    assert harness.core.needs(EDGE, submit_message("far", b"", fresh=True)) == FindSpec("far")
+    assert harness.core.needs(EDGE, submit_message("new", b"", fresh=True, **fields)) is not None
+    harness.core.set_refusing("the disk is full")
+    assert harness.core.needs(EDGE, fresh) == FindJob("new")
+    harness.core.set_refusing("")
+    harness.core.begin_stop()
+    assert harness.core.needs(EDGE, fresh) == FindJob("new")
 
 
-def test_a_fresh_id_is_looked_up_while_requests_of_the_life_before_may_come_again(desk):
+def test_a_fresh_id_is_looked_up_while_requests_of_the_life_before_may_come_again(harness):
     fresh = submit_message("new", b"", fresh=True)
-    desk.restart()
-    desk.tick(FRESH_S - 0.1)
-    assert desk.core.needs(EDGE, fresh) == FindJob("new")
-    desk.tick(0.2)
-    assert desk.core.needs(EDGE, fresh) is None
+    harness.restart()
+    harness.tick(FRESH_S - 0.1)
+    assert harness.core.needs(EDGE, fresh) == FindJob("new")
+    harness.tick(0.2)
+    assert harness.core.needs(EDGE, fresh) is None
 
 
-def test_a_name_is_read_with_the_id(desk):
+def test_a_name_is_read_with_the_id(harness):
     named = {"origin": "native", "alias": "one", "tenant": "t"}
     lookup = FindJob("new", "native", "one", "t")
-    assert desk.core.needs(EDGE, m.GetJob(req=1, job_id="new", **named)) == lookup
+    assert harness.core.needs(EDGE, m.GetJob(req=1, job_id="new", **named)) == lookup
     submit = submit_message("new", b"", **named)
-    assert desk.core.needs(EDGE, submit) == FindJob("new")
-    assert desk.core.needs(EDGE, submit_message("new", b"", alias_unique=True, **named)) == lookup
+    assert harness.core.needs(EDGE, submit) == FindJob("new")
+    assert harness.core.needs(EDGE, submit_message("new", b"", alias_unique=True, **named)) == lookup
 
 
-def test_a_result_is_compared_with_the_record_of_its_job_if_its_worker_is_known(desk):
+def test_a_result_is_compared_with_the_record_of_its_job_if_its_worker_is_known(harness):
     result = m.Finished(job_id="over", fence=1, body=RESULT)
-    assert desk.core.needs(peer_of("w1"), result) == FindJob("over")
-    assert desk.core.needs(b"b-unknown", result) is None
-    assert desk.core.needs(peer_of("w1"), m.Heartbeat(seen=1, free=1)) is None
+    assert harness.core.needs(peer_of("w1"), result) == FindJob("over")
+    assert harness.core.needs(b"b-unknown", result) is None
+    assert harness.core.needs(peer_of("w1"), m.Heartbeat(seen=1, free=1)) is None
     near = m.Finished(job_id="near", fence=1, body=RESULT)
-    assert desk.core.needs(peer_of("w1"), near) is None
+    assert harness.core.needs(peer_of("w1"), near) is None
 
 
-def test_of_jobs_to_be_deleted_those_in_memory_are_not_read(desk):
-    assert desk.core.needs(EDGE, m.ForgetJobs(req=1, job_ids=("over", "near", "over"))) == FindJobs(("over",))
-    assert desk.core.needs(EDGE, m.ForgetJobs(req=1, job_ids=("near",))) is None
+def test_of_jobs_to_be_deleted_those_in_memory_are_not_read(harness):
+    assert harness.core.needs(EDGE, m.ForgetJobs(req=1, job_ids=("over", "near", "over"))) == FindJobs(("over",))
+    assert harness.core.needs(EDGE, m.ForgetJobs(req=1, job_ids=("near",))) is None
 
 
-def test_a_page_begins_at_a_time_of_the_cores_timeline(desk):
+def test_a_page_begins_at_a_time_of_the_cores_timeline(harness):
     query = m.ListJobs(req=1, after="gone", after_at=5.0)
-    assert desk.core.needs(EDGE, query) == FindPage(query)
+    assert harness.core.needs(EDGE, query) == FindPage(query)

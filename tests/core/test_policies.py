@@ -140,32 +140,32 @@ def test_loras_in_memory_are_nothing_to_a_job_without_any():
 
 
 def test_a_job_goes_where_its_lora_is_and_never_waits_for_it():
-    desk = CoreHarness()
+    harness = CoreHarness()
     for name, loras in (("w1", ()), ("w2", ("film",))):
-        desk.hello(name, free=0)
-        desk.beat(name, free=1, model="demo", loaded_loras=loras)
-    desk.submit("a", lora_names=("film",))
-    desk.submit("b", lora_names=("film",))
-    assert [desk.job(name).worker for name in "ab"] == ["w2", "w1"]
-    shown = {one.name: one.loaded_loras for one in desk.core.snapshot().workers}
+        harness.hello(name, free=0)
+        harness.beat(name, free=1, model="demo", loaded_loras=loras)
+    harness.submit("a", lora_names=("film",))
+    harness.submit("b", lora_names=("film",))
+    assert [harness.job(name).worker for name in "ab"] == ["w2", "w1"]
+    shown = {one.name: one.loaded_loras for one in harness.core.snapshot().workers}
     assert shown == {"w1": (), "w2": ("film",)}
 
 
-def learned(desk: CoreHarness, *jobs: tuple[str, float, dict], quiet_s: float, workers: int = 2) -> list[str]:
+def learned(harness: CoreHarness, *jobs: tuple[str, float, dict], quiet_s: float, workers: int = 2) -> list[str]:
     """In which order a worker is given jobs of (id, seconds, fields) that came together, when nothing has come since for so long."""
     for number in range(2, workers + 1):
-        desk.hello(f"w{number}", free=0)
-    desk.running("first", units=2 * UNIT)  # took 2 s: a second a unit
-    desk.finish("w1", "first", free=0)
+        harness.hello(f"w{number}", free=0)
+    harness.running("first", units=2 * UNIT)  # took 2 s: a second a unit
+    harness.finish("w1", "first", free=0)
     for job_id, seconds, fields in jobs:
-        desk.submit(job_id, units=seconds * UNIT, **fields)
-    desk.now += quiet_s
+        harness.submit(job_id, units=seconds * UNIT, **fields)
+    harness.now += quiet_s
     order = []
-    desk.beat("w1", free=1)
-    while run := sent(desk.effects, m.Run, peer_of("w1")):
+    harness.beat("w1", free=1)
+    while run := sent(harness.effects, m.Run, peer_of("w1")):
         order.append(run[0].job_id)
-        desk.start("w1", order[-1])
-        desk.finish("w1", order[-1])
+        harness.start("w1", order[-1])
+        harness.finish("w1", order[-1])
     return order
 
 
@@ -181,8 +181,8 @@ def test_when_a_backlog_ends_the_longest_goes_first():
 
 
 def test_where_one_worker_does_all_the_shortest_goes_first_to_the_end():
-    desk = CoreHarness(Policy(suspect_after_s=1e6))
-    assert learned(desk, *CLIPS, quiet_s=100.0, workers=1) == ["short", "middle", "long"]
+    harness = CoreHarness(Policy(suspect_after_s=1e6))
+    assert learned(harness, *CLIPS, quiet_s=100.0, workers=1) == ["short", "middle", "long"]
 
 
 def test_equal_jobs_start_in_the_order_in_which_they_came():
@@ -225,32 +225,32 @@ def test_which_lanes_a_worker_can_run(lane, fits):
 
 
 def test_a_pinned_job_waits_for_its_worker():
-    desk = CoreHarness()
-    desk.hello("w1")
-    desk.submit("a", pinned="w2")
-    assert desk.state("a") == "queued"
-    desk.hello("w2")
-    assert desk.job("a").worker == "w2"
+    harness = CoreHarness()
+    harness.hello("w1")
+    harness.submit("a", pinned="w2")
+    assert harness.state("a") == "queued"
+    harness.hello("w2")
+    assert harness.job("a").worker == "w2"
 
 
 def test_work_for_the_loaded_model_goes_first_but_not_forever():
-    desk = CoreHarness()
-    desk.core.restore([], [("demo", UNIT, 10.0, 1), ("flux", UNIT, 10.0, 1)], desk.now)
-    desk.hello("w1", body=worker_info("demo", "flux"))
-    desk.submit("first", model="demo")
-    desk.start("w1", "first")
-    desk.submit("other", model="flux")
+    harness = CoreHarness()
+    harness.core.restore([], [("demo", UNIT, 10.0, 1), ("flux", UNIT, 10.0, 1)], harness.now)
+    harness.hello("w1", body=worker_info("demo", "flux"))
+    harness.submit("first", model="demo")
+    harness.start("w1", "first")
+    harness.submit("other", model="flux")
     for n in range(12):
-        desk.submit(f"same{n}", model="demo")
+        harness.submit(f"same{n}", model="demo")
     order = []
     current = "first"
     for _ in range(10):
-        fence = desk.job(current).fence
-        desk.beat("w1", m.Held(job_id=current, fence=fence), seen=fence, model=desk.job(current).submission.model)
-        effects = desk.finish("w1", current)
+        fence = harness.job(current).fence
+        harness.beat("w1", m.Held(job_id=current, fence=fence), seen=fence, model=harness.job(current).submission.model)
+        effects = harness.finish("w1", current)
         current = sent(effects, m.Run)[0].job_id
         order.append(current)
-        desk.start("w1", current)
+        harness.start("w1", current)
     # Reload 15 s, at most 4 x 15 s of 10 s jobs may go before it.
     assert order.index("other") == 6
 
@@ -343,7 +343,7 @@ def test_timers_that_move_often_take_no_room():
 
 
 def test_a_drained_worker_leaves_the_pool_with_goodbye():
-    desk = CoreHarness()
-    desk.hello("w1")
-    desk.feed(peer_of("w1"), m.Goodbye(reason="drained"))
-    assert desk.core.snapshot().workers == ()
+    harness = CoreHarness()
+    harness.hello("w1")
+    harness.feed(peer_of("w1"), m.Goodbye(reason="drained"))
+    assert harness.core.snapshot().workers == ()

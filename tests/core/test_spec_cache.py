@@ -9,8 +9,8 @@ from broker.wire import messages as m
 TWO = Policy(live_bodies=2)
 
 
-def in_memory(desk: CoreHarness) -> list[str]:
-    return [job.id for job in desk.core.state.jobs.values() if job.body]
+def in_memory(harness: CoreHarness) -> list[str]:
+    return [job.id for job in harness.core.state.jobs.values() if job.body]
 
 
 def run_bodies(effects) -> list[bytes]:
@@ -19,10 +19,10 @@ def run_bodies(effects) -> list[bytes]:
 
 def filled(policy: Policy = TWO) -> CoreHarness:
     """Five jobs wait, nobody works."""
-    desk = CoreHarness(policy)
+    harness = CoreHarness(policy)
     for number in range(5):
-        desk.submit(f"j{number}", f"spec {number}".encode())
-    return desk
+        harness.submit(f"j{number}", f"spec {number}".encode())
+    return harness
 
 
 def test_only_the_first_specs_stay_in_memory() -> None:
@@ -34,52 +34,54 @@ def test_the_bound_is_in_bytes_too() -> None:
 
 
 def test_a_job_whose_spec_was_left_on_disk_starts_with_it() -> None:
-    desk = filled()
-    spec_cache = run_bodies(desk.hello("w1", free=1))
+    harness = filled()
+    spec_cache = run_bodies(harness.hello("w1", free=1))
     for number in range(5):
-        desk.start("w1", f"j{number}")
-        spec_cache += run_bodies(desk.finish("w1", f"j{number}"))
+        harness.start("w1", f"j{number}")
+        spec_cache += run_bodies(harness.finish("w1", f"j{number}"))
     assert spec_cache == [f"spec {number}".encode() for number in range(5)]
 
 
 def test_an_attempt_that_is_sent_twice_comes_with_it_twice() -> None:
-    desk = filled()
-    desk.hello("w1")
-    desk.start("w1", "j0")
-    desk.finish("w1", "j0")
-    desk.start("w1", "j1")
-    desk.finish("w1", "j1")
-    again = desk.tick(2.0) + desk.beat("w1", seen=0)
+    harness = filled()
+    harness.hello("w1")
+    harness.start("w1", "j0")
+    harness.finish("w1", "j0")
+    harness.start("w1", "j1")
+    harness.finish("w1", "j1")
+    again = harness.tick(2.0) + harness.beat("w1", seen=0)
     assert run_bodies(again) == [b"spec 2"]
 
 
 def test_records_show_it() -> None:
-    desk = filled()
-    assert [desk.view(f"j{number}").body for number in range(5)] == [f"spec {number}".encode() for number in range(5)]
+    harness = filled()
+    assert [harness.view(f"j{number}").body for number in range(5)] == [
+        f"spec {number}".encode() for number in range(5)
+    ]
 
 
 def test_a_repeated_submit_is_compared_with_it() -> None:
-    desk = filled()
-    again = desk.submit("j4", b"spec 4")
+    harness = filled()
+    again = harness.submit("j4", b"spec 4")
     assert isinstance(again, m.Accepted)
     assert again.duplicate
-    refused = desk.submit("j4", b"another")
+    refused = harness.submit("j4", b"another")
     assert isinstance(refused, m.Rejected)
     assert refused.code == "id_conflict"
 
 
 def test_a_cancelled_one_keeps_its_record() -> None:
-    desk = filled()
-    assert desk.cancel("j4") == "cancelled"
-    view = desk.view("j4")
+    harness = filled()
+    assert harness.cancel("j4") == "cancelled"
+    view = harness.view("j4")
     assert (view.state, view.body) == ("cancelled", b"spec 4")
 
 
 def test_after_a_restart_all_are_on_disk() -> None:
-    desk = filled()
-    desk.restart()
-    assert in_memory(desk) == []
-    effects = desk.hello("w1")
+    harness = filled()
+    harness.restart()
+    assert in_memory(harness) == []
+    effects = harness.hello("w1")
     assert run_bodies(effects) == [b"spec 0"]
-    assert in_memory(desk) == []
+    assert in_memory(harness) == []
     assert not sent(effects, m.Identify)

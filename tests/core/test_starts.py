@@ -13,13 +13,13 @@ from broker.wire import messages as m
 URL = "https://client.example/hook"
 
 
-def granted(desk: CoreHarness, job_id: str = "a", **fields) -> m.Run:
+def granted(harness: CoreHarness, job_id: str = "a", **fields) -> m.Run:
     """The grant of a job to worker w1; two seconds later nothing has been heard of it."""
-    if desk.core.state.pool.workers.get("w1") is None:
-        desk.hello("w1")
-    desk.submit(job_id, **fields)
-    fence = desk.job(job_id).fence
-    desk.now += 2.0
+    if harness.core.state.pool.workers.get("w1") is None:
+        harness.hello("w1")
+    harness.submit(job_id, **fields)
+    fence = harness.job(job_id).fence
+    harness.now += 2.0
     return m.Run(job_id=job_id, fence=fence, lease_s=6.0, body=b"")
 
 
@@ -28,120 +28,133 @@ def end(kind: type[m.AgentResult], run: m.Run, age_s: float) -> m.AgentResult:
     return kind(job_id=run.job_id, fence=run.fence, free=1, age_s=age_s, **more)
 
 
-def history(desk: CoreHarness, job_id: str = "a") -> list[tuple[str, float]]:
-    return [(move.cause, move.at) for move in desk.job(job_id).history]
+def history(harness: CoreHarness, job_id: str = "a") -> list[tuple[str, float]]:
+    return [(move.cause, move.at) for move in harness.job(job_id).history]
 
 
 @pytest.mark.parametrize(
     ("kind", "cause"), [(m.Finished, Cause.FINISHED), (m.Failed, Cause.FAILED), (m.Cancelled, Cause.RETURNED)]
 )
 def test_a_result_without_a_heartbeat_before_it_tells_when_its_attempt_began(kind, cause):
-    desk = CoreHarness()
-    run = granted(desk)
-    effects = desk.feed(peer_of("w1"), end(kind, run, 1.5))
+    harness = CoreHarness()
+    run = granted(harness)
+    effects = harness.feed(peer_of("w1"), end(kind, run, 1.5))
     assert causes(effects)[:2] == [Cause.STARTED, cause]
-    assert history(desk)[1:4] == [("dispatched", desk.now - 2.0), ("started", desk.now - 1.5), (cause, desk.now)]
-    assert (desk.job("a").attempts, desk.job("a").started_at) == (1, desk.now - 1.5)
+    assert history(harness)[1:4] == [
+        ("dispatched", harness.now - 2.0),
+        ("started", harness.now - 1.5),
+        (cause, harness.now),
+    ]
+    assert (harness.job("a").attempts, harness.job("a").started_at) == (1, harness.now - 1.5)
 
 
 def test_a_heartbeat_tells_when_an_attempt_began_and_its_result_does_not_move_that():
-    desk = CoreHarness()
-    run = granted(desk)
+    harness = CoreHarness()
+    run = granted(harness)
     held = m.Held(job_id="a", fence=run.fence, age_s=1.25)
-    desk.beat("w1", held, seen=run.fence)
-    began = desk.now - 1.25
-    assert (desk.state("a"), desk.view("a").started_at) == ("running", began)
-    desk.now += 10.0
-    effects = desk.feed(peer_of("w1"), end(m.Finished, run, 3.0))
+    harness.beat("w1", held, seen=run.fence)
+    began = harness.now - 1.25
+    assert (harness.state("a"), harness.view("a").started_at) == ("running", began)
+    harness.now += 10.0
+    effects = harness.feed(peer_of("w1"), end(m.Finished, run, 3.0))
     assert causes(effects) == [Cause.FINISHED]
-    assert desk.view("a").started_at == began
+    assert harness.view("a").started_at == began
 
 
 @pytest.mark.parametrize(("age_s", "ago_s"), [(0.0, 0.0), (1e10, 2.0), (float("nan"), 0.0)])
 def test_a_start_lies_between_grant_and_now_whatever_a_worker_says(age_s, ago_s):
-    desk = CoreHarness()
-    run = granted(desk)
-    desk.feed(peer_of("w1"), end(m.Finished, run, age_s))
-    assert desk.job("a").started_at == desk.now - ago_s
+    harness = CoreHarness()
+    run = granted(harness)
+    harness.feed(peer_of("w1"), end(m.Finished, run, age_s))
+    assert harness.job("a").started_at == harness.now - ago_s
 
 
 def test_the_start_of_a_job_that_ended_before_a_heartbeat_is_told_before_its_end():
-    desk = CoreHarness()
-    run = granted(desk, webhook=URL)
-    desk.feed(peer_of("w1"), end(m.Finished, run, 1.5))
-    claims = codec.hook_claims(desk.ask(m.ClaimDeliveries(req=1), m.Deliveries).body)
-    assert [(one.event, one.created_at) for one in claims] == [("started", desk.now - 1.5), ("completed", desk.now)]
+    harness = CoreHarness()
+    run = granted(harness, webhook=URL)
+    harness.feed(peer_of("w1"), end(m.Finished, run, 1.5))
+    claims = codec.hook_claims(harness.ask(m.ClaimDeliveries(req=1), m.Deliveries).body)
+    assert [(one.event, one.created_at) for one in claims] == [
+        ("started", harness.now - 1.5),
+        ("completed", harness.now),
+    ]
 
 
 def test_a_cancel_before_the_start_is_known_ends_the_job_and_its_start_is_told_all_the_same():
-    desk = CoreHarness()
-    run = granted(desk, webhook=URL)
-    assert desk.cancel("a") == "requested"
-    asked_at = desk.now
-    desk.now += 1.0
-    desk.feed(peer_of("w1"), end(m.Cancelled, run, 2.5))
-    assert history(desk)[2:] == [
+    harness = CoreHarness()
+    run = granted(harness, webhook=URL)
+    assert harness.cancel("a") == "requested"
+    asked_at = harness.now
+    harness.now += 1.0
+    harness.feed(peer_of("w1"), end(m.Cancelled, run, 2.5))
+    assert history(harness)[2:] == [
         ("stop_requested", asked_at),
         ("started", asked_at),  # in the history nothing is earlier than what came before
-        ("cancelled", desk.now),
+        ("cancelled", harness.now),
     ]
-    assert desk.job("a").started_at == desk.now - 2.5
-    assert [delivery.event for delivery in desk.view("a").deliveries] == ["started", "cancelled"]
+    assert harness.job("a").started_at == harness.now - 2.5
+    assert [delivery.event for delivery in harness.view("a").deliveries] == ["started", "cancelled"]
 
 
 def test_a_cancel_of_a_job_whose_finish_is_on_its_way_publishes_nothing():
-    desk = CoreHarness()
-    run = granted(desk)
-    desk.cancel("a")
-    desk.feed(peer_of("w1"), end(m.Finished, run, 1.0))
-    assert (desk.state("a"), desk.job("a").result) == ("cancelled", None)
+    harness = CoreHarness()
+    run = granted(harness)
+    harness.cancel("a")
+    harness.feed(peer_of("w1"), end(m.Finished, run, 1.0))
+    assert (harness.state("a"), harness.job("a").result) == ("cancelled", None)
 
 
 def test_what_was_taken_and_is_handed_back_is_a_loss_also_before_its_start_is_known():
-    desk = CoreHarness(Policy(max_losses=1))
+    harness = CoreHarness(Policy(max_losses=1))
     for losses in (1, 2):
-        run = granted(desk) if losses == 1 else m.Run(job_id="a", fence=desk.job("a").fence, lease_s=6.0, body=b"")
-        desk.feed(peer_of("w1"), m.Refused(job_id="a", fence=run.fence, free=1, age_s=0.01))
-        assert (desk.job("a").losses, desk.job("a").attempts) == (losses, losses)
-    assert (desk.state("a"), desk.job("a").failure.kind) == ("failed", "quarantined")
+        run = (
+            granted(harness) if losses == 1 else m.Run(job_id="a", fence=harness.job("a").fence, lease_s=6.0, body=b"")
+        )
+        harness.feed(peer_of("w1"), m.Refused(job_id="a", fence=run.fence, free=1, age_s=0.01))
+        assert (harness.job("a").losses, harness.job("a").attempts) == (losses, losses)
+    assert (harness.state("a"), harness.job("a").failure.kind) == ("failed", "quarantined")
 
 
 def test_what_was_never_taken_is_no_loss():
-    desk = CoreHarness(Policy(max_losses=1))
-    run = granted(desk)
-    effects = desk.feed(peer_of("w1"), m.Refused(job_id="a", fence=run.fence, reason="busy"))
+    harness = CoreHarness(Policy(max_losses=1))
+    run = granted(harness)
+    effects = harness.feed(peer_of("w1"), m.Refused(job_id="a", fence=run.fence, reason="busy"))
     assert causes(effects) == [Cause.REFUSED]
-    assert (desk.job("a").losses, desk.job("a").attempts) == (0, 0)
+    assert (harness.job("a").losses, harness.job("a").attempts) == (0, 0)
 
 
 def test_a_worker_that_is_lost_before_its_start_is_known_may_still_bring_the_result():
-    desk = CoreHarness()
-    run = granted(desk, webhook=URL)
-    desk.tick(7.0)
-    assert (desk.state("a"), desk.job("a").losses, desk.job("a").attempts) == ("queued", 1, 0)
-    desk.hello("w1", seen=run.fence, free=0)
-    effects = desk.feed(peer_of("w1"), end(m.Finished, run, 8.0))
+    harness = CoreHarness()
+    run = granted(harness, webhook=URL)
+    harness.tick(7.0)
+    assert (harness.state("a"), harness.job("a").losses, harness.job("a").attempts) == ("queued", 1, 0)
+    harness.hello("w1", seen=run.fence, free=0)
+    effects = harness.feed(peer_of("w1"), end(m.Finished, run, 8.0))
     assert causes(effects) == [Cause.ADOPTED, Cause.FINISHED]
-    assert (desk.state("a"), desk.job("a").attempts) == ("succeeded", 1)
-    assert desk.job("a").started_at == desk.now - 8.0
-    assert [delivery.event for delivery in desk.view("a").deliveries] == ["started", "completed"]
+    assert (harness.state("a"), harness.job("a").attempts) == ("succeeded", 1)
+    assert harness.job("a").started_at == harness.now - 8.0
+    assert [delivery.event for delivery in harness.view("a").deliveries] == ["started", "completed"]
 
 
 def test_a_broker_that_began_anew_learns_the_start_from_the_result():
-    desk = CoreHarness()
-    run = granted(desk)
-    desk.archive.commit()
-    desk.restart()
-    desk.hello("w1", m.Held(job_id="a", fence=run.fence, phase="finished", age_s=1.0), seen=run.fence, free=0)
-    desk.feed(peer_of("w1"), end(m.Finished, run, 1.0))
-    assert (desk.state("a"), desk.job("a").attempts, desk.job("a").started_at) == ("succeeded", 1, desk.now - 1.0)
+    harness = CoreHarness()
+    run = granted(harness)
+    harness.archive.commit()
+    harness.restart()
+    harness.hello("w1", m.Held(job_id="a", fence=run.fence, phase="finished", age_s=1.0), seen=run.fence, free=0)
+    harness.feed(peer_of("w1"), end(m.Finished, run, 1.0))
+    assert (harness.state("a"), harness.job("a").attempts, harness.job("a").started_at) == (
+        "succeeded",
+        1,
+        harness.now - 1.0,
+    )
 
 
 def test_a_watcher_is_told_of_the_end_alone_when_nothing_told_of_the_start():
-    desk = CoreHarness()
-    desk.feed(EDGE, m.Watch(req=1))
-    run = granted(desk)
-    effects = desk.feed(peer_of("w1"), end(m.Finished, run, 1.0))
+    harness = CoreHarness()
+    harness.feed(EDGE, m.Watch(req=1))
+    run = granted(harness)
+    effects = harness.feed(peer_of("w1"), end(m.Finished, run, 1.0))
     (event,) = sent(effects, m.Event)
     (view,) = codec.event_views(event.body)
-    assert (view.state, view.started_at, view.finished_at) == ("succeeded", desk.now - 1.0, desk.now)
+    assert (view.state, view.started_at, view.finished_at) == ("succeeded", harness.now - 1.0, harness.now)

@@ -177,11 +177,11 @@ def test_one_that_breaks_a_rule_is_told(choice, monkeypatch):
 
 
 def test_two_moves_at_once_are_two_in_the_history_in_the_log_and_in_the_counts(caplog):
-    desk = CoreHarness()
-    desk.hello("w1")
-    executor = Executor(desk.archive, metrics := Metrics(PeerLimiter()))
-    desk.submit("a")
-    effects = [*desk.effects, *desk.finish("w1", "a")]
+    harness = CoreHarness()
+    harness.hello("w1")
+    executor = Executor(harness.archive, metrics := Metrics(PeerLimiter()))
+    harness.submit("a")
+    effects = [*harness.effects, *harness.finish("w1", "a")]
     assert len([effect for effect in effects if isinstance(effect, Transition)]) == 2
     moves = [
         ("", "queued", "submitted"),
@@ -189,7 +189,7 @@ def test_two_moves_at_once_are_two_in_the_history_in_the_log_and_in_the_counts(c
         ("assigned", "running", "started"),
         ("running", "succeeded", "finished"),
     ]
-    assert [(move.source, move.target, move.cause) for move in desk.job("a").history] == moves
+    assert [(move.source, move.target, move.cause) for move in harness.job("a").history] == moves
     with caplog.at_level("INFO"):
         executor.carry_out(effect for effect in effects if isinstance(effect, Transition))
     assert [(line.source or "", line.target, line.cause) for line in caplog.records] == moves
@@ -200,17 +200,17 @@ def test_two_moves_at_once_are_two_in_the_history_in_the_log_and_in_the_counts(c
 
 def test_the_answer_to_a_job_granted_at_once_is_older_than_its_grant():
     """An edge keeps the newer of what it is told: the grant, which watchers hear of."""
-    desk = CoreHarness()
-    desk.hello("w1")
-    answer = desk.submit("a")
+    harness = CoreHarness()
+    harness.hello("w1")
+    answer = harness.submit("a")
     assert isinstance(answer, m.Accepted)
     assert answer.admission is not None
-    assert answer.admission.revision < desk.job("a").revision
+    assert answer.admission.revision < harness.job("a").revision
 
 
 def test_an_end_that_tells_of_a_start_the_webhook_wants_makes_both_deliveries():
-    desk = CoreHarness()
-    desk.hello("w1")
-    desk.submit("a", webhook="https://example.org/hook")
-    desk.finish("w1", "a")
-    assert [delivery.event for delivery in desk.archive.deliveries.of_job("a")] == ["started", "completed"]
+    harness = CoreHarness()
+    harness.hello("w1")
+    harness.submit("a", webhook="https://example.org/hook")
+    harness.finish("w1", "a")
+    assert [delivery.event for delivery in harness.archive.deliveries.of_job("a")] == ["started", "completed"]

@@ -11,35 +11,35 @@ from broker.wire import messages as m
 
 
 def test_totals_are_those_of_the_view_whatever_states_workers_and_jobs_are_in() -> None:
-    desk = CoreHarness()
+    harness = CoreHarness()
     for name in ("busy", "faulty", "draining", "idle"):
-        desk.hello(name)
-    desk.running("j1", "busy")
-    desk.beat("faulty", free=1, health=m.DeviceHealth(xids={79: 1}, fault="Xid 79"))
-    desk.beat("draining", free=1, draining=True)
-    desk.submit("j2")
-    desk.submit("j3")
+        harness.hello(name)
+    harness.running("j1", "busy")
+    harness.beat("faulty", free=1, health=m.DeviceHealth(xids={79: 1}, fault="Xid 79"))
+    harness.beat("draining", free=1, draining=True)
+    harness.submit("j2")
+    harness.submit("j3")
 
-    view, totals = desk.core.snapshot(), pool_totals(desk.core.state)
+    view, totals = harness.core.snapshot(), pool_totals(harness.core.state)
     assert totals.workers == Counter(worker.state for worker in view.workers)
     assert (totals.jobs, totals.backlog_s) == (view.counts, view.backlog_s)
     assert {"busy", "faulty", "draining"} <= totals.workers.keys()
 
 
 def test_workers_come_in_pages_by_name_and_the_totals_with_the_first() -> None:
-    desk = CoreHarness()
+    harness = CoreHarness()
     for number in range(7):
-        desk.hello(f"w{number}")
-    desk.submit("j1")
+        harness.hello(f"w{number}")
+    harness.submit("j1")
 
     def page(after: str, limit: int) -> m.PoolView:
-        reply = desk.ask(m.GetPool(req=0, after=after, limit=limit), m.Pool)
+        reply = harness.ask(m.GetPool(req=0, after=after, limit=limit), m.Pool)
         return codec.pool_view(reply.body)
 
     whole, first = page("", 0), page("", 3)
     assert (first.counts, first.more, whole.more) == (whole.counts, True, False)
-    desk.feed(peer_of("w2"), m.Goodbye())  # the last that was shown is gone
-    desk.hello("w22")
+    harness.feed(peer_of("w2"), m.Goodbye())  # the last that was shown is gone
+    harness.hello("w22")
     second = page("w2", 3)
     assert ([worker.name for worker in second.workers], second.more) == (["w22", "w3", "w4"], True)
     last = page("w4", 3)

@@ -31,13 +31,13 @@ def said_of(job_id: str, fence: int) -> list[tuple[bytes, m.Message]]:
 
 @pytest.mark.parametrize("job_id", STRANGE)
 def test_they_make_no_row_and_are_given_to_no_worker(job_id: str) -> None:
-    desk = CoreHarness()
-    fence = desk.running("mine", "w1")
-    desk.hello("w2")
+    harness = CoreHarness()
+    fence = harness.running("mine", "w1")
+    harness.hello("w2")
     for peer, message in said_of(job_id, fence):
-        effects = desk.feed(peer, message)
+        effects = harness.feed(peer, message)
         assert all(isinstance(effect, Send) for effect in effects), f"{message} changed {effects}"
         assert not any(isinstance(effect.message, m.Run | m.JobsDeleted) for effect in effects)
-    assert [job.id for job in desk.archive.live()] == ["mine"]
-    assert desk.core.job(job_id) is None
-    assert desk.archive.find(job_id) is None
+    assert [job.id for job in harness.archive.live()] == ["mine"]
+    assert harness.core.job(job_id) is None
+    assert harness.archive.find(job_id) is None

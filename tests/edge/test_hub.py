@@ -129,7 +129,7 @@ def test_memory_is_bounded_in_jobs_and_bytes(monkeypatch: pytest.MonkeyPatch) ->
 # ---------------------------------------------------------------- waiting
 
 
-class Desk:
+class Edge:
     """Calls over a fake broker with one running job."""
 
     def __init__(self, home: Path) -> None:
@@ -142,91 +142,91 @@ class Desk:
         self.calls = JobService(settings, self.broker, self.hub, NO_IMAGES, exports)  # type: ignore[arg-type]
 
 
-def run(scenario: Callable[[Desk], Coroutine[Any, Any, None]], home: Path) -> None:
+def run(scenario: Callable[[Edge], Coroutine[Any, Any, None]], home: Path) -> None:
     async def bounded() -> None:
         async with asyncio.timeout(60):
-            await scenario(Desk(home))
+            await scenario(Edge(home))
 
     asyncio.run(bounded())
 
 
 def test_a_wait_ends_with_the_job(tmp_path: Path) -> None:
-    async def scenario(desk: Desk) -> None:
-        asyncio.get_running_loop().call_later(0.01, desk.broker.stop, "j")
-        assert await desk.calls.follower.wait_final(["j"], 10.0)
-        assert desk.hub.listeners == 0
+    async def scenario(edge: Edge) -> None:
+        asyncio.get_running_loop().call_later(0.01, edge.broker.stop, "j")
+        assert await edge.calls.follower.wait_final(["j"], 10.0)
+        assert edge.hub.listeners == 0
 
     run(scenario, tmp_path)
 
 
 def test_a_wait_has_an_end_of_its_own(tmp_path: Path) -> None:
-    async def scenario(desk: Desk) -> None:
-        assert not await desk.calls.follower.wait_final(["j"], 0.01)
-        assert desk.hub.listeners == 0
+    async def scenario(edge: Edge) -> None:
+        assert not await edge.calls.follower.wait_final(["j"], 0.01)
+        assert edge.hub.listeners == 0
 
     run(scenario, tmp_path)
 
 
 def test_a_wait_gives_up_when_the_edge_stops(tmp_path: Path) -> None:
-    async def scenario(desk: Desk) -> None:
-        asyncio.get_running_loop().call_later(0.01, desk.hub.close)
-        assert not await desk.calls.follower.wait_final(["j"], 10.0)
+    async def scenario(edge: Edge) -> None:
+        asyncio.get_running_loop().call_later(0.01, edge.hub.close)
+        assert not await edge.calls.follower.wait_final(["j"], 10.0)
 
     run(scenario, tmp_path)
 
 
 def test_a_wait_for_nobody_is_an_error(tmp_path: Path) -> None:
-    async def scenario(desk: Desk) -> None:
+    async def scenario(edge: Edge) -> None:
         with pytest.raises(EdgeError, match="does not exist"):
-            await desk.calls.follower.wait_final(["nobody"], 1.0)
+            await edge.calls.follower.wait_final(["nobody"], 1.0)
 
     run(scenario, tmp_path)
 
 
 def test_a_job_that_finished_before_the_wait_ends_it_at_once(tmp_path: Path) -> None:
-    async def scenario(desk: Desk) -> None:
-        desk.broker.stop("j")
-        assert await desk.calls.follower.wait_final(["j", "j"], 10.0)
+    async def scenario(edge: Edge) -> None:
+        edge.broker.stop("j")
+        assert await edge.calls.follower.wait_final(["j", "j"], 10.0)
 
     run(scenario, tmp_path)
 
 
 def test_a_spec_of_a_newer_edge_is_shown_as_unknown(tmp_path: Path) -> None:
-    async def scenario(desk: Desk) -> None:
-        desk.broker.jobs["j"] = view(EPOCH, body=msgspec.msgpack.encode({"model": 5}))
-        assert (await desk.calls.jobs.get("j")).spec is None
+    async def scenario(edge: Edge) -> None:
+        edge.broker.jobs["j"] = view(EPOCH, body=msgspec.msgpack.encode({"model": 5}))
+        assert (await edge.calls.jobs.get("j")).spec is None
 
     run(scenario, tmp_path)
 
 
 def test_whoever_follows_a_job_gets_the_same_job_of_an_event(tmp_path: Path) -> None:
-    async def scenario(desk: Desk) -> None:
-        followers = [desk.calls.follower.follow("j", 10.0) for _ in range(3)]
+    async def scenario(edge: Edge) -> None:
+        followers = [edge.calls.follower.follow("j", 10.0) for _ in range(3)]
         assert [(await anext(follower)).view.step for follower in followers] == [0, 0, 0]
-        desk.broker.step("j", 1)
+        edge.broker.step("j", 1)
         reported = [await anext(follower) for follower in followers]
         assert reported[0].view.step == 1
         # What is made of it for one stream is there for all.
         assert {id(job) for job in reported} == {id(reported[0])}
-        late = desk.calls.follower.follow("j", 10.0)
+        late = edge.calls.follower.follow("j", 10.0)
         assert (await anext(late)).view.step == 1
         for follower in (*followers, late):
             await follower.aclose()
-        assert desk.hub.listeners == 0
+        assert edge.hub.listeners == 0
 
     run(scenario, tmp_path)
 
 
 def test_a_listener_waits_as_long_as_it_was_told_whatever_it_waited_for_before(tmp_path: Path) -> None:
-    async def scenario(desk: Desk) -> None:
+    async def scenario(edge: Edge) -> None:
         loop = asyncio.get_running_loop()
-        with desk.hub.listen("j") as listener:
+        with edge.hub.listen("j") as listener:
             listener.subscribe_steps()
             first = await listener.next(60.0)
             assert first is not None
             assert first.step == 0
             for step in (1, 2):
-                loop.call_soon(desk.broker.step, "j", step)
+                loop.call_soon(edge.broker.step, "j", step)
                 view = await listener.next(60.0)
                 assert view is not None
                 assert view.step == step
@@ -252,36 +252,36 @@ def test_answers_kept_with_a_job_do_not_outlive_it() -> None:
 
 
 def test_steps_are_asked_for_while_somebody_reads_them(tmp_path: Path) -> None:
-    async def scenario(desk: Desk) -> None:
-        one, two = (desk.calls.follower.follow("j", 10.0) for _ in range(2))
+    async def scenario(edge: Edge) -> None:
+        one, two = (edge.calls.follower.follow("j", 10.0) for _ in range(2))
         await anext(one)
-        assert desk.broker.followed == {"j"}
+        assert edge.broker.followed == {"j"}
         await anext(two)
-        desk.broker.step("j", 3)
+        edge.broker.step("j", 3)
         news = await anext(one)
         assert news is not None
         assert news.view.step == 3
         await one.aclose()
-        assert desk.broker.followed == {"j"}
+        assert edge.broker.followed == {"j"}
         await two.aclose()
-        assert desk.broker.followed == set()
+        assert edge.broker.followed == set()
 
     run(scenario, tmp_path)
 
 
 def test_a_wait_asks_for_no_steps_and_neither_does_a_stream_of_what_is_over(tmp_path: Path) -> None:
-    async def scenario(desk: Desk) -> None:
-        waiting = asyncio.create_task(desk.calls.follower.wait_final(["j"], 10.0))
-        await eventually(lambda: desk.hub.listeners)
-        desk.broker.step("j", 1)
-        assert desk.broker.followed == set()
-        desk.broker.stop("j")
+    async def scenario(edge: Edge) -> None:
+        waiting = asyncio.create_task(edge.calls.follower.wait_final(["j"], 10.0))
+        await eventually(lambda: edge.hub.listeners)
+        edge.broker.step("j", 1)
+        assert edge.broker.followed == set()
+        edge.broker.stop("j")
         assert await waiting
-        stream = desk.calls.follower.follow("j", 10.0)
+        stream = edge.calls.follower.follow("j", 10.0)
         last = await anext(stream)
         assert last is not None
         assert last.is_final
-        assert desk.broker.followed == set()
+        assert edge.broker.followed == set()
         await stream.aclose()
 
     run(scenario, tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from http_edge.body.upload_places import AT_ONCE, Upload, UploadPlaces, network_of
 
 
-class Crowd:
+class Clients:
     """Uploads of several clients, and which were stopped."""
 
     def __init__(self) -> None:
@@ -22,52 +22,52 @@ class Crowd:
 
 
 def test_a_client_has_half_of_the_places() -> None:
-    crowd = Crowd()
-    taken = [crowd.come("a", 0.0) for _ in range(AT_ONCE)]
+    clients = Clients()
+    taken = [clients.come("a", 0.0) for _ in range(AT_ONCE)]
     assert taken.count(None) == AT_ONCE // 2
-    assert all(crowd.come(f"client {number}", 0.0) for number in range(AT_ONCE // 2))
-    assert crowd.come("late", 0.0) is None
-    assert crowd.stopped == []
+    assert all(clients.come(f"client {number}", 0.0) for number in range(AT_ONCE // 2))
+    assert clients.come("late", 0.0) is None
+    assert clients.stopped == []
 
 
 def test_an_honest_upload_takes_the_place_of_a_slow_one_of_the_same_client() -> None:
-    crowd = Crowd()
-    slow = [crowd.come("a", 0.0, size=1000 + number) for number in range(AT_ONCE // 2)]
-    other = crowd.come("b", 0.0)
-    honest = crowd.come("a", 60.0)
+    clients = Clients()
+    slow = [clients.come("a", 0.0, size=1000 + number) for number in range(AT_ONCE // 2)]
+    other = clients.come("b", 0.0)
+    honest = clients.come("a", 60.0)
     assert honest is not None
-    assert crowd.stopped == [slow[0]]
-    assert other not in crowd.stopped
+    assert clients.stopped == [slow[0]]
+    assert other not in clients.stopped
 
 
 def test_of_several_clients_the_one_with_the_most_places_gives_one_up() -> None:
-    crowd = Crowd()
-    single = crowd.come("single", 0.0, size=1)
+    clients = Clients()
+    single = clients.come("single", 0.0, size=1)
     for client in ("a", "b"):
         for _ in range(AT_ONCE // 2 - (client == "b")):
-            crowd.come(client, 0.0, size=100)
-    assert crowd.come("honest", 60.0) is not None
-    (stopped,) = crowd.stopped
+            clients.come(client, 0.0, size=100)
+    assert clients.come("honest", 60.0) is not None
+    (stopped,) = clients.stopped
     assert (stopped.client, stopped is single) == ("a", False)
 
 
 def test_what_is_new_or_quick_is_never_ended_for_another() -> None:
-    crowd = Crowd()
+    clients = Clients()
     for number in range(AT_ONCE):
-        assert crowd.come(f"client {number}", 0.0, size=10_000_000)
-    assert crowd.come("late", 1.0) is None
-    assert crowd.come("late", 10.0) is None
-    assert crowd.come("late", 1000.0) is not None
+        assert clients.come(f"client {number}", 0.0, size=10_000_000)
+    assert clients.come("late", 1.0) is None
+    assert clients.come("late", 10.0) is None
+    assert clients.come("late", 1000.0) is not None
 
 
 def test_a_place_is_free_when_its_upload_is_over_once() -> None:
-    crowd = Crowd()
-    uploads = [crowd.come("a", 0.0) for _ in range(AT_ONCE // 2)]
+    clients = Clients()
+    uploads = [clients.come("a", 0.0) for _ in range(AT_ONCE // 2)]
     assert uploads[0] is not None
-    crowd.places.leave(uploads[0])
-    crowd.places.leave(uploads[0])
-    assert crowd.come("a", 0.0) is not None
-    assert crowd.come("a", 0.0) is None
+    clients.places.leave(uploads[0])
+    clients.places.leave(uploads[0])
+    assert clients.come("a", 0.0) is not None
+    assert clients.come("a", 0.0) is None
 
 
 @pytest.mark.parametrize(

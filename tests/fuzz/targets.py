@@ -135,20 +135,20 @@ def _sound(message: m.Message) -> m.Message:
 
 def _conversation(frames: Frames) -> Feature:
     """A conversation with the core: each frame a message from the edge or the agent, whichever reads it, in a world with one job."""
-    desk = CoreHarness()
-    desk.hello("w1")
-    desk.submit("job-1")
+    harness = CoreHarness()
+    harness.hello("w1")
+    harness.submit("job-1")
     said: list[object] = []
     for number, frame in enumerate(frames[:8]):
         for peer, decode in ((b"f-edge", codec.from_edge), (b"b-w1", codec.from_agent)):
             try:
                 effects = [
-                    effect for message in decode(frame) if message is not None for effect in desk.feed(peer, message)
+                    effect for message in decode(frame) if message is not None for effect in harness.feed(peer, message)
                 ]
             except codec.DecodeError:
                 continue
             said.append((number, *sorted({type(effect).__name__ for effect in effects})))
-            desk.tick(0.7)
+            harness.tick(0.7)
     return tuple(said[:6])
 
 

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from broker.core.jobs import DamagedRecord
 from broker.runtime.errors import JournalConflict
 from broker.wire import messages as m
-from tests.journal.crowd import all_ids, page
 from tests.journal.jobs import delivery, fail, finish, give, new_job, put
+from tests.journal.mixed_jobs import all_ids, page
 
 # ---------------------------------------------------------------- one job
 

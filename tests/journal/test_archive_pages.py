@@ -7,20 +7,20 @@ import pytest
 from broker.core.jobs import Job
 from broker.wire import messages as m
 from broker.wire.jobspec import JobSpec, encode_spec
-from tests.journal.crowd import STATES, all_ids, page, walk
-from tests.journal.crowd import crowd as a_crowd
 from tests.journal.jobs import finish, give, new_job, put
+from tests.journal.mixed_jobs import STATES, all_ids, page, walk
+from tests.journal.mixed_jobs import mixed_jobs as made_mixed_jobs
 
 
 @pytest.fixture
-def crowd(archive) -> list[Job]:
-    return a_crowd(archive)
+def mixed_jobs(archive) -> list[Job]:
+    return made_mixed_jobs(archive)
 
 
 @pytest.mark.parametrize("newest_first", [True, False])
 @pytest.mark.parametrize("limit", [1, 7, 64, 300, 1000])
-def test_pages_join_to_all_jobs_in_order(archive, crowd, limit, newest_first):
-    expected = [job.id for job in crowd]
+def test_pages_join_to_all_jobs_in_order(archive, mixed_jobs, limit, newest_first):
+    expected = [job.id for job in mixed_jobs]
     if newest_first:
         expected.reverse()
     assert walk(archive, limit=limit, newest_first=newest_first) == expected
@@ -45,7 +45,7 @@ def test_pages_join_to_all_jobs_in_order(archive, crowd, limit, newest_first):
         {"tenant": "nobody"},
     ],
 )
-def test_filters_keep_what_matches_in_order(archive, crowd, filters, newest_first):
+def test_filters_keep_what_matches_in_order(archive, mixed_jobs, filters, newest_first):
     def matches(job: Job) -> bool:
         return (
             (not filters.get("states") or job.state in filters["states"])
@@ -55,7 +55,7 @@ def test_filters_keep_what_matches_in_order(archive, crowd, filters, newest_firs
             and job.submission.tenant == filters.get("tenant", job.submission.tenant)
         )
 
-    expected = [job.id for job in crowd if matches(job)]
+    expected = [job.id for job in mixed_jobs if matches(job)]
     if newest_first:
         expected.reverse()
     assert walk(archive, limit=9, newest_first=newest_first, **filters) == expected
@@ -66,7 +66,7 @@ def test_a_job_that_waits_for_one_worker_is_listed_with_it(archive):
     assert walk(archive, worker="gpu-1", newest_first=False) == ["for-1", "on-1"]
 
 
-def test_a_page_that_ends_with_the_last_job_says_so(archive, crowd):
+def test_a_page_that_ends_with_the_last_job_says_so(archive, mixed_jobs):
     jobs, more = page(archive, m.ListJobs(req=1, limit=300))
     assert (len(jobs), more) == (300, False)
     jobs, more = page(archive, m.ListJobs(req=1, limit=299))
@@ -79,7 +79,7 @@ def test_a_page_of_none_says_whether_there_are_any(archive):
     assert page(archive, m.ListJobs(req=1, limit=0)) == ([], True)
 
 
-def test_behind_an_unknown_job_there_is_nothing(archive, crowd):
+def test_behind_an_unknown_job_there_is_nothing(archive, mixed_jobs):
     assert page(archive, m.ListJobs(req=1, after="nobody")) == ([], False)
 
 
@@ -135,7 +135,7 @@ def test_behind_a_deleted_job_it_goes_on_where_that_was(archive, newest_first, d
     assert ([job.id for job in found], more) == ([job.id for job in rest], False)
 
 
-def test_a_time_before_or_after_all_jobs_is_an_end(archive, crowd):
+def test_a_time_before_or_after_all_jobs_is_an_end(archive, mixed_jobs):
     def count(at: float, newest_first: bool) -> int:
         query = m.ListJobs(req=1, limit=1000, after="nobody", after_at=at, newest_first=newest_first)
         return len(page(archive, query)[0])
@@ -144,11 +144,11 @@ def test_a_time_before_or_after_all_jobs_is_an_end(archive, crowd):
     assert (count(0.001, True), count(0.001, False)) == (7, 293)
 
 
-def test_a_cursor_stays_good_when_its_job_moves_or_others_come(archive, crowd):
+def test_a_cursor_stays_good_when_its_job_moves_or_others_come(archive, mixed_jobs):
     first, _ = page(archive, m.ListJobs(req=1, limit=10))
     put(archive, new_job("late"))
     rest = walk_after(archive, first[-1].id)
-    assert rest == [job.id for job in reversed(crowd)][10:]
+    assert rest == [job.id for job in reversed(mixed_jobs)][10:]
 
 
 def walk_after(archive, after: str) -> list[str]:

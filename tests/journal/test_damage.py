@@ -24,7 +24,7 @@ from tests.journal.jobs import fail, finish, give, new_job, put
 EDGE = b"edge"
 
 
-def crowd() -> list[Job]:
+def mixed_jobs() -> list[Job]:
     jobs = []
     for n in range(60):
         job = new_job(f"job-{n:03}", at=100.0 + n, tenant=("default", "red")[n % 2], alias=f"name-{n}", origin="native")
@@ -40,7 +40,7 @@ def whole(tmp_path) -> bytes:
     """The bytes of a journal of finished, failed and waiting jobs."""
     path = tmp_path / "whole.sqlite"
     journal = sqlite_journal(path)
-    put(journal, *crowd())
+    put(journal, *mixed_jobs())
     journal.close()
     return path.read_bytes()
 
@@ -107,7 +107,7 @@ def test_one_bit_turned_anywhere_is_told_and_stops_nothing_else(tmp_path, whole)
     path = tmp_path / "jobs.sqlite"
     path.write_bytes(whole)
     journal, core = serve(path)
-    truth = {job.id: facts(shown(core, job.id)) for job in crowd()}
+    truth = {job.id: facts(shown(core, job.id)) for job in mixed_jobs()}
     journal.close()
     draw = random.Random(5)
     refused = reported = 0
@@ -269,7 +269,7 @@ def test_the_damaged_spec_of_a_waiting_job_is_told_and_sets_it_aside_when_its_tu
 
 def test_rates_are_learned_from_the_rows_that_can_be_read(served):
     journal, _ = served("UPDATE job SET tail = x'9f' WHERE id = 'job-001'")
-    succeeded = [job for job in crowd() if job.state == "succeeded"]
+    succeeded = [job for job in mixed_jobs() if job.state == "succeeded"]
     assert len(journal.rates()) == len(succeeded) - 1
 
 

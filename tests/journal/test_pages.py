@@ -8,8 +8,8 @@ import pytest
 from broker.shell.journal import queries
 from broker.shell.journal.queries import MAX_PAGE_BYTES
 from broker.wire import messages as m
-from tests.journal.crowd import crowd, page, walk
 from tests.journal.jobs import new_job, put
+from tests.journal.mixed_jobs import mixed_jobs, page, walk
 
 
 def test_a_page_of_large_specs_is_cut_short_and_says_more(journal):
@@ -37,7 +37,7 @@ def test_a_page_of_large_specs_is_cut_short_and_says_more(journal):
 @pytest.mark.parametrize("newest_first", [True, False])
 def test_however_few_match_one_answer_looks_at_a_bounded_number_of_rows(journal, monkeypatch, filters, newest_first):
     journal.live()
-    crowd(journal)
+    mixed_jobs(journal)
     monkeypatch.setattr(queries, "MAX_LOOKED", 10)
     seen: list[str] = []
     journal.store.connection.create_function("looked", 1, lambda n: seen.append(n) or 1)

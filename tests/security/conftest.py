@@ -41,7 +41,7 @@ class KeyDesk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> KeyDesk:
+def harness(tmp_path: Path) -> KeyDesk:
     made = KeyDesk(tmp_path / "curve")
     assert made("init") == 0
     return made

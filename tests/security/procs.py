@@ -26,12 +26,12 @@ MIB = 1024 * 1024
 class BrokerProcess:
     """`python -m broker` on ipc and tcp."""
 
-    def __init__(self, home: Path, run_dir: str, desk: KeyDesk, descriptors: int = 0) -> None:
+    def __init__(self, home: Path, run_dir: str, harness: KeyDesk, descriptors: int = 0) -> None:
         """`descriptors`: how many it may have at most; 0: what the system allows."""
         self.home = home
         self.front, self.back = free_port(), free_port()
         self.run_dir = Path(run_dir)
-        options = ["--curve-dir", str(desk.directory), "--front-tcp", self.front_tcp, "--back-tcp", self.back_tcp]
+        options = ["--curve-dir", str(harness.directory), "--front-tcp", self.front_tcp, "--back-tcp", self.back_tcp]
         options += ["--metrics-file", str(home / "metrics")]
         before = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"] if descriptors else []
         with few_descriptors():
@@ -82,10 +82,10 @@ class BrokerProcess:
 
 
 @contextmanager
-def broker_process(home: Path, desk: KeyDesk, descriptors: int = 0) -> Iterator[BrokerProcess]:
+def broker_process(home: Path, harness: KeyDesk, descriptors: int = 0) -> Iterator[BrokerProcess]:
     home.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="zs-") as run_dir:
-        process = BrokerProcess(home, run_dir, desk, descriptors)
+        process = BrokerProcess(home, run_dir, harness, descriptors)
         try:
             yield process
         finally:

@@ -28,25 +28,25 @@ from tests.testing.in_process import Service, a_job, in_loop
 class TcpService(Service):
     """A broker on ipc and on tcp."""
 
-    def __init__(self, home: Path, run_dir: str, desk: KeyDesk) -> None:
+    def __init__(self, home: Path, run_dir: str, harness: KeyDesk) -> None:
         super().__init__(home, run_dir)
-        self.desk = desk
+        self.harness = harness
         self.front_tcp, self.back_tcp = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
 
     def open_wires(self) -> Sockets:
-        return Sockets(self.front, self.back, gate(self.desk, self.front_tcp, self.back_tcp))
+        return Sockets(self.front, self.back, gate(self.harness, self.front_tcp, self.back_tcp))
 
 
-def gate(desk: KeyDesk, front: str = "", back: str = "") -> Gate:
-    key = read_broker(desk.directory / "broker.key")
-    return Gate(key=key, allowed=desk.directory / "allowed", front=front, back=back)
+def gate(harness: KeyDesk, front: str = "", back: str = "") -> Gate:
+    key = read_broker(harness.directory / "broker.key")
+    return Gate(key=key, allowed=harness.directory / "allowed", front=front, back=back)
 
 
 @asynccontextmanager
-async def serving(tmp_path: Path, run_dir: str, desk: KeyDesk) -> AsyncIterator[TcpService]:
+async def serving(tmp_path: Path, run_dir: str, harness: KeyDesk) -> AsyncIterator[TcpService]:
     home = tmp_path / "home"
     home.mkdir()
-    service = TcpService(home, run_dir, desk)
+    service = TcpService(home, run_dir, harness)
     await service.start()
     try:
         yield service
@@ -81,9 +81,9 @@ async def stays_out(dealer: Dealer, service: TcpService) -> None:
 
 
 @in_loop
-async def test_an_edge_and_a_worker_with_keys_work_as_over_ipc(desk, tmp_path, short_dir, dealers):
-    edge, node = desk.add("edge-2", "edge"), desk.add("node-2", "worker")
-    async with serving(tmp_path, short_dir, desk) as service:
+async def test_an_edge_and_a_worker_with_keys_work_as_over_ipc(harness, tmp_path, short_dir, dealers):
+    edge, node = harness.add("edge-2", "edge"), harness.add("node-2", "worker")
+    async with serving(tmp_path, short_dir, harness) as service:
         async with BrokerClient(service.front_tcp, key=read_peer_key(edge, "edge")) as client:
             agent = dealers(service.back_tcp, read_peer_key(node, "worker"))
             await eventually(agent.connected)
@@ -98,22 +98,22 @@ async def test_an_edge_and_a_worker_with_keys_work_as_over_ipc(desk, tmp_path, s
 
 
 @in_loop
-async def test_a_broker_may_listen_on_tcp_alone(desk, tmp_path, short_dir, monkeypatch):
-    monkeypatch.setattr(TcpService, "open_wires", lambda self: Sockets(self.front_tcp, self.back_tcp, gate(desk)))
-    edge = read_peer_key(desk.add("edge-2", "edge"), "edge")
-    async with serving(tmp_path, short_dir, desk) as service, BrokerClient(service.front_tcp, key=edge) as client:
+async def test_a_broker_may_listen_on_tcp_alone(harness, tmp_path, short_dir, monkeypatch):
+    monkeypatch.setattr(TcpService, "open_wires", lambda self: Sockets(self.front_tcp, self.back_tcp, gate(harness)))
+    edge = read_peer_key(harness.add("edge-2", "edge"), "edge")
+    async with serving(tmp_path, short_dir, harness) as service, BrokerClient(service.front_tcp, key=edge) as client:
         assert (await client.worker_requests.pool()).workers == ()
 
 
 @pytest.mark.parametrize("who", ["stranger", "no key", "wrong broker", "edge at the back", "worker at the front"])
-def test_nobody_else_gets_in(desk, tmp_path, short_dir, dealers, who):
+def test_nobody_else_gets_in(harness, tmp_path, short_dir, dealers, who):
     @in_loop
     async def story() -> None:
         public, secret = (part.decode() for part in zmq.curve_keypair())
-        node = read_peer_key(desk.add("node-2", "worker"), "worker")
-        edge = read_peer_key(desk.add("edge-2", "edge"), "edge")
+        node = read_peer_key(harness.add("node-2", "worker"), "worker")
+        edge = read_peer_key(harness.add("edge-2", "edge"), "edge")
         stranger = PeerKey(name="x", role="worker", public=public, secret=secret, broker=node.broker)
-        async with serving(tmp_path, short_dir, desk) as service:
+        async with serving(tmp_path, short_dir, harness) as service:
             dealer = {
                 "stranger": lambda: dealers(service.back_tcp, stranger),
                 "no key": lambda: dealers(service.back_tcp, None),
@@ -131,10 +131,10 @@ def test_nobody_else_gets_in(desk, tmp_path, short_dir, dealers, who):
 
 
 @in_loop
-async def test_a_key_that_is_added_gets_in_without_a_restart_of_anybody(desk, tmp_path, short_dir, dealers):
-    async with serving(tmp_path, short_dir, desk) as service:
-        node = desk.add("node-2", "worker")
-        entry = desk.directory / "allowed/node-2.pub"
+async def test_a_key_that_is_added_gets_in_without_a_restart_of_anybody(harness, tmp_path, short_dir, dealers):
+    async with serving(tmp_path, short_dir, harness) as service:
+        node = harness.add("node-2", "worker")
+        entry = harness.directory / "allowed/node-2.pub"
         kept = entry.read_bytes()
         entry.unlink()
         dealer = dealers(service.back_tcp, read_peer_key(node, "worker"))
@@ -145,12 +145,12 @@ async def test_a_key_that_is_added_gets_in_without_a_restart_of_anybody(desk, tm
 
 
 @in_loop
-async def test_a_removed_key_is_dead_on_open_connections_too(desk, tmp_path, short_dir, dealers):
+async def test_a_removed_key_is_dead_on_open_connections_too(harness, tmp_path, short_dir, dealers):
     edge, node = (
-        read_peer_key(desk.add("edge-2", "edge"), "edge"),
-        read_peer_key(desk.add("node-2", "worker"), "worker"),
+        read_peer_key(harness.add("edge-2", "edge"), "edge"),
+        read_peer_key(harness.add("node-2", "worker"), "worker"),
     )
-    async with serving(tmp_path, short_dir, desk) as service:
+    async with serving(tmp_path, short_dir, harness) as service:
         agent = dealers(service.back_tcp, node)
         await eventually(agent.connected)
         agent.send(hello("node-2.gpu-0"))
@@ -158,8 +158,8 @@ async def test_a_removed_key_is_dead_on_open_connections_too(desk, tmp_path, sho
         async with BrokerClient(service.front_tcp, key=edge) as client:
             assert len((await client.worker_requests.pool()).workers) == 1
             client.timeout_s = 0.7
-            desk("remove", "edge-2")
-            desk("remove", "node-2")
+            harness("remove", "edge-2")
+            harness("remove", "node-2")
             service.wires.keep_watch()
             with pytest.raises(BrokerUnavailable):
                 await client.submit(a_job("job-1"))
@@ -171,9 +171,9 @@ async def test_a_removed_key_is_dead_on_open_connections_too(desk, tmp_path, sho
 
 
 @in_loop
-async def test_a_machine_cannot_act_as_the_worker_of_another(desk, tmp_path, short_dir, dealers):
-    node = read_peer_key(desk.add("node-2", "worker"), "worker")
-    async with serving(tmp_path, short_dir, desk) as service:
+async def test_a_machine_cannot_act_as_the_worker_of_another(harness, tmp_path, short_dir, dealers):
+    node = read_peer_key(harness.add("node-2", "worker"), "worker")
+    async with serving(tmp_path, short_dir, harness) as service:
         for name in ("node-1.gpu-0", "gpu-0", "node-22.gpu-0", "node-2"):
             agent = dealers(service.back_tcp, node)
             await eventually(agent.connected)
@@ -185,7 +185,7 @@ async def test_a_machine_cannot_act_as_the_worker_of_another(desk, tmp_path, sho
 
 
 @pytest.mark.parametrize("fault", ["no handler", "no domain", "handler that admits all", "no curve"])
-def test_a_door_that_only_looks_shut_is_found_at_start(desk, short_dir, monkeypatch, fault):
+def test_a_door_that_only_looks_shut_is_found_at_start(harness, short_dir, monkeypatch, fault):
     if fault == "no handler":
         monkeypatch.setattr(zap.ZapHandler, "_run", lambda self: self._bound.set())
     elif fault == "handler that admits all":
@@ -203,29 +203,29 @@ def test_a_door_that_only_looks_shut_is_found_at_start(desk, short_dir, monkeypa
         monkeypatch.setattr(sockets, "_require_key", lambda *args: None)
     monkeypatch.setattr(selftest, "_PATIENCE_S", 0.5)
     with pytest.raises(BindFailed, match="self-test"):
-        Sockets(f"ipc://{short_dir}/f", f"ipc://{short_dir}/b", gate(desk, back=f"tcp://127.0.0.1:{free_port()}"))
+        Sockets(f"ipc://{short_dir}/f", f"ipc://{short_dir}/b", gate(harness, back=f"tcp://127.0.0.1:{free_port()}"))
 
 
-def test_a_busy_port_is_said(desk, short_dir):
+def test_a_busy_port_is_said(harness, short_dir):
     port = free_port()
     context = zmq.Context()
     holder = context.socket(zmq.ROUTER)
     holder.bind(f"tcp://127.0.0.1:{port}")
     try:
         with pytest.raises(BindFailed, match=f"127.0.0.1:{port}"):
-            Sockets(f"ipc://{short_dir}/f", f"ipc://{short_dir}/b", gate(desk, back=f"tcp://127.0.0.1:{port}"))
+            Sockets(f"ipc://{short_dir}/f", f"ipc://{short_dir}/b", gate(harness, back=f"tcp://127.0.0.1:{port}"))
     finally:
         context.destroy(linger=0)
 
 
-def test_the_list_follows_its_directory(desk, caplog):
-    peers = zap.Peers(desk.directory / "allowed")
+def test_the_list_follows_its_directory(harness, caplog):
+    peers = zap.Peers(harness.directory / "allowed")
     caplog.set_level("INFO")
-    key = read_peer_key(desk.add("node-2", "worker"), "worker")
+    key = read_peer_key(harness.add("node-2", "worker"), "worker")
     raw = zmq.utils.z85.decode(key.public.encode())
     wait_until(lambda: peers.find(raw) is not None)
     assert peers.admits("node-2")
-    entry = desk.directory / "allowed/node-2.pub"
+    entry = harness.directory / "allowed/node-2.pub"
     entry.chmod(0o666)
     entry.write_text(entry.read_text())
     peers.refresh()

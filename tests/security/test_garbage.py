@@ -25,9 +25,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def keys(place: Path) -> KeyDesk:
-    desk = KeyDesk(place / "curve")
-    assert desk("init") == 0
-    return desk
+    harness = KeyDesk(place / "curve")
+    assert harness("init") == 0
+    return harness
 
 
 @pytest.fixture(scope="module")

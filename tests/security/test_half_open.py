@@ -29,9 +29,9 @@ def cut_some(broker: BrokerProcess) -> bool:
     return "half-open connections cut" in broker.logged()
 
 
-def test_a_flood_without_handshakes_uses_up_no_descriptors(desk: KeyDesk, tmp_path: Path) -> None:
-    key = read_peer_key(desk.add("node-2", "worker"), "worker")
-    with broker_process(tmp_path / "home", desk, descriptors=256) as broker, contextlib.ExitStack() as stack:
+def test_a_flood_without_handshakes_uses_up_no_descriptors(harness: KeyDesk, tmp_path: Path) -> None:
+    key = read_peer_key(harness.add("node-2", "worker"), "worker")
+    with broker_process(tmp_path / "home", harness, descriptors=256) as broker, contextlib.ExitStack() as stack:
         honest = Dealer(broker.back_tcp, key)
         stack.callback(honest.close)
         wait_until(honest.connected, 60, "an honest worker to get in")
@@ -50,8 +50,8 @@ def test_a_flood_without_handshakes_uses_up_no_descriptors(desk: KeyDesk, tmp_pa
         assert broker.asks()
 
 
-def test_who_brings_as_much_as_a_handshake_and_not_its_end_is_a_stranger(desk: KeyDesk, tmp_path: Path) -> None:
-    with broker_process(tmp_path / "home", desk) as broker, contextlib.ExitStack() as stack:
+def test_who_brings_as_much_as_a_handshake_and_not_its_end_is_a_stranger(harness: KeyDesk, tmp_path: Path) -> None:
+    with broker_process(tmp_path / "home", harness) as broker, contextlib.ExitStack() as stack:
         for _ in range(3 * PER_ADDRESS):
             with contextlib.suppress(ConnectionError):  # cut already
                 stack.enter_context(knock(broker.back)).sendall(ENDLESS)
@@ -59,11 +59,11 @@ def test_who_brings_as_much_as_a_handshake_and_not_its_end_is_a_stranger(desk: K
         assert broker.asks()
 
 
-def test_strangers_do_not_get_the_last_descriptors(desk: KeyDesk, tmp_path: Path) -> None:
+def test_strangers_do_not_get_the_last_descriptors(harness: KeyDesk, tmp_path: Path) -> None:
     """Few of them, each from an address of its own, at a broker that is nearly full of peers."""
     limit = 128
-    key = read_peer_key(desk.add("node-2", "worker"), "worker")
-    with broker_process(tmp_path / "home", desk, limit) as broker, contextlib.ExitStack() as stack:
+    key = read_peer_key(harness.add("node-2", "worker"), "worker")
+    with broker_process(tmp_path / "home", harness, limit) as broker, contextlib.ExitStack() as stack:
         honest: list[zmq.Socket[bytes]] = []
         while broker.descriptors() < limit - reserve(limit) - 8:
             honest.append(stack.enter_context(keyed_dealer(broker.back_tcp, key, immediate=1)))
@@ -80,10 +80,10 @@ def test_strangers_do_not_get_the_last_descriptors(desk: KeyDesk, tmp_path: Path
 
 @pytest.mark.parametrize("withheld", [False, True], ids=["a message without an end", "no INITIATE after HELLO"])
 def test_a_handshake_that_never_ends_is_cut_however_much_it_brings(
-    desk: KeyDesk, tmp_path: Path, withheld: bool
+    harness: KeyDesk, tmp_path: Path, withheld: bool
 ) -> None:
-    key = read_peer_key(desk.add("node-2", "worker"), "worker")
-    with broker_process(tmp_path / "home", desk) as broker, knock(broker.back) as stranger:
+    key = read_peer_key(harness.add("node-2", "worker"), "worker")
+    with broker_process(tmp_path / "home", harness) as broker, knock(broker.back) as stranger:
         if withheld:
             relay_the_start(key, stranger, 530)
         else:
@@ -115,11 +115,11 @@ def relay_the_start(key: PeerKey, to: socket.socket, count: int) -> None:
             peer.close()
 
 
-def test_a_connection_of_a_refused_key_counts_as_half_open(desk: KeyDesk, tmp_path: Path) -> None:
-    file = desk.add("node-3", "worker")
+def test_a_connection_of_a_refused_key_counts_as_half_open(harness: KeyDesk, tmp_path: Path) -> None:
+    file = harness.add("node-3", "worker")
     key = read_peer_key(file, "worker")
-    (desk.directory / "allowed" / "node-3.pub").unlink()
-    with broker_process(tmp_path / "home", desk) as broker, contextlib.ExitStack() as stack:
+    (harness.directory / "allowed" / "node-3.pub").unlink()
+    with broker_process(tmp_path / "home", harness) as broker, contextlib.ExitStack() as stack:
         for _ in range(PER_ADDRESS + 8):
             stack.callback(Dealer(broker.back_tcp, key, ivl_ms=0).close)
         wait_until(lambda: cut_some(broker), 60, "strangers to be cut")
@@ -146,10 +146,10 @@ def test_which_connections_are_cut(addresses: list[str], free: int, limit: int, 
     assert chosen == list(range(10, 10 + cut))
 
 
-def test_the_list_of_keys_holds_while_it_cannot_be_read(desk: KeyDesk) -> None:
-    desk.add("node-2", "worker")
-    peers = Peers(desk.directory / "allowed")
-    desk.add("node-3", "worker")
+def test_the_list_of_keys_holds_while_it_cannot_be_read(harness: KeyDesk) -> None:
+    harness.add("node-2", "worker")
+    peers = Peers(harness.directory / "allowed")
+    harness.add("node-3", "worker")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as lowest:
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno(), before[1]))

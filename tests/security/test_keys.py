@@ -26,46 +26,48 @@ def secrets_below(directory: Path) -> list[str]:
     return [tomllib.loads(path.read_text())["secret"] for path in directory.rglob("*.key")]
 
 
-def test_no_secret_key_is_ever_printed(desk: KeyDesk, capsys: pytest.CaptureFixture[str]) -> None:
-    desk.add("node-2", "worker")
-    desk.add("edge-2", "edge")
-    desk("add", "here", "--role", "worker", "--here")
-    desk("list")
-    desk("add", "node-2", "--role", "worker")
+def test_no_secret_key_is_ever_printed(harness: KeyDesk, capsys: pytest.CaptureFixture[str]) -> None:
+    harness.add("node-2", "worker")
+    harness.add("edge-2", "edge")
+    harness("add", "here", "--role", "worker", "--here")
+    harness("list")
+    harness("add", "node-2", "--role", "worker")
     printed = "".join(capsys.readouterr())
-    made = secrets_below(desk.directory)
+    made = secrets_below(harness.directory)
     assert len(made) == 4
     assert not [secret for secret in made if secret in printed]
     # Nor by whoever shows the struct, in a log or a traceback.
-    key = read_peer_key(desk.directory / "issued/node-2.key", "worker")
-    pair = read_broker(desk.directory / "broker.key")
+    key = read_peer_key(harness.directory / "issued/node-2.key", "worker")
+    pair = read_broker(harness.directory / "broker.key")
     assert key.secret not in repr(key)
     assert pair.secret not in repr(pair)
 
 
-def test_files_are_their_owners_alone_whatever_the_umask(desk: KeyDesk) -> None:
-    desk.add("node-2", "worker")
-    modes = {path.relative_to(desk.directory): stat.S_IMODE(path.stat().st_mode) for path in desk.directory.rglob("*")}
+def test_files_are_their_owners_alone_whatever_the_umask(harness: KeyDesk) -> None:
+    harness.add("node-2", "worker")
+    modes = {
+        path.relative_to(harness.directory): stat.S_IMODE(path.stat().st_mode) for path in harness.directory.rglob("*")
+    }
     assert {mode for path, mode in modes.items() if path.suffix} == {0o600}
     assert {mode for path, mode in modes.items() if not path.suffix} == {0o700}
-    assert stat.S_IMODE(desk.directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(harness.directory.stat().st_mode) == 0o700
 
 
-def test_add_says_what_to_copy_where(desk: KeyDesk, capsys: pytest.CaptureFixture[str]) -> None:
-    path = desk.add("node-2", "worker")
+def test_add_says_what_to_copy_where(harness: KeyDesk, capsys: pytest.CaptureFixture[str]) -> None:
+    path = harness.add("node-2", "worker")
     printed = capsys.readouterr().out
     for part in (str(path), "curve/worker.key", "0600", "node-2.gpu-0"):
         assert part in printed
 
 
 def test_the_list_names_peers_and_roles_and_what_is_still_here(
-    desk: KeyDesk, capsys: pytest.CaptureFixture[str]
+    harness: KeyDesk, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    desk.add("node-2", "worker").unlink()
-    desk.add("edge-2", "edge")
-    (desk.directory / "allowed/broken.pub").write_text("nonsense")
+    harness.add("node-2", "worker").unlink()
+    harness.add("edge-2", "edge")
+    (harness.directory / "allowed/broken.pub").write_text("nonsense")
     capsys.readouterr()
-    assert desk("list") == 0
+    assert harness("list") == 0
     broker, broken, edge, node = capsys.readouterr().out.splitlines()
     assert broker.startswith("broker ")
     assert "broken.pub" in broken
@@ -75,13 +77,13 @@ def test_the_list_names_peers_and_roles_and_what_is_still_here(
     assert "issued" not in node
 
 
-def test_a_removed_key_is_off_the_list_and_its_copies_here_are_gone(desk: KeyDesk) -> None:
-    desk.add("node-2", "worker")
-    desk("add", "here", "--role", "worker", "--here")
+def test_a_removed_key_is_off_the_list_and_its_copies_here_are_gone(harness: KeyDesk) -> None:
+    harness.add("node-2", "worker")
+    harness("add", "here", "--role", "worker", "--here")
     for name in ("node-2", "here"):
-        assert desk("remove", name) == 0
-    assert not list(desk.directory.rglob("*.pub"))
-    assert [path.name for path in desk.directory.rglob("*.key")] == ["broker.key"]
+        assert harness("remove", name) == 0
+    assert not list(harness.directory.rglob("*.pub"))
+    assert [path.name for path in harness.directory.rglob("*.key")] == ["broker.key"]
 
 
 @pytest.mark.parametrize(
@@ -97,16 +99,16 @@ def test_a_removed_key_is_off_the_list_and_its_copies_here_are_gone(desk: KeyDes
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(
-    desk: KeyDesk, capsys: pytest.CaptureFixture[str], argv: list[str], words: str
+    harness: KeyDesk, capsys: pytest.CaptureFixture[str], argv: list[str], words: str
 ) -> None:
-    desk.add("node-2", "worker")
-    before = sorted(desk.directory.rglob("*"))
+    harness.add("node-2", "worker")
+    before = sorted(harness.directory.rglob("*"))
     capsys.readouterr()
-    assert desk(*argv) == 2
+    assert harness(*argv) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
-    assert sorted(desk.directory.rglob("*")) == before
+    assert sorted(harness.directory.rglob("*")) == before
 
 
 def test_a_key_needs_the_brokers_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,13 +126,13 @@ def test_the_directory_may_not_be_open_to_others(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("harm", ["open", "link", "role", "text", "huge", "pipe"])
-def test_a_key_file_that_cannot_be_trusted_is_refused_without_showing_it(desk: KeyDesk, harm: str) -> None:
-    path = desk.add("node-2", "worker")
+def test_a_key_file_that_cannot_be_trusted_is_refused_without_showing_it(harness: KeyDesk, harm: str) -> None:
+    path = harness.add("node-2", "worker")
     secret = tomllib.loads(path.read_text())["secret"]
     if harm == "open":
         path.chmod(0o640)
     elif harm == "link":
-        where = desk.directory / "open"
+        where = harness.directory / "open"
         where.mkdir()
         where.chmod(0o777)
         path.symlink_to(path.rename(where / path.name))
@@ -149,14 +151,14 @@ def test_a_key_file_that_cannot_be_trusted_is_refused_without_showing_it(desk: K
 
 @pytest.mark.parametrize("mode", [0o400, 0o440, 0o444])
 def test_a_mounted_secret_is_read_through_its_links_unless_all_may_read_it(
-    desk: KeyDesk, tmp_path: Path, mode: int
+    harness: KeyDesk, tmp_path: Path, mode: int
 ) -> None:
     mount = tmp_path / "mount"
     (mount / "..2026_01_01").mkdir(parents=True)
     mount.chmod(0o1777)
     (mount / "..data").symlink_to("..2026_01_01")
     (mount / "worker.key").symlink_to("..data/worker.key")
-    file = desk.add("node-2", "worker").rename(mount / "..2026_01_01/worker.key")
+    file = harness.add("node-2", "worker").rename(mount / "..2026_01_01/worker.key")
     file.chmod(mode)
     refused = mode & 0o004 or (mode & 0o040 and os.getuid() != 0)
     with pytest.raises(SettingsError, match="read by others") if refused else contextlib.nullcontext():
@@ -179,13 +181,13 @@ def run_broker(home: Path, *argv: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "203.0.113.7", "no-such-host.invalid"])
 def test_an_address_that_cannot_be_listened_on_is_named_in_the_last_line(
-    desk: KeyDesk, tmp_path: Path, host: str
+    harness: KeyDesk, tmp_path: Path, host: str
 ) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"tcp://{host}:{taken.getsockname()[1]}"
-        code, last = run_broker(tmp_path / "h", "--curve-dir", str(desk.directory), "--back-tcp", address)
+        code, last = run_broker(tmp_path / "h", "--curve-dir", str(harness.directory), "--back-tcp", address)
     assert code == 2
     assert last.startswith(f"broker: back_tcp: cannot listen on {address}: ")
 
@@ -228,10 +230,10 @@ def test_nobody_connects_to_everywhere(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_workers_key_in_the_edges_place_is_refused_at_start(
-    desk: KeyDesk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    harness: KeyDesk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    desk.add("node-2", "worker").rename(desk.directory / "edge.key")
-    argv = ["--home", str(tmp_path), "--curve-dir", str(desk.directory), "--front", "tcp://127.0.0.1:7001"]
+    harness.add("node-2", "worker").rename(harness.directory / "edge.key")
+    argv = ["--home", str(tmp_path), "--curve-dir", str(harness.directory), "--front", "tcp://127.0.0.1:7001"]
     assert edge_cli.main(argv, {}) == 2
     assert "is a worker's and not an edge's" in capsys.readouterr().err
 

@@ -23,9 +23,9 @@ MODE = 0o440 if os.getuid() == 0 else 0o400
 class Mount:
     """The volume. Each version shows the broker's key and the entries of these peers."""
 
-    def __init__(self, path: Path, desk: KeyDesk) -> None:
+    def __init__(self, path: Path, harness: KeyDesk) -> None:
         self.path = path
-        self._desk = desk
+        self._desk = harness
         self._versions = 0
         path.mkdir()
         path.chmod(0o1777)
@@ -44,14 +44,14 @@ class Mount:
 
 
 @pytest.fixture
-def mount(desk: KeyDesk, tmp_path: Path) -> Mount:
-    return Mount(tmp_path / "mount", desk)
+def mount(harness: KeyDesk, tmp_path: Path) -> Mount:
+    return Mount(tmp_path / "mount", harness)
 
 
 def test_a_broker_takes_its_keys_from_a_mounted_secret_and_follows_its_changes(
-    desk: KeyDesk, tmp_path: Path, mount: Mount
+    harness: KeyDesk, tmp_path: Path, mount: Mount
 ) -> None:
-    first, second = (read_peer_key(desk.add(name, "worker"), "worker") for name in ("node-1", "node-2"))
+    first, second = (read_peer_key(harness.add(name, "worker"), "worker") for name in ("node-1", "node-2"))
     mount.show("node-1")
     with broker_process(tmp_path / "home", KeyDesk(mount.path)) as broker:
         dealers = [Dealer(broker.back_tcp, key) for key in (first, second)]
@@ -65,13 +65,13 @@ def test_a_broker_takes_its_keys_from_a_mounted_secret_and_follows_its_changes(
                 dealer.close()
 
 
-def test_the_list_may_be_mounted_into_a_private_directory(desk: KeyDesk, mount: Mount) -> None:
-    desk.add("node-1", "worker")
+def test_the_list_may_be_mounted_into_a_private_directory(harness: KeyDesk, mount: Mount) -> None:
+    harness.add("node-1", "worker")
     mount.show("node-1")
-    shutil.rmtree(desk.directory / "allowed")
-    (desk.directory / "allowed").mkdir()
-    (desk.directory / "allowed").chmod(0o1777)
-    assert list_directory(desk.directory) == desk.directory / "allowed"
+    shutil.rmtree(harness.directory / "allowed")
+    (harness.directory / "allowed").mkdir()
+    (harness.directory / "allowed").chmod(0o1777)
+    assert list_directory(harness.directory) == harness.directory / "allowed"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_the_list_may_be_mounted_into_a_private_directory(desk: KeyDesk, mount: 
         ("link", "is a link or a file"),
     ],
 )
-def test_a_directory_that_others_could_change_is_refused(desk: KeyDesk, mount: Mount, harm: str, words: str) -> None:
+def test_a_directory_that_others_could_change_is_refused(harness: KeyDesk, mount: Mount, harm: str, words: str) -> None:
     mount.show()
     directory = mount.path
     match harm:
@@ -97,21 +97,23 @@ def test_a_directory_that_others_could_change_is_refused(desk: KeyDesk, mount: M
         case "list open":
             (directory / "..data/allowed").chmod(0o777)
         case _:
-            directory = desk.directory.with_name("elsewhere")
-            directory.symlink_to(desk.directory)
+            directory = harness.directory.with_name("elsewhere")
+            directory.symlink_to(harness.directory)
     with pytest.raises(SettingsError, match=words):
         list_directory(directory)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize(("mode", "usable"), [(0o440, True), (0o400, False), (0o444, False)])
-def test_a_service_that_is_not_root_reads_roots_files_through_its_group(desk: KeyDesk, mode: int, usable: bool) -> None:
+def test_a_service_that_is_not_root_reads_roots_files_through_its_group(
+    harness: KeyDesk, mode: int, usable: bool
+) -> None:
     """The usual case in a pod: `runAsUser` and `fsGroup`."""
     nobody = 65534
-    desk.add("node-1", "worker")
+    harness.add("node-1", "worker")
     with tempfile.TemporaryDirectory() as path:
         Path(path).chmod(0o755)
-        mount = Mount(Path(path) / "mount", desk)
+        mount = Mount(Path(path) / "mount", harness)
         mount.show("node-1")
         for name in ("broker.key", "allowed/node-1.pub"):
             os.chown(mount.path / name, 0, nobody)

@@ -29,10 +29,10 @@ SIGNATURE = "X-Signature-distinctive-77"
 class KeyedService(Service):
     """With API keys, webhooks signed with a secret of its own, workers over tcp, and all it answered."""
 
-    def __init__(self, home: Path, desk: KeyDesk, keys_file: Path, key: str) -> None:
+    def __init__(self, home: Path, harness: KeyDesk, keys_file: Path, key: str) -> None:
         super().__init__(home, gpus="cpu:1", model="fake")
         self.back = f"tcp://127.0.0.1:{free_port()}"
-        self.desk = desk
+        self.harness = harness
         self.keys_file = keys_file
         self.answers: list[bytes] = []
         self.http = httpx.Client(
@@ -67,7 +67,7 @@ class KeyedService(Service):
                 "127.0.0.1",
             ],
         }[name]
-        return [*super()._command(name), *more, "--curve-dir", str(self.desk.directory)]
+        return [*super()._command(name), *more, "--curve-dir", str(self.harness.directory)]
 
 
 @pytest.fixture
@@ -78,12 +78,12 @@ def key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.fixture
 def service(
-    tmp_path: Path, short_dir: str, desk: KeyDesk, key: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, short_dir: str, harness: KeyDesk, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[KeyedService]:
-    desk("add", "here", "--role", "worker", "--here")
+    harness("add", "here", "--role", "worker", "--here")
     # In the environment: flags are for all to see, in `ps`.
     monkeypatch.setenv("ZOETROPE_WEBHOOK_SECRETS", HOOK_SECRET)
-    made = KeyedService(Path(short_dir), desk, tmp_path / "keys.jsonl", key)
+    made = KeyedService(Path(short_dir), harness, tmp_path / "keys.jsonl", key)
     try:
         made.start()
         made.ready(1)
@@ -117,7 +117,7 @@ def test_secrets_are_nowhere(service: KeyedService, key: str) -> None:
         http.get(path)
     command_lines = "\0".join(" ".join(process.cmdline()) for process in service.everybody())
     wait_until(lambda: (service.home / "broker.prom").exists(), 60)
-    curve = [tomllib.loads(path.read_text())["secret"] for path in service.desk.directory.rglob("*.key")]
+    curve = [tomllib.loads(path.read_text())["secret"] for path in service.harness.directory.rglob("*.key")]
     assert len(curve) == 2
     (depot_file,) = service.home.rglob("depot_secret")
     depot = depot_file.read_text().strip()

@@ -15,14 +15,14 @@ from broker.wire import messages as m
 def replay(path: Path) -> str:
     """What the core raises when it is given these stimuli one by one; "" when nothing. Jobs that it held before are not known to it."""
     dump = msgspec.msgpack.decode(path.read_bytes(), type=Dump)
-    desk = CoreHarness(archive=MemoryArchive(dump.epoch))
+    harness = CoreHarness(archive=MemoryArchive(dump.epoch))
     for record in dump.stimuli:
-        desk.now = record.now
+        harness.now = record.now
         try:
             if record.message:
-                desk.feed(record.peer, _decoded(record.peer, record.message))
+                harness.feed(record.peer, _decoded(record.peer, record.message))
             else:
-                desk.apply(desk.core.tick(record.now))
+                harness.apply(harness.core.tick(record.now))
         except codec.DecodeError:
             continue
         except Exception as error:

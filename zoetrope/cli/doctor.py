@@ -23,7 +23,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 class Check(Struct, frozen=True):
-    """A check's outcome: what was looked at, what was found, and what to do about it."""
+    """Outcome of a check: its subject, what was found, and what to do about it."""
 
     name: str
     level: Level
@@ -32,7 +32,7 @@ class Check(Struct, frozen=True):
 
 
 def check_python(facts: Facts) -> Check:
-    """The interpreter."""
+    """Check the version of the interpreter."""
     text = ".".join(map(str, facts.python))
     if facts.python[:2] < _PYTHON:
         return Check("Python", "fail", text, "install Python 3.11 or newer: make PYTHON=/path/to/python3.12 run")
@@ -40,7 +40,7 @@ def check_python(facts: Facts) -> Check:
 
 
 def check_packages(facts: Facts) -> Check:
-    """The packages of the extra `serve`."""
+    """Check the packages of the extra `serve`."""
     if facts.missing:
         cure = "pip install 'zoetrope[serve]' (in a checkout: make setup); clients need none of them"
         return Check("packages", "fail", f"not installed: {', '.join(facts.missing)}", cure)
@@ -48,7 +48,7 @@ def check_packages(facts: Facts) -> Check:
 
 
 def check_torch(facts: Facts) -> Check:
-    """The build of torch, beside the GPUs."""
+    """Check the build of torch against the GPUs."""
     if not facts.torch:
         return Check("torch", "fail", "not installed", "pip install 'zoetrope[serve]' (in a checkout: make setup)")
     built = f"{facts.torch}, built for {facts.torch_cuda}" if facts.torch_cuda else f"{facts.torch}, for the CPU alone"
@@ -61,7 +61,7 @@ def check_torch(facts: Facts) -> Check:
 
 
 def check_gpus(facts: Facts) -> Check:
-    """The driver and the GPUs that it shows."""
+    """Check the driver and the GPUs that it shows."""
     if facts.gpus:
         names: dict[str, int] = {}
         for gpu in facts.gpus:
@@ -75,7 +75,7 @@ def check_gpus(facts: Facts) -> Check:
 
 
 def check_models(facts: Facts) -> Check:
-    """The configured models: whether they are here, and their weights beside the memory."""
+    """Check whether the configured models are here, and their weights against the memory."""
     if facts.config_fault:
         return Check(
             "configuration", "fail", facts.config_fault, "mend zoetrope.toml; docs/configuration.md has an example"
@@ -99,7 +99,7 @@ def check_models(facts: Facts) -> Check:
 
 
 def check_disk(facts: Facts) -> Check:
-    """Room on the disk of the home."""
+    """Check the room on the disk of the home."""
     found = f"{megabytes(facts.disk_free_mb)} free below {facts.home}"
     if facts.disk_free_mb < _LEAST_DISK_MB:
         return Check(
@@ -109,7 +109,7 @@ def check_disk(facts: Facts) -> Check:
 
 
 def check_home(facts: Facts) -> Check:
-    """The home: journal, artefacts, uploads."""
+    """Check the home: journal, artefacts, uploads."""
     if facts.home_fault:
         return Check(
             "home",
@@ -121,7 +121,7 @@ def check_home(facts: Facts) -> Check:
 
 
 def check_port(facts: Facts) -> Check:
-    """The port: free, or this service's already."""
+    """Check whether the port is free, or this service's already."""
     if facts.port_holder == "other":
         cure = f"end what listens there (ss -ltnp 'sport = :{facts.port}' names it), or set another: PORT=9000"
         return Check("port", "fail", f"{facts.port} is taken by another program", cure)
@@ -151,11 +151,11 @@ def check_keys(facts: Facts) -> Check:
     if facts.host in ("127.0.0.1", "localhost", "::1"):
         return Check("keys", "ok", "none are asked for, and only this machine reaches the port")
     cure = "zoetrope keys add NAME, and set keys_file to its file; or ZOETROPE_HOST=127.0.0.1 for this machine alone"
-    return Check("keys", "warn", "whoever reaches the port may use the service", cure)
+    return Check("keys", "warn", "any machine that reaches the port may use the service", cure)
 
 
 def check_marking(facts: Facts) -> Check:
-    """Content credentials, which mark results as generated."""
+    """Check content credentials, which mark results as generated."""
     extra = "pip install 'zoetrope[c2pa]'"
     if facts.marking == "off":
         return Check("marking", "ok", "results are not marked as generated: content_credentials is off")
@@ -168,14 +168,14 @@ def check_marking(facts: Facts) -> Check:
 
 
 def check_traces(facts: Facts) -> Check:
-    """The export of traces."""
+    """Check the export of traces."""
     if facts.traces and not facts.can_trace:
         return Check("traces", "fail", "OpenTelemetry's packages are not installed", "pip install 'zoetrope[otel]'")
     return Check("traces", "ok", "exported" if facts.traces else "not asked for")
 
 
 def check_depot(facts: Facts) -> Check:
-    """Check where workers get inputs from and put files."""
+    """Check the depot, from which workers get inputs and into which they put files."""
     if not facts.depot:
         return Check("depot", "ok", "this machine's disk")
     if facts.depot == LOCAL:
@@ -191,7 +191,7 @@ def check_depot(facts: Facts) -> Check:
 
 
 def check_results(facts: Facts) -> Check:
-    """The object store of results."""
+    """Check the object store of results."""
     store = facts.results_store
     if not store:
         return Check("results", "ok", "kept where the depot is; results_store names no object store")
@@ -211,7 +211,7 @@ def check_results(facts: Facts) -> Check:
 
 
 def check_checkpoints(facts: Facts) -> Check:
-    """Check where jobs leave what they go on from after their engine has died."""
+    """Check the directory of checkpoints, from which jobs go on after their engine has died."""
     if facts.checkpoints_fault:
         cure = f"let the service's user write to {facts.checkpoints}; until then such jobs begin anew"
         return Check("checkpoints", "fail", facts.checkpoints_fault, cure)

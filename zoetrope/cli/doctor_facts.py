@@ -23,7 +23,7 @@ from zoetrope.client.errors import ServiceError, ZoetropeError
 from zoetrope.client.requests import DEFAULT_PORT
 from zoetrope.client.results import Health
 
-#: Of the packages of the extra `serve`, those without which nothing starts, by module.
+#: Packages of the extra `serve` without which nothing starts, by module.
 _SERVE = ("zmq", "starlette", "uvicorn", "honcho", "torch", "diffusers", "transformers", "av", "PIL")
 #: A depot that is a directory.
 LOCAL = "local"
@@ -204,7 +204,7 @@ def _port_holder(host: str, port: int) -> str:
 
 
 def _is_there(*modules: str) -> bool:
-    """Whether these can be imported; what they lie in need not be."""
+    """Whether these modules can be imported; their packages need not be there."""
     try:
         return all(importlib.util.find_spec(module) is not None for module in modules)
     except ModuleNotFoundError:

@@ -130,11 +130,11 @@ def generate(
     for text in setting or ():
         read_setting(text, fields)
     with opened(url, key_file) as client:
-        _carry_out(client, Order(prompt, fields, out, timeout, estimate, detach, as_json), like)
+        _carry_out(client, Generation(prompt, fields, out, timeout, estimate, detach, as_json), like)
 
 
-class Order(NamedTuple):
-    """Order of a user: the request, and what is to become of it."""
+class Generation(NamedTuple):
+    """Arguments of the command: the request, and what to do with its result."""
 
     prompt: str
     fields: dict[str, Any]
@@ -145,30 +145,30 @@ class Order(NamedTuple):
     as_json: bool
 
 
-def _carry_out(client: Client, order: Order, like: Path | None) -> None:
+def _carry_out(client: Client, generation: Generation, like: Path | None) -> None:
     """Submit, wait, fetch, and write where the files are. Raises `ZoetropeError`."""
     # A service that does not answer is reported before files are uploaded.
     client.health()
     if like is not None:
-        order = _like(client, like, order)
-    elif not order.prompt and not order.estimate:
+        generation = _like(client, like, generation)
+    elif not generation.prompt and not generation.estimate:
         raise ZoetropeError("PROMPT is missing: say what to draw, or name a file to draw again with --like")
-    if order.estimate:
-        _show_estimate(client.estimate(**order.fields), as_json=order.as_json)
+    if generation.estimate:
+        _show_estimate(client.estimate(**generation.fields), as_json=generation.as_json)
         return
-    if order.detach:
-        job = client.submit(order.prompt, **order.fields)
-        if order.as_json:
+    if generation.detach:
+        job = client.submit(generation.prompt, **generation.fields)
+        if generation.as_json:
             show_json(job.raw)
         else:
             stdout().print(job.id, markup=False)
         return
-    job = _drawn(client, order)
+    job = _drawn(client, generation)
     if is_draft(job):
-        _show_draft(client, job, as_json=order.as_json)
+        _show_draft(client, job, as_json=generation.as_json)
         return
-    files = _fetch(client, job, order.out)
-    if order.as_json:
+    files = _fetch(client, job, generation.out)
+    if generation.as_json:
         show_json({**job.raw, "files": [str(file) for file in files]})
         return
     for file in files:
@@ -246,33 +246,33 @@ def read_setting(text: str, fields: dict[str, Any]) -> None:
     place[key] = read
 
 
-def _like(client: Client, like: Path, order: Order) -> Order:
-    """The order that draws a file again, with the given options in place of the file's. Raises `ZoetropeError`."""
+def _like(client: Client, like: Path, generation: Generation) -> Generation:
+    """The generation that draws a file again, with the given options in place of the file's. Raises `ZoetropeError`."""
     recipe = client.recipe(like)
     for difference in recipe.differences:
         err().print(f"--like: {difference}", markup=False)
-    given = {name: value for name, value in order.fields.items() if value is not None}
+    given = {name: value for name, value in generation.fields.items() if value is not None}
     kept = dict(recipe.request)
     for name, others in (("size", ("width", "height")), ("seconds", ("num_frames",))):
         for other in others if name in given else ():
             kept.pop(other, None)
     fields = kept | given
     drawn = fields.pop("prompt", "")
-    return order._replace(prompt=order.prompt or drawn, fields=fields)
+    return generation._replace(prompt=generation.prompt or drawn, fields=fields)
 
 
-def _drawn(client: Client, order: Order) -> Job:
+def _drawn(client: Client, generation: Generation) -> Job:
     """The job, succeeded. Ctrl-C cancels it, whenever it comes. Raises `JobFailed`, `JobCancelled`, `WaitTimeout`."""
     # Its id is chosen here, so that it can be cancelled before the service has answered.
-    fields = {**order.fields, "id": order.fields.get("id") or f"cli-{secrets.token_hex(10)}"}
+    fields = {**generation.fields, "id": generation.fields.get("id") or f"cli-{secrets.token_hex(10)}"}
     try:
-        job = client.submit(order.prompt, **fields)
-        if not order.as_json:
+        job = client.submit(generation.prompt, **fields)
+        if not generation.as_json:
             err().print(f"job {job.id}: {job.model}, seed {job.seed}", markup=False)
             for warning in job.warnings:
                 err().print(f"warning: {warning}", markup=False)
-        with Bar(client.url, quiet=order.as_json) as bar:
-            for event in client.events(job, timeout_s=order.timeout):
+        with Bar(client.url, quiet=generation.as_json) as bar:
+            for event in client.events(job, timeout_s=generation.timeout):
                 bar.show(event.job)
                 if is_draft(event.job):
                     break
@@ -281,7 +281,7 @@ def _drawn(client: Client, order: Order) -> Job:
         _cancel(client, fields["id"])
         sys.exit(130)
     if not job.is_final and not is_draft(job):
-        raise WaitTimeout(f"job {job.id} is {job.state} after {order.timeout:g} s; it goes on", job)
+        raise WaitTimeout(f"job {job.id} is {job.state} after {generation.timeout:g} s; it goes on", job)
     return job.raise_for_state()
 
 
@@ -353,14 +353,14 @@ class Bar:
         left = f"{span(job.eta_s)} left" if job.eta_s else ""
         if job.preview:
             left += f"  {self._url}{job.preview}"
-        self._progress.update(self._task, description=standing(job), completed=job.progress, left=left)
-        phase = standing(job).partition(" ")[0]
+        self._progress.update(self._task, description=progress_text(job), completed=job.progress, left=left)
+        phase = progress_text(job).partition(" ")[0]
         if not self._live and not self._quiet and phase != self._printed:
             self._printed = phase
-            err().print(standing(job), markup=False)
+            err().print(progress_text(job), markup=False)
 
 
-def standing(job: Job) -> str:
+def progress_text(job: Job) -> str:
     """Progress of a job, in a few words: `queued, 3 before it`, `denoise 4/10`, `succeeded`."""
     if job.state == "running":
         return f"{job.phase or 'running'} {job.step}/{job.total}" if job.total else job.phase or "running"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from zoetrope.cli.generate import standing
+from zoetrope.cli.generate import progress_text
 from zoetrope.cli.options import JobId, Json, KeyFile, Url, opened
 from zoetrope.cli.terminal import (
     ago,
@@ -80,7 +80,7 @@ def _show_jobs(found: list[Job], *, as_json: bool, empty: str) -> None:
         show_json([job.raw for job in found])
         return
     rows = [
-        (job.id, standing(job), job.model, job.worker or "", ago(job.submitted_at), shortened(_prompt(job)))
+        (job.id, progress_text(job), job.model, job.worker or "", ago(job.submitted_at), shortened(_prompt(job)))
         for job in found
     ]
     columns = ("JOB", "STATE", "MODEL", "WORKER", "SUBMITTED", "PROMPT")
@@ -103,7 +103,7 @@ def show(job_id: JobId, url: Url = None, key_file: KeyFile = None, as_json: Json
     show_pairs(
         {
             "job": job.id,
-            "state": standing(job),
+            "state": progress_text(job),
             "error": f"{job.error.code}: {job.error.message}" if job.error else "",
             "model": job.model,
             "prompt": _prompt(job),
@@ -143,7 +143,7 @@ def logs(
             return
         printed = ""
         for event in client.events(job_id):
-            now = standing(event.job)
+            now = progress_text(event.job)
             if as_json:
                 show_json_line(event.job.raw)
             elif now != printed:

@@ -67,7 +67,7 @@ def _counts(worker: Worker) -> str:
 
 
 def _depot(worker: Worker) -> str:
-    """Results that wait for the depot, where that is more than the way there: a try failed, or they keep the worker from its work."""
+    """Results that wait for the depot, where a try failed or they keep the worker from its work; else ""."""
     now = worker.depot
     if now is None or not (now.fault or now.full):
         return ""

@@ -24,12 +24,12 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
 _OPTION = re.compile(r"^  (?:-\w(?: \S+)?, )?(--[\w-]+)(.*)$", re.MULTILINE)
 _COMMAND = re.compile(r"^    (\w[\w-]*)(?:  +(.*))?$", re.MULTILINE)
 
-#: A shell that waits for a completion is not to wait for ever.
+#: Longest time for the words of a completion, seconds: the shell waits for them.
 _HELP_S = 10.0
 
 
 class _Program(TyperCommand):
-    """A command whose words are all its program's, options too: shells complete them as its argument's."""
+    """A command that passes all its arguments, options too, to its program; shells complete them as arguments."""
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """The words that the program could take here."""
@@ -90,7 +90,7 @@ def _about(rest: str) -> str:
 
 
 def become(line: Sequence[str]) -> NoReturn:
-    """Go on as `python -m LINE`: the same process, so that signals reach the program itself."""
+    """Replace this process by `python -m LINE`, so that signals reach the program itself."""
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-m", *line])

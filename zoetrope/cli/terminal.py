@@ -164,7 +164,7 @@ def day_and_time(at: float) -> str:
 
 @contextlib.contextmanager
 def looking() -> Iterator[Callable[[str], None]]:
-    """Show the latest of the words that it is called with on a line of stderr, gone at the end; nothing where that is no terminal."""
+    """Show a text on a line of stderr that each call replaces and the end removes; nothing where stderr is no terminal."""
     with contextlib.ExitStack() as shown:
         status: Status | None = None
 
@@ -194,7 +194,7 @@ def shortened(text: str) -> str:
 
 @contextlib.contextmanager
 def quiet_interrupt() -> Iterator[None]:
-    """Let Ctrl-C end what only watches, without a traceback: exit code 130."""
+    """End a command that only watches on Ctrl-C, without a traceback: exit code 130."""
     try:
         yield
     except KeyboardInterrupt:

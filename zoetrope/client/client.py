@@ -120,9 +120,9 @@ class Client:
         limit: int | None = None,
         on_search: OnSearch | None = None,
     ) -> Iterator[Job]:
-        """Jobs, the newest first, page by page. `state`: one or several, with commas; `prompt`: a text in theirs; `since` and `until`:
-        Unix seconds of their submission; `limit`: at most so many in all. `on_search` is called with a Unix time, of the jobs that a
-        long search has come to."""
+        """Jobs, the newest first, page by page. `state`: one or several, with commas; `prompt`: a text in their prompts; `since` and
+        `until`: Unix seconds of their submission; `limit`: at most so many in all. `on_search` is called in a long search with the Unix
+        time that it has come to."""
         filters = {"state": state, "model": model, "worker": worker, "prompt": prompt, "order": order}
         flow = self._flows.jobs(limit=limit, on_search=on_search, since=since, until=until, **filters)
         return self._connection.iterate(flow)

@@ -254,8 +254,8 @@ class Flows:
     def download(self, job: Job | str, to: Path, name: str | None) -> Flow[DownloadedFile]:
         """Fetch a file of a job to a path, or into a directory, and check its digest.
 
-        A job without files is requested anew: it may have ended since. The file grows beside its place under a name of its own; one that
-        was begun before is gone on with. Raises `DigestMismatch`, `NotReady`.
+        A job without files is requested anew: it may have ended since. The file grows beside its place under a name of its own; a
+        partial one is continued. Raises `DigestMismatch`, `NotReady`.
         """
         known = job if isinstance(job, Job) and job.artefacts else (yield from self.job(_id(job)))
         try:
@@ -266,7 +266,7 @@ class Flows:
     def _downloaded(self, known: Job, artefact: Artefact, to: Path) -> Flow[DownloadedFile]:
         target = to / artefact.name if to.is_dir() else to
         partial = target.with_name(f".{target.name}.{artefact.sha256[:16]}.part")
-        # As it lies on the disk: a partial one is gone on with byte by byte.
+        # As it lies on the disk: a partial one is continued byte by byte.
         request = msgspec.structs.replace(
             get(f"/v1/jobs/{segment(known.id)}/result", name=artefact.name), headers={"Accept-Encoding": "identity"}
         )

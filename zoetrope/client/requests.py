@@ -140,7 +140,7 @@ def uploading(file: FileSource, purpose: str, name: str) -> Request:
 
 
 def estimating(fields: Mapping[str, Any]) -> Request:
-    """The request for an estimate. What is no number or word does not count, and is left out."""
+    """The request for an estimate. Fields that are neither number nor text have no effect on it, and are left out."""
     return get(
         "/v1/queue/estimate", **{name: value for name, value in fields.items() if isinstance(value, str | int | float)}
     )

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 
 from msgspec import Struct
 
-#: Statuses that may be another the next time, unless `x-should-retry` decides.
+#: Statuses after which a request is sent again, unless `x-should-retry` decides.
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 
 

@@ -9,31 +9,31 @@ from broker.wire import messages as m
 STEPS = 40
 
 
-def desk_with(
+def harness_with(
     job_id: str = "a", *, resumes: bool = True, policy: Policy | None = None, **fields: object
 ) -> CoreHarness:
     """A core with one worker that runs this job of 40 steps."""
-    desk = CoreHarness(policy)
-    desk.hello("w1", body=worker_info(resumes=resumes))
-    desk.submit(job_id, steps=STEPS, **fields)
-    desk.start("w1", job_id)
-    assert desk.state(job_id) == "running"
-    return desk
+    harness = CoreHarness(policy)
+    harness.hello("w1", body=worker_info(resumes=resumes))
+    harness.submit(job_id, steps=STEPS, **fields)
+    harness.start("w1", job_id)
+    assert harness.state(job_id) == "running"
+    return harness
 
 
-def refusal(desk: CoreHarness, job_id: str, action: m.JobAction) -> str:
+def refusal(harness: CoreHarness, job_id: str, action: m.JobAction) -> str:
     """Why this is refused."""
-    reply = desk.ask(m.ControlJob(req=0, job_id=job_id, action=action), m.ControlReply)
+    reply = harness.ask(m.ControlJob(req=0, job_id=job_id, action=action), m.ControlReply)
     assert reply.outcome == "refused"
     return reply.reason
 
 
-def reported(desk: CoreHarness) -> m.Parking:
+def reported(harness: CoreHarness) -> m.Parking:
     """What an edge is told of the job's parking."""
-    parking = desk.view("a").parking
+    parking = harness.view("a").parking
     assert parking is not None
     return parking
 
 
-def runs(desk: CoreHarness) -> list[m.Run]:
-    return sent(desk.effects, m.Run)
+def runs(harness: CoreHarness) -> list[m.Run]:
+    return sent(harness.effects, m.Run)

@@ -1,4 +1,4 @@
-"""A mixed crowd of jobs, and the pages of a list of them."""
+"""A mix of jobs of every state, and the pages of a list of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 
 
 def accepted(n: int) -> Job:
-    """Job n of a mixed crowd; groups of seven share their time of submission."""
+    """Job n of the mix; groups of seven share their time of submission."""
     return new_job(
         f"job-{n * 7919 % 1000:03d}",
         at=float(n // 7),
@@ -23,7 +23,7 @@ def accepted(n: int) -> Job:
 
 
 def go_on(job: Job, n: int) -> None:
-    """To the state that job n has in the crowd."""
+    """To the state that job n has in the mix."""
     state = STATES[n % 5]
     if state != "queued":
         give(job, n + 1, worker=f"gpu-{n % 4}")
@@ -35,7 +35,7 @@ def go_on(job: Job, n: int) -> None:
         job.move(Cause.CANCELLED, 3.0)
 
 
-def crowd(archive) -> list[Job]:
+def mixed_jobs(archive) -> list[Job]:
     """300 jobs, in the archive; of every second of them it gets what becomes of it later than the job."""
     jobs = [accepted(n) for n in range(300)]
     for n in range(0, 300, 2):
