@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -118,3 +119,37 @@ def test_async_with_a_wait_answers_200_when_the_job_ends_in_time_and_else_202(wo
     thread.join()
     assert answer.status_code == 200
     assert answer.json().get("state", answer.json().get("status")) in ("succeeded", "completed")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("GET", "/v1/jobs/{}", b""), ("GET", "/v1/videos/{}", b""), ("POST", "/v1/jobs", b'{"prompt": "a cat"}')],
+)
+def test_the_wait_of_a_client_that_leaves_ends(world: World, method: str, path: str, body: bytes) -> None:
+    job_id = create(world, "/v1/videos").json()["id"]
+    messages = [{"type": "http.request", "body": body, "more_body": False}, {"type": "http.disconnect"}]
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path.format(job_id),
+        "raw_path": path.format(job_id).encode(),
+        "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"prefer", b"wait=60"), (b"content-length", str(len(body)).encode())],
+        "client": ("127.0.0.1", 1),
+    }
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        return None
+
+    async def scene() -> None:
+        async with asyncio.timeout(30):
+            await world.http.app(scope, receive, send)  # type: ignore[arg-type]
+
+    assert world.http.portal is not None
+    world.http.portal.call(scene)
+    assert world.edge.hub.listeners == 0

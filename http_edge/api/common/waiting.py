@@ -7,10 +7,12 @@ import math
 
 import anyio
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
 
 from http_edge.base.context import current
 from http_edge.base.errors import EdgeError
+from http_edge.http.disconnect import ClientGone, while_present
 from http_edge.http.prefer import Prefer
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
@@ -25,11 +27,13 @@ _MAX_POLL_S = 60
 _POLL_S = 2
 
 
-async def awaited(calls: JobService, prefer: Prefer, job: Job) -> Job:
-    """The job as it is when it is final, or when the client's time is over. Raises `EdgeError`."""
+async def awaited(calls: JobService, request: Request, prefer: Prefer, job: Job) -> Job:
+    """The job as it is when it is final, when the client's time is over, or when it has left. Raises `EdgeError`."""
     if not prefer.wait_s or job.is_final:
         return job
-    await calls.follower.wait_final([job.id], prefer.wait_s)
+    # The answer to a client that has left is not sent; its wait would hold a place among the listeners.
+    with contextlib.suppress(ClientGone):
+        await while_present(request, calls.follower.wait_final([job.id], prefer.wait_s))
     return await calls.jobs.get(job.id)
 
 

@@ -78,7 +78,7 @@ class LightX2VTasksApi:
         async def create(request: Request) -> Response:
             accepted = await self._submitter.submit(request, output)
             prefer = read_prefer(request)
-            job = await awaited(self._calls, prefer, accepted.job)
+            job = await awaited(self._calls, request, prefer, accepted.job)
             status = "pending" if is_fresh(prefer, job) else shapes.STATUS[job.view.state]
             paths = shapes.save_paths(job)
             answer = lx.TaskTaken(
@@ -121,7 +121,7 @@ class LightX2VTasksApi:
         if job is None:
             return shapes.task_not_found(task_id)
         prefer = read_prefer(request)
-        job = await awaited(self._calls, prefer, job)
+        job = await awaited(self._calls, request, prefer, job)
         return StatusResponse(job.json("task", self._status), prefer)
 
     @operation(

@@ -125,7 +125,7 @@ class JobsApi:
             submission = await self._read(fields)
             job, duplicate = await self._calls.submit(submission)
         prefer = read_prefer(request)
-        job = await awaited(self._calls, prefer, job)
+        job = await awaited(self._calls, request, prefer, job)
         body = taken_json(self._json(job), duplicate=duplicate)
         return with_prefer(json_response(body), prefer, job, body.urls.self)
 
@@ -142,7 +142,7 @@ class JobsApi:
         prefer = read_prefer(request)
         job = await self._calls.jobs.get(request.path_params["id"])
         if prefer.wait_s:
-            job = await awaited(self._calls, prefer, job)
+            job = await awaited(self._calls, request, prefer, job)
         return StatusResponse(job.json("job", self._whole), prefer)
 
     @operation(

@@ -173,7 +173,7 @@ class ImagesApi:
             return DrawingStream(self._calls, self._pictures, job, how, prefix)
         prefer = read_prefer(request)
         if prefer.respond_async:
-            job = await awaited(self._calls, prefer, job)
+            job = await awaited(self._calls, request, prefer, job)
             if not job.is_final:
                 # There is no object of this API for a picture that is not drawn yet: the native one, and its address.
                 return with_prefer(

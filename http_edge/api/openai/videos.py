@@ -55,7 +55,7 @@ class Videos:
     async def created(self, request: Request, job: Job) -> Response:
         """Answer the creation of a video."""
         prefer = read_prefer(request)
-        job = await awaited(self._calls, prefer, job)
+        job = await awaited(self._calls, request, prefer, job)
         body = shapes.video_json(job, self._progress, self.base_url(request), fresh=is_fresh(prefer, job))
         headers = {"openai-poll-after-ms": shapes.poll_after_ms(job.view)}
         return with_prefer(json_response(body, headers=headers), prefer, job, f"/v1/videos/{job.id}")

@@ -119,7 +119,7 @@ class VideosApi:
         `openai-poll-after-ms` is the time until the next poll. A failed one is 200 too.
         """
         prefer = read_prefer(request)
-        job = await awaited(self._calls, prefer, await self._videos.find(request.path_params["id"]))
+        job = await awaited(self._calls, request, prefer, await self._videos.find(request.path_params["id"]))
         base = self._videos.base_url(request)
         body = self._videos.json(job, base)
         if job.is_final:
