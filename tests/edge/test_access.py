@@ -184,6 +184,40 @@ def test_a_job_exists_for_its_tenant_alone(guarded: World) -> None:
         assert guarded.http.get(f"{base}/result", headers=bearer(RED)).status_code == 200
 
 
+def test_no_route_with_an_id_reaches_another_tenants_job_or_file(guarded: World) -> None:
+    """Every route of the document, so that one to come is held to it, too."""
+    upload = {"file": ("cat.png", b"\x89PNG", "image/png")}
+    names = {
+        "/v1/files": guarded.http.post("/v1/files", files=upload, headers=bearer(RED)).json()["id"],
+        "/v1/videos": guarded.http.post("/v1/videos", json={"prompt": "a"}, headers=bearer(RED)).json()["id"],
+        "/v1/jobs": create(guarded, RED)["id"],
+        "/v1/tasks": "red-task",
+    }
+    guarded.http.post("/v1/tasks/video", json={"prompt": "a", "task_id": "red-task"}, headers=bearer(RED))
+    for name in (names["/v1/jobs"], names["/v1/videos"]):
+        guarded.do(guarded.fake.run, name)
+        guarded.do(guarded.fake.succeed, name)
+    names["/v1/images"] = names["/v1/jobs"]
+    before = {job_id: job.revision for job_id, job in guarded.fake.jobs.items()}
+    reached = set()
+    for path, item in guarded.http.get("/openapi.json").json()["paths"].items():
+        owner = "/".join(path.split("/")[:3])
+        if "{id}" not in path or owner not in names or path.startswith("/v1/videos/characters"):
+            continue
+        for method in item:
+            reached.add(owner)
+            response = guarded.http.request(
+                method.upper(), path.replace("{id}", names[owner]), json={"prompt": "b"}, headers=bearer(BLUE)
+            )
+            if (method, path) == ("delete", "/v1/tasks/{id}"):
+                assert response.json()["stop_status"] == "do_nothing"
+            else:
+                assert response.status_code == 404, (method, path)
+    assert reached == set(names)
+    assert {job_id: job.revision for job_id, job in guarded.fake.jobs.items()} == before
+    assert guarded.http.get(f"/v1/files/{names['/v1/files']}", headers=bearer(RED)).status_code == 200
+
+
 def test_lists_hold_a_tenants_own_jobs(guarded: World) -> None:
     red, blue = create(guarded, RED), create(guarded, BLUE)
     for key, own in ((RED, red), (BLUE, blue)):
