@@ -17,28 +17,31 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     host: Annotated[
         str,
         Meta(
-            description="address to listen on; 0.0.0.0 is every network this machine is in, as LightX2V's server does, :: or * the same"
-            " over IPv6 too, 127.0.0.1 this machine alone"
+            description="address to listen on: 0.0.0.0 for every network of this machine, as LightX2V's server does; :: or * for IPv6, too;"
+            " 127.0.0.1 for this machine alone"
         ),
     ] = "0.0.0.0"
     port: Annotated[int, Meta(description="port to listen on; 0 takes a free one", ge=0, le=65_535)] = EDGE_PORT
     worker: Annotated[
         str,
         Meta(
-            description="name of a worker (gpu-0): the LightX2V routes of this edge become that one worker's view",
+            description="name of a worker (gpu-0): the LightX2V routes of this edge show and use that worker alone",
             max_length=128,
         ),
     ] = ""
     lightx2v_admission: Annotated[
         str,
         Meta(
-            description="what the LightX2V gen-1 generate route does when no worker is free: refuse (Service busy) or queue",
+            description="what LightX2V's first generate route does while no worker is free: refuse (Service busy) or queue",
             pattern="^(refuse|queue)$",
         ),
     ] = "refuse"
     default_model: Annotated[
         str,
-        Meta(description="model of requests that name none; default: the first that suits the request", max_length=256),
+        Meta(
+            description="model of requests that name none; default: the first that can serve the request",
+            max_length=256,
+        ),
     ] = ""
     model_aliases: Annotated[
         tuple[Annotated[str, Meta(pattern="^[^=]+=[^=]+$", extra={"rule": "NAME=MODEL"})], ...],
@@ -49,15 +52,15 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     unknown_model: Annotated[
         str,
         Meta(
-            description="what /v1/videos and /v1/images do with a model name that is none: serve it with the only model that can make "
-            "what is asked for (refused when there are several), or refuse it",
+            description="how /v1/videos and /v1/images treat a name that is no model here: serve (with the only model that can draw the "
+            "request; refused when there are several) or refuse",
             pattern="^(serve|refuse)$",
         ),
     ] = "serve"
     sync_timeout_s: Annotated[
         float,
         Meta(
-            description="longest that a request which waits for its job (images, /v1/videos/sync) may take, seconds",
+            description="longest wait of a request that is answered with its result (images, /v1/videos/sync), seconds",
             gt=0,
             le=86_400,
         ),
@@ -80,29 +83,29 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     save_overwrites: Annotated[
         bool,
         Meta(
-            description="a path to save to may name a file that this service did not write, and replaces it, as in LightX2V's server;"
-            " false: such a request is refused"
+            description="true: a path to save to may name a file that this service did not write, which is replaced, as by LightX2V's"
+            " server; false: such a request is refused"
         ),
     ] = False
     recipe: Annotated[
         bool,
         Meta(
-            description="files of results hold their recipe (prompt, seed, model, …), so that they can be drawn again; a"
-            " request may say no. false: none does"
+            description="true: files of results hold their recipe (prompt, seed, model, …), so that they can be drawn again, unless the"
+            " request turns it off; false: none does"
         ),
     ] = True
     trusted_signers: Annotated[
         str,
         Meta(
-            description="PEM file of the authorities whose certificates POST /v1/credentials takes for trusted; default: none, and a file"
-            " that is whole is `untrusted`"
+            description="PEM file of the authorities whose certificates POST /v1/credentials trusts; default: none, and an unchanged file"
+            " is `untrusted`"
         ),
     ] = ""
     input_roots: Annotated[
         tuple[str, ...],
         Meta(
-            description="directories from which clients may name image files; default: the start directory and the output roots. With"
-            " keys_file nothing below home can be named, as it is every tenant's"
+            description="directories in which clients may name input files; default: the start directory and the output roots. With"
+            " keys_file, files below home cannot be named, as they belong to all tenants"
         ),
     ] = ()
     max_upload_mb: Annotated[
@@ -117,8 +120,8 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     upload_min_kb_s: Annotated[
         float,
         Meta(
-            description="slowest that a body may come on average once it has taken 30 s, KiB a second; a body below 64 is ended earlier"
-            " when all places for uploads are taken",
+            description="least average rate of a body once it has taken 30 s, KiB a second; one below 64 KiB a second is ended earlier when"
+            " all places for uploads are taken",
             gt=0,
             le=1_000_000,
         ),
@@ -126,8 +129,8 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     retention_s: Annotated[
         float,
         Meta(
-            description="how long finished jobs are kept, records and files, seconds; 0: for ever. Uploaded images go when no job has"
-            " used them for twice as long",
+            description="how long finished jobs are kept, records and files, seconds; 0: for ever. Inputs are deleted when no job has used"
+            " them for twice as long",
             ge=0,
             le=1e9,
         ),
@@ -135,22 +138,20 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     disk_quota_mb: Annotated[
         int,
         Meta(
-            description="space for artefacts and uploads on this disk, MiB: beyond it the jobs that finished first are let go, unless"
+            description="space for artefacts and uploads on this disk, MiB: beyond it the jobs that finished first are deleted, unless"
             " they are pinned or being downloaded; 0: no limit",
             ge=0,
         ),
     ] = 0
     result_cache_mb: Annotated[
         int,
-        Meta(
-            description="results, MB, that are kept on this machine when they came from results_store", ge=1, le=2**30
-        ),
+        Meta(description="size of the cache of results from results_store on this machine, MB", ge=1, le=2**30),
     ] = 10_000
     results_redirect: Annotated[
         bool,
         Meta(
-            description="send who downloads a result to results_store itself, by an address that is good for ten minutes: ETag, ranges"
-            " and errors are the store's then"
+            description="true: redirect downloads of results to results_store itself, by an address that is valid for ten minutes; ETag,"
+            " ranges and errors are then the store's"
         ),
     ] = False
     fetch_allow: Annotated[
@@ -163,13 +164,13 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     prompt_enhancer_url: Annotated[
         str,
         Meta(
-            description="OpenAI-style chat endpoint that enhances prompts where a request says use_prompt_enhancer:"
+            description="OpenAI-style chat endpoint that enhances prompts of requests with use_prompt_enhancer:"
             " https://api.example.com/v1/chat/completions; default: none, and such a request gets a warning",
             pattern="^(https?://[^?#]+)?$",
             extra={"rule": "http:// or https:// with a host and the path of the endpoint"},
         ),
     ] = ""
-    prompt_enhancer_model: Annotated[str, Meta(description="model that the endpoint is asked for", max_length=256)] = ""
+    prompt_enhancer_model: Annotated[str, Meta(description="model of the endpoint", max_length=256)] = ""
     prompt_enhancer_key_file: Annotated[
         str, Meta(description="file with the endpoint's API key, sent as a bearer token; default: none")
     ] = ""
@@ -193,7 +194,7 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     prompt_enhancer_system_prompt: Annotated[
         str,
         Meta(
-            description="instructions for the prompt enhancer; {output} is video or image; default: keep what is asked for, add detail",
+            description="instructions for the prompt enhancer; {output} is video or image; default: keep the prompt's content, add detail",
             max_length=20_000,
         ),
     ] = ""
@@ -213,11 +214,11 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     keys_file: Annotated[
         str,
         Meta(
-            description="file of API keys (python -m http_edge keys); with it every request needs one, but for health and the API's"
-            " description; default: none, and everybody may do everything"
+            description="file of API keys (python -m http_edge keys): every request needs one, except health and the API's description;"
+            " default: none, and no key is required"
         ),
     ] = ""
-    metrics_open: Annotated[bool, Meta(description="/metrics needs no API key")] = True
+    metrics_open: Annotated[bool, Meta(description="true: /metrics needs no API key")] = True
     cors_origins: Annotated[
         tuple[
             Annotated[
@@ -230,8 +231,8 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
             ...,
         ],
         Meta(
-            description="web pages that may use the API from a browser: https://studio.example.com,http://localhost:3000; * is every page;"
-            " default: none"
+            description="origins of web pages that may use the API from a browser: https://studio.example.com,http://localhost:3000;"
+            " * for every page; default: none"
         ),
     ] = ()
     allowed_hosts: Annotated[
@@ -242,19 +243,19 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
             ...,
         ],
         Meta(
-            description="names by which clients reach this service: zoetrope.lan,*.example.com; * is every name. Addresses, localhost, the"
-            " machine's own name and that in public_url always count. A request for another name is refused (421), which keeps web pages"
-            " from reading what is here by DNS rebinding; with keys_file only when names are listed"
+            description="names by which clients reach this service: zoetrope.lan,*.example.com; * for every name. Addresses, localhost, the"
+            " machine's own name and that in public_url are always allowed. A request for another name is refused (421), against DNS"
+            " rebinding by web pages; with keys_file only when names are listed"
         ),
     ] = ()
     traces: Annotated[
         bool,
         Meta(
-            description="export each finished job as a trace by OpenTelemetry (needs the extra otel); where to is set by the usual"
+            description="true: export each finished job as an OpenTelemetry trace (needs the extra otel), to the endpoint in the usual"
             " variables, as OTEL_EXPORTER_OTLP_ENDPOINT"
         ),
     ] = False
-    access_log: Annotated[bool, Meta(description="log a line for every request")] = False
+    access_log: Annotated[bool, Meta(description="true: log a line for every request")] = False
 
     @property
     def aliases(self) -> dict[str, str]:
