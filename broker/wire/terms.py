@@ -116,7 +116,8 @@ class Held(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
 
 
 class Loading(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
-    """Stage of an engine that takes no job yet: "load" or "warm_up", which of so many steps of it, and seconds since its process began."""
+    """Stage of an engine that takes no job yet: "load" or "warm_up", which of so many steps of it, and seconds since its process began; "":
+    there is no process."""
 
     phase: Phase = "load"
     step: Count = 0

@@ -225,6 +225,30 @@ def test_results_that_wait_for_the_depot_stand_behind_a_workers_counts(typed, mo
     assert fetches.endswith("5; inputs have not come from the depot: no answer")
 
 
+def test_what_a_worker_does_before_it_takes_jobs_is_told(typed, monkeypatch):
+    waits = {"phase": "", "step": 0, "total": 0, "seconds": 0.0, "error": "waiting for 1 of 2 machines"}
+    found = [
+        {"name": "gpu-0", "state": "starting", "loading": waits},
+        {"name": "gpu-1", "state": "starting", "loading": {**waits, "phase": "load", "error": None}},
+        {
+            "name": "gpu-2",
+            "state": "starting",
+            "loading": {**waits, "phase": "warm_up", "step": 1, "total": 3, "error": None},
+        },
+        {"name": "gpu-3", "state": "starting", "loading": {**waits, "phase": "load", "error": "model 'm' has no file"}},
+    ]
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"data": found, "queue": {}}))
+    monkeypatch.setattr(pool, "opened", lambda url, key_file: Client("http://edge", transport=transport))
+    monkeypatch.setenv("COLUMNS", "300")
+    _, out, _ = typed("workers")
+    assert [" ".join(line.split()) for line in out[1:]] == [
+        "gpu-0 starting 0; waiting for 1 of 2 machines",
+        "gpu-1 loading 0",
+        "gpu-2 warming up 1/3 0",
+        "gpu-3 loading 0; model 'm' has no file",
+    ]
+
+
 def test_when_it_would_be_done_is_said_without_submitting(at_service, typed):
     assert typed("generate", "a first one", "-o", "first.mp4")[0] == 0
     before = len(typed("ps", "--all")[1])

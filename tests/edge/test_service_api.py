@@ -12,6 +12,7 @@ from broker.wire import messages as m
 from broker.wire.loras import LoraMemory
 from broker.wire.messages import DepotWait, DeviceHealth, Held, Loading
 from tests.edge.conftest import World
+from tests.support.waiting import wait_until
 from tests.testing.fake_broker import VIDEO, worker
 
 READINESS = ["/health", "/readyz", "/healthz", "/health_generate"]
@@ -33,6 +34,25 @@ def test_no_ready_worker_is_503_with_the_reason(world: World, path: str) -> None
         "reasons": ["no worker is ready: gpu-0 is starting, gpu-1 is lost"],
     }
     assert response.headers["retry-after"] == "2"
+
+
+def test_a_group_that_waits_for_machines_says_so_and_why_a_model_cannot_be_loaded_is_no_probes_affair(
+    world: World,
+) -> None:
+    waits = msgspec.structs.replace(
+        worker("gpu-0", VIDEO, state="starting"), loading=Loading(phase="", error="waiting for 1 of 2 machines")
+    )
+    fails = msgspec.structs.replace(
+        worker("gpu-1", VIDEO, state="starting"), loading=Loading(error="there is no /models/wan")
+    )
+    world.fake.workers = {"gpu-0": waits, "gpu-1": fails}
+    reason = "no worker is ready: gpu-0 is starting, waiting for 1 of 2 machines, gpu-1 is starting"
+    assert world.http.get("/health").json()["reasons"] == [reason]
+    shown = [one["loading"]["error"] for one in world.http.get("/v1/workers").json()["data"]]
+    assert shown == ["waiting for 1 of 2 machines", "there is no /models/wan"]
+    world.fake.workers["gpu-2"] = worker("gpu-2", VIDEO)
+    warnings = wait_until(lambda: world.http.get("/health").json().get("warnings"))
+    assert warnings == ["gpu-0 is starting, waiting for 1 of 2 machines"]
 
 
 def test_an_edge_of_one_worker_is_ready_when_that_one_is(open_edge: Callable[..., World]) -> None:

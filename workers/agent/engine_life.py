@@ -133,7 +133,7 @@ class EngineLife:
     def loading(self, now: float) -> Loading | None:
         """Stage of making ready that keeps it from taking a job; None when none does."""
         if self.waits_for and self.state == "down":
-            return Loading(error=self.waits_for)
+            return Loading(phase="", error=self.waits_for)
         if self._process.shows is None or (self.state != "loading" and not self._process.load_error):
             return None
         return structs.replace(self._process.shows, age_s=max(0.0, now - self._process.spawned_at))

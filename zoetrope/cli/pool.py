@@ -33,7 +33,7 @@ def workers(url: Url = None, key_file: KeyFile = None, as_json: Json = False) ->
     rows = [
         (
             worker.name,
-            worker.state,
+            _state(worker),
             _device(worker),
             worker.model or "",
             _holds(worker),
@@ -45,6 +45,15 @@ def workers(url: Url = None, key_file: KeyFile = None, as_json: Json = False) ->
     show_table(("WORKER", "STATE", "DEVICE", "MODEL", "JOB", "MEMORY", "DONE"), rows, "no worker has registered")
     waiting = sum(queue.counts.get(state, 0) for state in ("queued", "delayed"))
     err().print(f"{waiting} jobs wait, {span(queue.backlog_s)} of work; a new one waits about {span(queue.wait_s)}")
+
+
+def _state(worker: Worker) -> str:
+    """Its state; of one that is starting, with an engine process, what that does."""
+    now = worker.loading
+    if now is None or not now.phase or worker.state != "starting":
+        return worker.state
+    text = {"load": "loading", "warm_up": "warming up"}.get(now.phase, now.phase)
+    return f"{text} {now.step}/{now.total}" if now.total else text
 
 
 def _device(worker: Worker) -> str:
@@ -63,7 +72,10 @@ def _memory(worker: Worker) -> str:
 
 def _counts(worker: Worker) -> str:
     failed = f", {worker.failed} failed" if worker.failed else ""
-    return f"{worker.succeeded}{failed}" + "".join(f"; {text}" for text in (worker.fault, _depot(worker)) if text)
+    loading = worker.loading.error if worker.loading is not None else None
+    return f"{worker.succeeded}{failed}" + "".join(
+        f"; {text}" for text in (worker.fault, loading, _depot(worker)) if text
+    )
 
 
 def _depot(worker: Worker) -> str:

@@ -171,6 +171,16 @@ class Estimate(Result, kw_only=True):
     unknown: str | None = None
 
 
+class WorkerLoading(Struct, kw_only=True):
+    """Reason why a worker takes no job yet: its model is loaded or warmed up, or its process waits to be started."""
+
+    phase: str = ""
+    step: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+
+
 class WorkerDepot(Struct, kw_only=True):
     """Results of a worker that are not in the depot yet, and jobs whose inputs have not come from there."""
 
@@ -202,6 +212,7 @@ class Worker(Result, kw_only=True):
     failed: int = 0
     cancelled: int = 0
     fault: str | None = None
+    loading: WorkerLoading | None = None
     depot: WorkerDepot | None = None
 
 

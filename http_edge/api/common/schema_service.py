@@ -45,7 +45,12 @@ class WorkerJob(Struct, kw_only=True):
 class WorkerLoading(Struct, kw_only=True):
     """Reason why a worker takes no job yet: its model is loaded, or called for the first time and compiled."""
 
-    phase: Annotated[str, Meta(description="load, or warm_up: the first calls, in which what is compiled is.")]
+    phase: Annotated[
+        str,
+        Meta(
+            description='load, or warm_up: the first calls, in which what is compiled is; "": its process is not started yet.'
+        ),
+    ]
     step: Annotated[int, Meta(description="Sizes of the warm-up that are done.")]
     total: int
     seconds: Annotated[float, Meta(description="Since its process began.")]

@@ -96,7 +96,7 @@ class ServiceApi:
         own = self._calls.settings.worker
         if (own and own not in ready) or (not ready and not pool.on_demand):
             shown = [worker for worker in pool.workers if own in ("", worker.name)][:20]
-            states = ", ".join(f"{worker.name} is {worker.state}" for worker in shown)
+            states = ", ".join(f"{worker.name} is {_state(worker)}" for worker in shown)
             absent = f"{own} has not registered" if own else "none has registered"
             return _not_ready([f"no worker is ready: {states or absent}"])
         doubt = clock_agreement.doubt(pool, self._wall_clock())
@@ -109,6 +109,7 @@ class ServiceApi:
             (pool.damaged, damaged),
             (pool.rebuilt_indexes, rebuilt),
             *((True, text) for text in _full_depots(pool.workers)),
+            *((True, f"{worker.name} is {_state(worker)}") for worker in pool.workers[:20] if _waits_for(worker)),
         )
         warnings = [text for holds, text in conditions if holds]
         return json_response(
@@ -248,6 +249,16 @@ def _by_class(entries: Sequence[ClassBacklog]) -> dict[str, dict[str, schema.Cla
             busy=entry.busy,
         )
     return found
+
+
+def _state(worker: WorkerView) -> str:
+    waits_for = _waits_for(worker)
+    return f"{worker.state}, {waits_for}" if waits_for else worker.state
+
+
+def _waits_for(worker: WorkerView) -> str:
+    """Machines of its group that are not there, in words. Not why a model cannot be loaded: that names files, and probes need no key."""
+    return worker.loading.error if worker.loading is not None and not worker.loading.phase else ""
 
 
 def _full_depots(workers: Sequence[WorkerView]) -> Iterator[str]:

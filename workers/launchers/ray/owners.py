@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from workers.launchers.child import FINAL_CODES, Report, WorkerProcess, command, rank_command
 from workers.launchers.order import Order
+from workers.launchers.reserved_port import ReservedPort
 from workers.supervisor.exit_codes import EXIT_LEFT
 
 NAMESPACE = "zoetrope"
@@ -107,7 +108,8 @@ class WorkerOwner(_Owner):
     def __init__(self, order: bytes, name: str) -> None:
         """Start the worker."""
         decoded = msgspec.json.decode(order, type=Order)
-        self._endpoint = _free_endpoint() if decoded.machines_per_worker > 1 else ""
+        self._port = ReservedPort(ray.util.get_node_ip_address()) if decoded.machines_per_worker > 1 else None
+        self._endpoint = self._port.endpoint if self._port is not None else ""
         super().__init__(decoded, name, command(decoded, name, self._endpoint))
 
     async def endpoint(self) -> str:
@@ -125,13 +127,6 @@ class RankOwner(_Owner):
         decoded = msgspec.json.decode(order, type=Order)
         endpoint = ray.get(leader.endpoint.remote())
         super().__init__(decoded, name, rank_command(decoded, endpoint))
-
-
-def _free_endpoint() -> str:
-    """Choose an endpoint on this machine that others reach, and that nothing uses."""
-    ip = ray.util.get_node_ip_address()
-    with socket.create_server((ip, 0), family=socket.AF_INET6 if ":" in ip else socket.AF_INET) as server:
-        return f"tcp://{f'[{ip}]' if ':' in ip else ip}:{server.getsockname()[1]}"
 
 
 def _has_other_boot(actor: str, boot: str) -> bool:
