@@ -119,6 +119,12 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         {"vae_dtype": "float32"},
         "vae_dtype: 'float32' is not for FluxPipeline, which runs its VAE in the dtype of the rest",
     ),
+    (
+        "LucyEditPipeline",
+        _WAN,
+        {"vae_dtype": "bfloat16"},
+        "vae_dtype: 'bfloat16' is not for LucyEditPipeline, which gives its VAE a clip in float32",
+    ),
 ]
 
 

@@ -31,9 +31,9 @@ def capability(device: Device) -> tuple[int, int]:
     return torch.cuda.get_device_capability() if device.kind == "cuda" else (0, 0)
 
 
-def choose_attention(where: str, pipe: Any, name: str, device: Device, *, downloads: bool) -> None:
-    """Let the denoisers compute attention by the backend of this name. Raises `LoadError` when they, or the device, cannot."""
-    if why := unfit_device(name, device.kind, capability(device), half=device.dtype in (torch.bfloat16, torch.float16)):
+def choose_attention(where: str, pipe: Any, name: str, device: Device, dtype: torch.dtype, *, downloads: bool) -> None:
+    """Let the denoisers, of this dtype, compute attention by the backend of this name. Raises `LoadError` when that cannot be."""
+    if why := unfit_device(name, device.kind, capability(device), half=dtype in (torch.bfloat16, torch.float16)):
         raise LoadError(f"{where} speed.attention: {why}")
     try:
         with _default_kept(), _offline(not downloads):

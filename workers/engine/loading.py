@@ -23,7 +23,7 @@ from workers.models.model import ModelSetup
 from workers.models.parts import components
 from workers.models.placement import AUTO
 from workers.models.sources import INDEX, find, read_json, why_not_here
-from workers.models.speed import FLOAT32_VAE, Speed, vae_dtype_of
+from workers.models.speed import FLOAT32_VAE, Speed, is_float32, vae_dtype_of
 from workers.models.weight_files import NoWeights
 from workers.models.weights import damage, float8_parts, loose_loras, variant_of
 
@@ -36,6 +36,11 @@ _UNREADABLE = (
 
 #: Free memory must exceed the weights by this much before a model is loaded beside others: activations need room too.
 HEADROOM = 1.3
+
+
+def dtype_of(card: ModelCard, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a model in an engine of this one."""
+    return torch.float32 if is_float32(card.pipeline) else dtype
 
 
 def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype, straight_to: str = "") -> Any:

@@ -26,7 +26,7 @@ from workers.engine.errors import EngineError, InvalidInput, OutOfMemory
 from workers.engine.execution_device import keep_execution_device
 from workers.engine.failures import is_out_of_memory
 from workers.engine.load_errors import load_error
-from workers.engine.loading import HEADROOM, goes_straight
+from workers.engine.loading import HEADROOM, dtype_of, goes_straight
 from workers.engine.loras import Adapters, LoraFiles
 from workers.engine.peaks import Peaks, Shape, revision_of
 from workers.engine.peaks import shape as shape_with
@@ -380,7 +380,11 @@ def usual_shape(card: ModelCard) -> Shape:
 def _needed_bytes(card: ModelCard, setup: ModelSetup, dtype: torch.dtype) -> int:
     """Return the bytes that the weights will take in memory; 0 when not known."""
     directory = find(card.source)
-    return loaded_bytes(directory, dtype.itemsize, setup.parts, setup.variant) if directory is not None else 0
+    return (
+        loaded_bytes(directory, dtype_of(card, dtype).itemsize, setup.parts, setup.variant)
+        if directory is not None
+        else 0
+    )
 
 
 def _cure(card: ModelCard, setup: ModelSetup, loaded: Loaded, need: Need, limit: int, profile: Profile) -> str:

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from broker.wire.jobspec import ModelCard
 from workers.engine.attention import capability, choose_attention
 from workers.engine.compiling import compile_blocks
 from workers.engine.device import Device
 from workers.engine.errors import LoadError
 from workers.engine.load_errors import refusal, where_of
-from workers.engine.loading import load
+from workers.engine.loading import dtype_of, load
 from workers.engine.lora_slots import make_slots
 from workers.engine.prompts import remember_prompts
 from workers.engine.quantise import quantise
@@ -46,6 +48,10 @@ class Readying:
         """Name of it in an error."""
         return where_of(self.card, self.setup)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return dtype_of(self.card, self.device.dtype)
+
     def record(self, *keys: str) -> None:
         """Record these keys of the model's table for results, as far as it has them."""
         texts = as_texts(self.setup)
@@ -54,7 +60,7 @@ class Readying:
 
 def _load(model: Readying) -> None:
     straight_to = model.device.kind if model.straight else ""
-    model.pipe = load(model.card, model.setup, model.device.dtype, straight_to)
+    model.pipe = load(model.card, model.setup, model.dtype, straight_to)
     model.record("parts", "vae_dtype")
 
 
@@ -64,7 +70,7 @@ def _quantise(model: Readying) -> None:
         if why := unfit_device(method, model.device.kind, capability(model.device)):
             raise LoadError(f"{model.where} speed.quantize.{name}: {why}")
         try:
-            quantise(getattr(model.pipe, name), method, model.device.torch_device, model.device.dtype)
+            quantise(getattr(model.pipe, name), method, model.device.torch_device, model.dtype)
         except LoadError as error:
             raise refusal(model.card, model.setup, f"speed.quantize.{name}", method, f"{error}; leave it out") from None
     model.record("quantize")
@@ -77,13 +83,13 @@ def _decode_in_tiles_where_it_must(model: Readying) -> None:
 
 def _make_lora_slots(model: Readying) -> None:
     if model.setup.loras and backend_of(model.setup.speed):
-        make_slots(model.pipe, model.device.dtype)
+        make_slots(model.pipe, model.dtype)
 
 
 def _choose_attention(model: Readying) -> None:
     if name := model.setup.speed.attention:
         downloads = model.setup.speed.download_kernels
-        choose_attention(model.where, model.pipe, name, model.device, downloads=downloads)
+        choose_attention(model.where, model.pipe, name, model.device, model.dtype, downloads=downloads)
     model.record("attention")
 
 

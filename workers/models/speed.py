@@ -17,10 +17,19 @@ from workers.models.quantise import QuantizeMethod
 from workers.models.sources import CatalogueError, shown
 from workers.models.step_caches import CacheKind, unfit_cache
 
-#: Families whose VAE loses detail in half precision, and whose pipelines cast between it and the rest (diffusers' Wan guide).
-FLOAT32_VAE = ("Wan", "SkyReelsV2")
+#: Families whose VAE loses detail in half precision, and whose pipelines cast between it and the rest (diffusers' guides, and the examples
+#: of its classes).
+FLOAT32_VAE = ("Wan", "SkyReelsV2", "ChronoEdit", "Helios", "LucyEdit", "SanaVideo", "SanaImageToVideo", "Allegro")
 #: Pipelines that bring their pictures to bfloat16 before the VAE encodes them, whatever its dtype is.
 _BFLOAT16_VAE = ("ZImageOmni",)
+#: Pipelines that compute in float32 alone: their own code gives the denoiser noise of that dtype, or makes arrays of what comes out, which
+#: have no bfloat16.
+_FLOAT32 = frozenset(
+    {
+        "ConsistencyModelPipeline", "DDIMPipeline", "DDPMPipeline", "LDMPipeline", "LDMTextToImagePipeline", "PNDMPipeline",
+        "ScoreSdeVePipeline",
+    }
+)  # fmt: skip
 
 
 class Speed(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -46,6 +55,11 @@ class Speed(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
     quantize: dict[str, QuantizeMethod] = field(default_factory=dict)
 
 
+def is_float32(pipeline: str) -> bool:
+    """Whether pipelines of this class compute in float32, whatever the engine's dtype is."""
+    return pipeline in _FLOAT32
+
+
 def vae_dtype_of(speed: Speed, pipeline: str) -> str:
     """The dtype of the VAE where that is not the engine's, by the name of the pipeline's class; else ""."""
     if pipeline.startswith(_BFLOAT16_VAE):
@@ -62,16 +76,19 @@ def check_speed(where: str, speed: Speed, taken: PipelineClass, index: Mapping[s
         ("download_kernels", _no_download(speed)),
         ("compile", _no_compile(speed, index)),
         *_no_cache(speed, taken, index),
-        (
-            "vae_dtype",
-            ""
-            if speed.vae_dtype in ("", "auto") or taken.name.startswith(FLOAT32_VAE)
-            else _ONE_DTYPE.format(taken.name),
-        ),
+        ("vae_dtype", _no_vae_dtype(speed, taken.name)),
     ):
         if why:
             raise CatalogueError(where, f"speed.{key}", f"{shown(getattr(speed, key))} {why}")
     return speed
+
+
+def _no_vae_dtype(speed: Speed, pipeline: str) -> str:
+    if speed.vae_dtype in ("", "auto"):
+        return ""
+    if not pipeline.startswith(FLOAT32_VAE):
+        return _ONE_DTYPE.format(pipeline)
+    return _FLOAT32_CLIP.format(pipeline) if (speed.vae_dtype, pipeline) == ("bfloat16", "LucyEditPipeline") else ""
 
 
 def cache_modes(speed: Speed, taken: PipelineClass, index: Mapping[str, Any]) -> tuple[CacheMode, ...]:
@@ -93,6 +110,7 @@ def _no_cache(speed: Speed, taken: PipelineClass, index: Mapping[str, Any]) -> l
     return [("cache", f"cannot be had: {why}; leave the key out" if why and speed.cache in ("safe", "fast") else "")]
 
 
+_FLOAT32_CLIP = "is not for {}, which gives its VAE a clip in float32; leave the key out"
 _ONE_DTYPE = "is not for {}, which runs its VAE in the dtype of the rest; leave the key out"
 
 

@@ -24,6 +24,7 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         "needed, or with one too many, is refused in one sentence",
         "progress": "steps only go forward and reach the last",
         "seed": "one seed gives the same raw frames each time, another seed others",
+        "bfloat16": "it is drawn in bfloat16 too, which is the dtype on a GPU",
         "cancel": "a cancel during encode and denoise stops the job; weights, buffers, scheduler and the next job are bit-equal",
         "resume": "a job goes on from a checkpoint and ends as the one that was never interrupted, bit for bit; or the card says that "
         "it begins anew",
@@ -43,7 +44,7 @@ Check = str
 
 
 #: Checks of what a class must do at all: those that cases are held to that are `brief`.
-CORE: tuple[Check, ...] = ("card", "size", "picture", "inputs", "progress", "seed", "cancel")
+CORE: tuple[Check, ...] = ("card", "size", "picture", "inputs", "progress", "seed", "bfloat16", "cancel")
 
 
 class Case(Struct, frozen=True, kw_only=True):

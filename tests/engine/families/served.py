@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import itertools
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,10 +93,8 @@ class Served:
         self.takes_loras = _save(case, model, self.lora)
         served = model_for(str(model), case.name, {"loras": {LORA: str(self.lora)}} if case.lora else {})
         self.card: ModelCard = served.card
-        setups = {case.name: served.setup}
-        self._registry = Registry(
-            Setup(models=(self.card,), preload=self.card.name, device="cpu", threads=1, setups=setups)
-        )
+        self._setups = {case.name: served.setup}
+        self._registry = self._load()
         self.picture, self.other_picture = directory / "picture.png", directory / "other.png"
         for path in (self.picture, self.other_picture):
             _paint(path, mirrored=path == self.other_picture)
@@ -103,6 +103,22 @@ class Served:
             "mask": tuple(_mask(directory, left) for left in (True, False)),
             "clip": tuple(_clip(directory, mirrored) for mirrored in (False, True)) if case.uses("clip") else (),
         }
+
+    def _load(self, dtype: str = "auto") -> Registry:
+        return Registry(
+            Setup(
+                models=(self.card,), preload=self.card.name, device="cpu", threads=1, setups=self._setups, dtype=dtype
+            )
+        )
+
+    @contextmanager
+    def reloaded(self, dtype: str) -> Iterator[None]:
+        """Inside, jobs are drawn with the model as it is loaded in another dtype."""
+        own, self._registry = self._registry, self._load(dtype)
+        try:
+            yield
+        finally:
+            self._registry = own
 
     def media(self, role: str, which: int = 0) -> tuple[str, ...]:
         """One of the two files for this role."""

@@ -157,6 +157,20 @@ def test_seed(served: Served) -> None:
     assert not _same(base, other)
 
 
+def test_bfloat16(served: Served) -> None:
+    """With all that a job may bring."""
+    changes: dict[str, object] = {}
+    if served.case.picture == "may":
+        changes["image"] = str(served.picture)
+    with served.reloaded("bfloat16"):
+        plain, with_more = served.draw(), served.draw(**changes) if changes else None
+
+    for drawn in (plain, with_more):
+        if drawn is not None:
+            drawn.finished()
+            assert [one.shape for one in drawn.frames] == [one.shape for one in served.base.frames]
+
+
 def test_cancel(served: Served) -> None:
     served.base.finished()
     before = state(served.pipe)
