@@ -21,6 +21,7 @@ from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import quote
 
+import anyio
 import anyio.to_thread
 from msgspec import Struct
 from starlette.datastructures import Headers
@@ -35,6 +36,9 @@ from http_edge.base.paths import open_parent
 MAX_RANGES = 32
 
 _CHUNK_BYTES = 256 * 1024
+
+#: Seconds between two tries of a file that is locked against being sent.
+_LOCK_POLL_S = 0.05
 
 _RANGE = re.compile(r"(\d{0,18})\s*-\s*(\d{0,18})")
 _TAG = re.compile(r'(W/)?("[^"]*")')
@@ -235,7 +239,7 @@ class _FileResponse(StreamingResponse):
         self._pieces = pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        descriptor = await anyio.to_thread.run_sync(_open, self._file)
+        descriptor = await _opened(self._file)
         try:
             self.body_iterator = _read(descriptor, self._file.path, self._pieces)
             await super().__call__(scope, receive, send)
@@ -289,8 +293,20 @@ async def _read(descriptor: int, path: Path, pieces: Pieces) -> AsyncIterator[by
             yield chunk
 
 
-def _open(file: Download) -> int:
-    """Open and lock. Raises `EdgeError` when it was taken away since it was checked."""
+async def _opened(file: Download) -> int:
+    """Open and lock. Raises `EdgeError` when the file was taken away since it was checked.
+
+    Retention holds the lock while the broker deletes the job's record. That is not waited for in a thread: they read all other files.
+    """
+    while True:
+        descriptor = await anyio.to_thread.run_sync(_open, file)
+        if descriptor is not None:
+            return descriptor
+        await anyio.sleep(_LOCK_POLL_S)
+
+
+def _open(file: Download) -> int | None:
+    """Open and lock; None while it is locked against being sent. Raises `EdgeError`."""
     root = Path(os.path.realpath(file.root))
     path = root / file.path.relative_to(file.root)
     try:
@@ -299,7 +315,11 @@ def _open(file: Download) -> int:
             descriptor = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except OSError:
         raise _gone(file) from None
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
     return descriptor
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from pathlib import Path
 
+import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from http_edge.http.file_response import plan
+from http_edge.http.file_response import lock_unless_sent, plan
 from tests.edge.conftest import World
 from tests.support.exchange import exchanging
 
@@ -205,3 +207,26 @@ def test_no_directory_that_is_exchanged_for_a_link_leads_a_download_out(world: W
         for _ in range(60):
             answer = world.http.get(job["urls"]["result"])
             assert (answer.status_code, answer.content) == (200, data) or answer.status_code == 410
+
+
+def test_downloads_of_files_that_are_being_deleted_keep_no_other_waiting(world: World) -> None:
+    """More of them than there are threads to read files."""
+    locked, other = world.finished(), world.finished()
+    (published,) = (world.fake.artefacts / locked["id"]).rglob("video.mp4")
+    lock = lock_unless_sent(published)
+    assert lock is not None
+
+    async def scene() -> None:
+        transport = httpx.ASGITransport(app=world.http.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client, asyncio.timeout(60):
+            waiting = [asyncio.ensure_future(client.get(f"{locked['urls']['self']}/result")) for _ in range(100)]
+            try:
+                for _ in range(20):
+                    assert (await client.get(f"{other['urls']['self']}/result")).status_code == 200
+                assert not any(one.done() for one in waiting)
+            finally:
+                os.close(lock)
+            assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
+
+    assert world.http.portal is not None
+    world.http.portal.call(scene)
