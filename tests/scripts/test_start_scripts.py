@@ -1,15 +1,19 @@
 import datetime
 import io
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 
+import psutil
 import pytest
 from honcho.environ import parse_procfile
 from honcho.printer import Message
 
 from tests.scripts.support import ROOT, SCRIPTS, FakeServer, clean_environ
+from tests.support.waiting import wait_until
 from zoetrope.serving import service
 
 GPU_LIST = "#!/bin/sh\nprintf '0\\n1\\n2\\n3\\n'\n"
@@ -166,6 +170,66 @@ def test_the_last_line_says_what_killed_a_process():
         printer.write(Message("line", text, now, name, None))
     reason = "stopped: broker was killed by SIGKILL, as by kill -9 or for want of memory; its last line: ready"
     assert printer.reason == reason
+
+
+def served():
+    """`zoetrope serve` of two processes that print much and would never end; it, and their numbers."""
+    program = (
+        "import os, time\nprint(os.getpid(), flush=True)\nwhile True: print('x' * 9000, flush=True); time.sleep(0.05)"
+    )
+    lines = {name: [sys.executable, "-c", program] for name in ("one", "two")}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"import sys; from zoetrope.serving import service; sys.exit(service.run({lines!r}))"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    pids = []
+    while len(pids) < 2:
+        text = parent.stdout.readline().split("| ")[-1].strip()
+        pids += [int(text)] if text.isdecimal() else []
+    return parent, pids
+
+
+def read_all(stream):
+    with stream:
+        stream.read()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells nobody of a parent's end")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
+@pytest.mark.parametrize("reader_stays", [True, False], ids=["watched", "alone"])
+def test_no_process_outlives_the_service_however_that_ends(number, reader_stays):
+    parent, pids = served()
+    if reader_stays:
+        threading.Thread(target=read_all, args=[parent.stdout]).start()
+    else:
+        parent.stdout.close()
+    if number == signal.SIGHUP:  # a terminal that is closed tells its whole group
+        os.killpg(parent.pid, number)
+    else:
+        parent.send_signal(number)
+    assert parent.wait(60) == (-signal.SIGKILL if number == signal.SIGKILL else 128 + signal.SIGTERM)
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), what="the end of both")
+
+
+def test_a_service_that_was_started_to_live_on_survives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        parent, pids = served()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with parent.stdout:
+        os.killpg(parent.pid, signal.SIGHUP)
+        lines = [parent.stdout.readline() for _ in range(20)]
+        assert "SIGTERM" not in "".join(lines)
+        assert parent.poll() is None
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        parent.terminate()
+        parent.stdout.read()
+    assert parent.wait(60) == 128 + signal.SIGTERM
 
 
 def test_several_services_show_one_worker_each():

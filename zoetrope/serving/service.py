@@ -7,16 +7,18 @@ Ends when any process ends or on Ctrl-C, takes all processes with it, and prints
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from honcho.manager import Manager
 from honcho.printer import Message, Printer
+
+from zoetrope.serving import process_tree
 
 #: Of several services, unless another is named.
 FIRST_PORT = 8000
@@ -44,7 +46,12 @@ class EndingPrinter(Printer):  # type: ignore[misc]  # honcho has no types
         self.reason = ""
 
     def write(self, message: Message) -> None:
-        super().write(message)
+        try:
+            super().write(message)
+        except OSError as error:
+            # No reason to leave the services alone. A full disk may have room again; a terminal or reader that is gone stays so.
+            if error.errno in (errno.EIO, errno.EPIPE):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.output.fileno())
         data = message.data
         text = (data.decode("utf-8", "replace") if isinstance(data, bytes) else data).strip()
         if message.name != _SYSTEM:
@@ -126,9 +133,14 @@ def main(argv: Sequence[str]) -> int:
         options.error(
             f"--services {arguments.services} from port {arguments.port or FIRST_PORT} does not fit into 1 to 65535"
         )
+    return run(commands(arguments.services, arguments.port, arguments.gpus, arguments.model, arguments.output_roots))
+
+
+def run(processes: Mapping[str, Sequence[str]]) -> int:
+    """Run these command lines by their names until one ends, or a signal ends all; the exit status, as `main`."""
     printer = EndingPrinter(sys.stdout)
-    manager = Manager(printer)
-    processes = commands(arguments.services, arguments.port, arguments.gpus, arguments.model, arguments.output_roots)
+    manager = process_tree.manager(printer)
+    process_tree.stop_on_hangup()
     for name, line in processes.items():
         manager.add_process(name, "exec " + shlex.join(line), env={**os.environ, "PYTHONUNBUFFERED": "1"})
     manager.loop()
