@@ -55,7 +55,7 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def _tie_of() -> Any:
-    """What has the kernel send this process a signal when its parent ends; None where there is no such thing."""
+    """Return the function that has the kernel signal this process when its parent ends; None where there is no such thing."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl
