@@ -84,7 +84,7 @@ class Surroundings(RuleBasedStateMachine):
         if self.exit is None and self.core.leaving is None and self.core.registration.registered:
             reported = any(beat.free for beat in self.beats)
             assert (
-                reported or not self.has_room() or self.core.capacity.draining or len(self.core.unacked_results) >= 3
+                reported or not self.has_room() or self.core.capacity.hands_back or len(self.core.unacked_results) >= 3
             ), "room is not reported"
 
     def has_room(self) -> bool:
@@ -122,7 +122,7 @@ class Surroundings(RuleBasedStateMachine):
                     slots = {job.fence: job.slot for job in self.jobs}
                     assert at in slots or self.closed, "a park word for a job that is not there"
                     assert slots.get(at, slot) == slot, "a park word for another slot"
-                    assert at in self.park_orders or self.core.capacity.draining, "a park that nobody ordered"
+                    assert at in self.park_orders or self.core.capacity.hands_back, "a park that nobody ordered"
                 case fx.KillEngine(reason):
                     assert self.process, "a kill without a process"
                     if reason.startswith(("the cancel", "no sign of life")):
@@ -184,12 +184,14 @@ class Surroundings(RuleBasedStateMachine):
         if self.exit is None:
             self.do(self.core.progressed(self.words.values(), self.now))
 
-    def judge(self, job: Job, fate: str, *, meant: bool) -> None:
+    def judge(self, job: Job, fate: str, *, meant: bool, lost: bool = False) -> None:
         """The engine is gone and said nothing of this job: whether it counts as crashed, or as never begun."""
         pending = self.core.unacked_results.answer(self.granted[job.fence], job.fence, 0, self.now)
         kind = getattr(pending, "kind", "cancelled") if pending is not None else "handed back"
         allowed = {"engine_crashed"} if fate == "own" and job.begun else {"handed back"}
-        if meant:
+        if lost:
+            allowed = {"handed back"} | ({"cancelled"} if meant else set())
+        elif meant:
             allowed = {"hung", "cancelled"} if fate == "replaced" else {"handed back"}
         assert kind in allowed, f"{kind}, though its engine was to end as {fate}"
 

@@ -308,19 +308,32 @@ class World(Surroundings):
             self.do(self.core.engine_closed(self.now))
 
     @precondition(lambda self: self.process)
-    @rule()
-    def engine_exits(self) -> None:
+    @rule(lost=st.sampled_from(["", "", "host-b is gone: its connection is gone"]))
+    def engine_exits(self, lost: str) -> None:
         self.process, self.ready = False, False
         jobs, fate, self.jobs = self.jobs, self.fate, []
         if self.exit is not None:
             return
         held = {attempt.fence: attempt for attempt in self.core.engine_slot.attempts}
         leaves = self.core.leaving is not None
-        self.do(self.core.engine_exited("killed by SIGKILL" if self.killed else "exit code 1", self.now))
+        self.do(self.core.engine_exited("killed by SIGKILL" if self.killed else "exit code 1", self.now, lost))
         assert not self.core.engine_slot.attempts, "a job without an engine"
         for job in jobs:
             if job.fence in held and not leaves:
-                self.judge(job, fate, meant=held[job.fence].ending is not None)
+                self.judge(job, fate, meant=held[job.fence].ending is not None, lost=bool(lost))
+            if lost and job.fence not in self.core.unacked_results.fences():  # handed back with its files
+                self.gone_without_result.add(job.fence)
+                self.dirs.discard(job.fence)
+
+    @rule(reason=st.sampled_from(["host-b is being stopped: stopped by SIGTERM", ""]))
+    def machine_stops(self, reason: str) -> None:
+        if self.exit is None:
+            attempts = [attempt.fence for attempt in self.core.engine_slot.attempts]
+            self.do(self.core.machine_stops(reason, self.now))
+            assert [attempt.fence for attempt in self.core.engine_slot.attempts] == attempts
+            assert not (reason and self.core.leaving is None and self.core.capacity.free), (
+                "room beside a machine that goes"
+            )
 
     @precondition(lambda self: self.process and not self.closed)
     @rule()
