@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from diffusers import EulerDiscreteScheduler, PNDMScheduler
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 
 from broker.wire.jobspec import Defaults, JobSpec, ModelCard
-from workers.engine.checks import check_control_mode, check_steps, check_strength, guidance_was_off, without_effect
+from workers.engine.checks import (
+    check_control_mode,
+    check_guidance,
+    check_steps,
+    check_strength,
+    guidance_was_off,
+    without_effect,
+)
 from workers.engine.errors import InvalidInput
 
 
@@ -114,11 +122,24 @@ def test_fewer_steps_than_pndm_takes_are_refused_in_one_sentence() -> None:
     with pytest.raises(
         InvalidInput, match="num_inference_steps: 3 is fewer than PNDMScheduler takes; at least 4 are needed"
     ):
-        check_steps(PNDMScheduler(), _spec(num_inference_steps=3))
+        check_steps(_with(PNDMScheduler()), _spec(num_inference_steps=3))
 
-    check_steps(PNDMScheduler(), _spec(num_inference_steps=4))
+    check_steps(_with(PNDMScheduler()), _spec(num_inference_steps=4))
     for scheduler in (PNDMScheduler(skip_prk_steps=True), EulerDiscreteScheduler(), None):
-        check_steps(scheduler, _spec(num_inference_steps=1))
+        check_steps(_with(scheduler), _spec(num_inference_steps=1))
+
+
+def test_one_step_of_a_pipeline_that_parts_them_is_refused() -> None:
+    pipe = type("MochiPipeline", (), {"scheduler": FlowMatchEulerDiscreteScheduler()})()
+
+    with pytest.raises(InvalidInput, match="1 is fewer than MochiPipeline takes; at least 2 are needed"):
+        check_steps(pipe, _spec(num_inference_steps=1))
+
+    check_steps(pipe, _spec(num_inference_steps=2))
+
+
+def _with(scheduler: Any) -> Any:
+    return SimpleNamespace(scheduler=scheduler)
 
 
 @pytest.mark.parametrize(
@@ -138,3 +159,12 @@ def test_a_network_for_several_kinds_of_control_images_is_told_which_it_gets(ext
         return
     with pytest.raises(InvalidInput, match=rf"^extra.control_mode: {fault}; "):
         check_control_mode(card, _spec(extra=extra))
+
+
+def test_a_pipeline_that_fails_without_guidance_is_not_called_without() -> None:
+    card = _card(pipeline="HunyuanDiTPAGPipeline")
+    with pytest.raises(InvalidInput, match="guidance_scale: 1 leaves out guidance, .* must be above 1"):
+        check_guidance(card, _spec(guidance_scale=1.0))
+    check_guidance(card, _spec(guidance_scale=1.5))
+    check_guidance(card, _spec(guidance_scale=None))
+    check_guidance(_card(pipeline="HunyuanDiTPipeline"), _spec(guidance_scale=0.0))

@@ -264,6 +264,30 @@ def test_a_missing_package_is_named_with_its_command(error: Exception, expected:
     assert missing_package(error) == (f"it needs {expected}" if expected else "")
 
 
+def test_a_name_that_was_not_imported_for_want_of_a_package_is_explained(tmp_path: Path) -> None:
+    """As diffusers guards the imports of a pipeline's module."""
+    file = tmp_path / "guarded.py"
+    file.write_text(
+        "from diffusers.utils import is_kornia_available\n"
+        "if is_kornia_available():\n    from kornia import Processor\n"
+        "def guarded(): return Processor()\n"
+        "def misspelt(): return Procesor()\n"
+    )
+    spec = importlib.util.spec_from_file_location("guarded", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    for call, expected in (
+        (module.guarded, "it needs kornia, which is not installed: pip install kornia"),
+        (module.misspelt, ""),
+    ):
+        with pytest.raises(NameError) as caught:
+            call()
+        assert missing_package(caught.value) == expected
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is there")
 def test_torchvision_is_asked_for_in_the_build_of_torch() -> None:
     with pytest.raises(ImportError) as caught:

@@ -17,6 +17,13 @@ from workers.models.pipeline_classes import FLOW_SHIFT, STEPS, is_extra
 _OF_SEVERAL_KINDS, _CONTROL_MODE = r".*ControlNetUnion", "control_mode"
 
 
+#: Pipelines that fail without guidance: perturbed attention is made for its two passes.
+_ONLY_GUIDED = r"HunyuanDiTPAG"
+
+#: Pipelines that fail with fewer steps: this one has two kinds, each half of them.
+_LEAST_STEPS = ((r"Mochi", 2),)
+
+
 def without_effect(pipe: Any, card: ModelCard, spec: JobSpec) -> Iterator[str]:
     """Return warnings about features of the job that this pipeline lacks, a sentence each. The model's own defaults do not count."""
     takes = inspect.signature(type(pipe).__call__).parameters
@@ -86,6 +93,15 @@ def check_control_mode(card: ModelCard, spec: JobSpec) -> None:
         )
 
 
+def check_guidance(card: ModelCard, spec: JobSpec) -> None:
+    """Raise `InvalidInput` for a job without guidance of a pipeline that fails so."""
+    scale = spec.guidance_scale
+    if scale is not None and scale <= 1 and re.match(_ONLY_GUIDED, card.pipeline):
+        raise InvalidInput(
+            f"guidance_scale: {scale:g} leaves out guidance, and {card.pipeline} draws with it alone; it must be above 1"
+        )
+
+
 def check_strength(card: ModelCard, spec: JobSpec) -> None:
     """Raise `InvalidInput` for a job whose strength, or the model's own, leaves no step to draw."""
     strength = spec.extra.get("strength", card.default_strength)
@@ -98,12 +114,15 @@ def check_strength(card: ModelCard, spec: JobSpec) -> None:
     raise InvalidInput(f"num_inference_steps: {steps} at strength {strength:g} leaves no step to draw{least}")
 
 
-def check_steps(scheduler: Any, spec: JobSpec) -> None:
-    """Raise `InvalidInput` for a job of fewer steps than its scheduler takes."""
-    if getattr(scheduler, "config", {}).get("skip_prk_steps", True):
-        return
-    # PNDM begins with Runge-Kutta steps between its last times, and fails in numpy's words where there are fewer of them.
-    least, steps = scheduler.pndm_order, spec.num_inference_steps
+def check_steps(pipe: Any, spec: JobSpec) -> None:
+    """Raise `InvalidInput` for a job of fewer steps than its pipeline or its scheduler takes."""
+    name, scheduler = type(pipe).__name__, getattr(pipe, "scheduler", None)
+    least, steps = (
+        next((least for pattern, least in _LEAST_STEPS if re.match(pattern, name)), 1),
+        spec.num_inference_steps,
+    )
+    if not getattr(scheduler, "config", {}).get("skip_prk_steps", True):
+        # PNDM begins with Runge-Kutta steps between its last times, and fails in numpy's words where there are fewer of them.
+        name, least = type(scheduler).__name__, scheduler.pndm_order
     if steps < least:
-        name = type(scheduler).__name__
         raise InvalidInput(f"num_inference_steps: {steps} is fewer than {name} takes; at least {least} are needed")

@@ -16,6 +16,7 @@ from workers.engine.arguments import call_arguments
 from workers.engine.checkpoints import FILE, Binding, Checkpoints
 from workers.engine.checks import (
     check_control_mode,
+    check_guidance,
     check_inputs,
     check_steps,
     check_strength,
@@ -114,6 +115,7 @@ class DiffusionEngine:
         check_inputs(card, spec)
         check_strength(card, spec)
         check_control_mode(card, spec)
+        check_guidance(card, spec)
         if not self.pipelines.has(card):
             monitor.enter("load")
         self._check_parallel(card)
@@ -144,7 +146,7 @@ class DiffusionEngine:
             step_cached(pipe, card, setup.speed, spec, monitor, together=self.ranks is not None),
             self.ranks.split(pipe, card, spec, setup.parallel, monitor) if self.ranks is not None else nullcontext(),
         ):
-            check_steps(getattr(pipe, "scheduler", None), spec)
+            check_steps(pipe, spec)
             yield
 
     @contextmanager

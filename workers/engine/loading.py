@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 
 #: What the libraries raise for files that they cannot read.
 _UNREADABLE = (
-    OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError, SafetensorError, NoWeights, LoadError,
+    OSError, ValueError, TypeError, KeyError, AttributeError, NameError, ImportError, NotImplementedError, SafetensorError, NoWeights,
+    LoadError,
 )  # fmt: skip
 
 #: Free memory must exceed the weights by this much before a model is loaded beside others: activations need room too.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import importlib.util
 import json
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -40,6 +42,9 @@ _COMPLAINTS = (
     re.compile(r"No module named '([\w-]+)"),
 )
 
+#: How libraries guard an import that is not always possible.
+_GUARD = re.compile(r"is_(\w+)_available")
+
 #: Modules whose package has another name.
 _PACKAGES = {
     "cv2": "opencv-python-headless",
@@ -66,11 +71,28 @@ def leave_out(packages: Iterable[str]) -> None:
 
 def missing_package(error: BaseException) -> str:
     """One sentence on the package whose absence a library complains of; "" when it is of something else."""
-    text = str(error)
-    for complaint in _COMPLAINTS:
-        if found := complaint.search(text):
-            name = _PACKAGES.get(found[1], found[1].lower())
-            return f"it needs {name}, which {_is_missing(name)}"
+    found = next((match[1] for complaint in _COMPLAINTS if (match := complaint.search(str(error)))), "")
+    if not found and isinstance(error, NameError):
+        found = _guard_of(error)
+    if not found:
+        return ""
+    name = _PACKAGES.get(found, found.lower())
+    return f"it needs {name}, which {_is_missing(name)}"
+
+
+def _guard_of(error: NameError) -> str:
+    """Return the package in whose absence the module that raised the error does not import that name; "" when there is none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    try:
+        tree = ast.parse(Path(frames[-1].filename).read_text(encoding="utf-8"))
+    except (IndexError, OSError, ValueError, SyntaxError):
+        return ""
+    for node in tree.body:
+        match node:
+            case ast.If(test=ast.Call(func=ast.Name(id=guard)), body=body) if found := _GUARD.fullmatch(guard):
+                imports = (one for one in body if isinstance(one, ast.Import | ast.ImportFrom))
+                if error.name in {alias.asname or alias.name for one in imports for alias in one.names}:
+                    return found[1]
     return ""
 
 

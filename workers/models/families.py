@@ -71,7 +71,8 @@ def _image(pattern: str, side: int, steps: int, guidance: float | None, **more: 
 #: `tokens` is `max_sequence_length`.
 FAMILIES = (
     _video("WanImageToVideo", "832x480x81", 16, 40, 5.0, tokens=512, pack=2, side_multiple=16),
-    _video("WanAnimate", "1280x720x77", 30, 20, 1.0, tokens=512, pack=2, side_multiple=16),
+    # Each segment begins with the last frame of the one before, also the first, so one frame leaves nothing to draw.
+    _video("WanAnimate", "1280x720x77", 30, 20, 1.0, tokens=512, pack=2, side_multiple=16, shortest=5),
     _video("WanPipeline", "832x480x81", 16, 50, 5.0, tokens=512, pack=2, side_multiple=16, also_image=True),
     _video("Wan", "832x480x81", 16, 50, 5.0, tokens=512, pack=2, side_multiple=16),
     _video("LucyEdit", "832x480x81", 24, 50, 5.0, tokens=512, pack=2, side_multiple=16),

@@ -310,6 +310,7 @@ CASES: tuple[Case, ...] = (
         needs=("pose_video", "face_video"),
         takes=("background_video", "mask_video"),
         frame_step=4,
+        frame_least=5,
     ),
     Case(name="LucyEditPipeline", build="inputs", needs=("video",), frame_step=4),
     Case(name="SkyReelsV2Pipeline", build="wan", frame_step=4, lora=True),
