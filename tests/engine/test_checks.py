@@ -163,7 +163,7 @@ def test_a_network_for_several_kinds_of_control_images_is_told_which_it_gets(ext
 
 def test_a_pipeline_that_fails_without_guidance_is_not_called_without() -> None:
     card = _card(pipeline="HunyuanDiTPAGPipeline")
-    with pytest.raises(InvalidInput, match="guidance_scale: 1 leaves out guidance, .* must be above 1"):
+    with pytest.raises(InvalidInput, match=r"guidance_scale: 1 leaves out guidance, .* must be above 1"):
         check_guidance(card, _spec(guidance_scale=1.0))
     check_guidance(card, _spec(guidance_scale=1.5))
     check_guidance(card, _spec(guidance_scale=None))
