@@ -116,7 +116,8 @@ def check_strength(card: ModelCard, spec: JobSpec) -> None:
 
 def check_steps(pipe: Any, spec: JobSpec) -> None:
     """Raise `InvalidInput` for a job of fewer steps than its pipeline or its scheduler takes."""
-    name, scheduler = type(pipe).__name__, getattr(pipe, "scheduler", None)
+    name: str = type(pipe).__name__
+    scheduler: Any = getattr(pipe, "scheduler", None)
     least, steps = (
         next((least for pattern, least in _LEAST_STEPS if re.match(pattern, name)), 1),
         spec.num_inference_steps,
