@@ -31,11 +31,11 @@ class Delays(Struct, frozen=True, kw_only=True):
     """What takes time on a worker beside steps, seconds."""
 
     #: From the end of a step to the worker's message that the job is out, and from its next start to its next step: a checkpoint of some
-    #: ten megabytes is written and read in far less. An engine that has drawn the job before still has what its prompt gave
-    #: (`workers.engine.prompts` keeps some sixty of them in memory); another one encodes it again.
+    #: ten megabytes is written and read in far less. An engine that has drawn the job before still has what its prompts gave
+    #: (`workers.engine.prompts`); another one finds that in the checkpoint, and may have to fetch it first.
     checkpoint_s: float = 0.2
     resume_s: float = 0.2
-    resume_elsewhere_s: float = 0.8
+    resume_elsewhere_s: float = 0.3
     #: Before the first step, and after the last, of every job.
     before_s: float = 0.0
     after_s: float = 0.0

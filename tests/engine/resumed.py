@@ -35,12 +35,16 @@ class Rig:
         parts.wake(pipe)
         pipe.save_pretrained(place / "model")
         self.model = model_for(str(place / "model"), "m", table or {})
-        self.pipelines = Pipelines(Device("cpu", "float32", threads=1), {"m": self.model.setup})
-        kind = VideoEngine if self.model.card.output == "video" else ImageEngine
-        self.engine = kind(self.pipelines)
+        self.start()
         self.kept = place / "kept"
         self.used: dict[str, str] = {}
         self.asked = self.ticks = 0
+
+    def start(self) -> None:
+        """Load the model anew, as another engine does."""
+        self.pipelines = Pipelines(Device("cpu", "float32", threads=1), {"m": self.model.setup})
+        kind = VideoEngine if self.model.card.output == "video" else ImageEngine
+        self.engine = kind(self.pipelines)
 
     def spec(self, **changes: Any) -> JobSpec:
         limits = self.model.card.limits

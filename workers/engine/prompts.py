@@ -20,6 +20,9 @@ import torch
 #: Bytes of results kept for one model: some sixty prompts of Wan (512 tokens x 4,096 numbers in bfloat16).
 LIMIT_BYTES = 256 * 1024 * 1024
 
+#: Bytes of results that go with a job from one engine to another.
+USED_BYTES = 64 * 1024 * 1024
+
 _PLAIN = (str, int, float, bool, type(None), torch.device, torch.dtype)
 
 
@@ -42,13 +45,28 @@ class PromptCache:
         self._signature = inspect.signature(encode)
         self._limit_bytes = limit_bytes
         self._store = _Store()
+        #: Of the call of the pipeline under way, by keys that are the same in every process: the results that it used, and those that an
+        #: earlier attempt used.
+        self._used: dict[str, tuple[Any, int]] = {}
+        self._earlier: dict[str, Any] = {}
 
     def of_copy(self, pipe: Any) -> PromptCache:
         """The cache of a copy of the pipeline, with the same results."""
         own = copy.copy(self)
+        own._used, own._earlier = {}, {}
         if (method := getattr(self._encode, "__func__", None)) is not None:
             own._encode = method.__get__(pipe)
         return own
+
+    def begin(self, earlier: dict[str, Any]) -> None:
+        """Begin a call of the pipeline. `earlier`: what `used` returned in an earlier attempt of its job."""
+        self._used, self._earlier = {}, earlier
+
+    def used(self) -> dict[str, Any]:
+        """Results by key that this call has used, for another process: each tensor with its device, in host memory; {}: they are large."""
+        if sum(size for _, size in self._used.values()) > USED_BYTES:
+            return {}
+        return {key: _apart(kept) for key, (kept, _) in self._used.items()}
 
     @property
     def lock(self) -> AbstractContextManager[Any]:
@@ -72,14 +90,15 @@ class PromptCache:
     def _encoded(self, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if key is None:
             return self._encode(*args, **kwargs)
-        store = self._store
+        store, name = self._store, repr(key)
         if key in store.kept:
             store.kept.move_to_end(key)
+            self._used[name] = store.kept[key]
             return _copied(store.kept[key][0], back=True)
-        result = self._encode(*args, **kwargs)
+        result = _together(self._earlier[name]) if name in self._earlier else self._encode(*args, **kwargs)
         size = _size(result)
         if size is not None and size <= self._limit_bytes:
-            store.kept[key] = (_copied(result, back=False), size)
+            self._used[name] = store.kept[key] = (_copied(result, back=False), size)
             store.bytes += size
             while store.bytes > self._limit_bytes:
                 store.bytes -= store.kept.popitem(last=False)[1][1]
@@ -130,6 +149,20 @@ def _copied(value: Any, *, back: bool) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_copied(item, back=back) for item in value)
     return value
+
+
+def _apart(kept: Any) -> Any:
+    """A structure that is kept, of nothing but plain values and tensors in host memory."""
+    if isinstance(kept, _Kept):
+        return {"device": str(kept.device), "tensor": kept.tensor}
+    return type(kept)(_apart(item) for item in kept) if isinstance(kept, tuple | list) else kept
+
+
+def _together(value: Any) -> Any:
+    """Undo `_apart`, every tensor on its device."""
+    if isinstance(value, dict):
+        return value["tensor"].to(value["device"], copy=True)
+    return type(value)(_together(item) for item in value) if isinstance(value, tuple | list) else value
 
 
 def _size(value: Any) -> int | None:

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from broker.runtime.log_actions import Action
 from workers.engine.checkpoints import Binding, Checkpoints, State
 from workers.engine.progress import DraftKept, Monitor, Parked
+from workers.engine.prompts import PromptCache
 from workers.models.resumable import DECODE_SOMETHING_ELSE
 from workers.models.versions import installed
 
@@ -153,6 +154,10 @@ class Resumption:
         self._answers = _Answers(pipe, dict(self._earlier.plain["answers"]) if self._earlier is not None else {})
         #: Why a newer checkpoint was not taken; "": there is none.
         self._refused = refused
+        prompts = getattr(pipe, "encode_prompt", None)
+        self._prompts = prompts if isinstance(prompts, PromptCache) else None
+        if self._prompts is not None:
+            self._prompts.begin(_encoded_prompts(self._earlier))
         if self._earlier is None and refused:
             monitor.use("resumed", f"no: {refused}")
 
@@ -209,7 +214,7 @@ class Resumption:
                 self._all_put_back()
             if step < total and self._monitor.park_due(step):
                 if self._checkpoints.pending:  # what was taken of the output before, since its draft
-                    self._park(self._state(step, total, tensors))
+                    self._park(self._state(step, total, tensors, leaves=True))
                 else:
                     self._leave()
             return tensors
@@ -225,7 +230,7 @@ class Resumption:
         try:
             # Not soon after one could not be written: each try costs time.
             if parks and (not self._checkpoints.failed or self._checkpoints.times.due()):
-                self._park(self._state(step, total, tensors))
+                self._park(self._state(step, total, tensors, leaves=True))
             elif denoised and not self._last:
                 # Its latents are small, and its steps are not to be taken again for the sake of the next output's.
                 self._checkpoints.keep_finished(self._state(step, total, tensors), self._binding)
@@ -250,8 +255,8 @@ class Resumption:
 
     # ------------------------------------------------------------ the state
 
-    def _state(self, step: int, total: int, tensors: dict[str, Any]) -> State:
-        """Raises `UnknownState`."""
+    def _state(self, step: int, total: int, tensors: dict[str, Any], *, leaves: bool = False) -> State:
+        """The state, with its encoded prompts if the job `leaves` the engine: another one may go on. Raises `UnknownState`."""
         kept: dict[str, torch.Tensor] = {}
         plain = {
             "loop": {name: _encode(value, f"loop.{name}", kept) for name, value in tensors.items()},
@@ -269,6 +274,8 @@ class Resumption:
             # A copy: it is written by another thread while more are noted.
             "answers": dict(self._answers.shapes),
         }
+        if leaves and self._prompts is not None:
+            plain["prompts"] = _encode([*self._prompts.used().items()], "prompts", kept)
         denoise_s = self._monitor.times.durations().get("denoise", 0.0)
         return State(self._output, step, total, kept, plain, denoise_s)
 
@@ -304,6 +311,13 @@ class Resumption:
             for name, value in loop.items():
                 tensors[name].copy_(value)
         return loop
+
+
+def _encoded_prompts(earlier: State | None) -> dict[str, Any]:
+    """What an earlier attempt's prompts were encoded to, as `PromptCache.used` has it; {}: it left none."""
+    if earlier is None or "prompts" not in earlier.plain:
+        return {}
+    return dict(_decode(earlier.plain["prompts"], earlier.tensors, torch.device("cpu")))
 
 
 @functools.cache

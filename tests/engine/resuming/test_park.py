@@ -36,6 +36,20 @@ def test_a_job_may_be_parked_again_and_again(wan: Rig) -> None:
     assert same(whole, wan.draw(every_s=1000.0))
 
 
+def test_another_engine_does_not_encode_the_prompts_of_a_parked_job_again(wan: Rig) -> None:
+    asked = {"negative_prompt": "a square", "guidance_scale": 4.0}
+    whole = wan.draw(every_s=1000.0, **asked)
+    wan.forget()
+    wan.park(ParkAt.at("denoise", 3), **asked)
+    wan.start()
+    texts: list[object] = []
+    wan.pipelines.get(wan.model.card).text_encoder.register_forward_hook(lambda *_: texts.append(1))
+    assert same(whole, wan.draw(every_s=1000.0, **asked))
+    assert texts == []
+    wan.draw(every_s=1000.0, **(asked | {"prompt": "a green circle"}))
+    assert texts, "of another job"
+
+
 def test_before_the_first_step_there_is_nothing_to_wait_for(wan: Rig) -> None:
     assert wan.park(ParkAt.at("encode", 0)) == 0
     assert (wan.asked, wan.files()) == (0, [])
