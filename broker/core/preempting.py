@@ -118,8 +118,9 @@ def pressed(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job
 
 
 def going_on(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job, Worker]:
-    """The choice; or in its place, of the jobs that made room and go on before the chosen one, the one with the least left."""
+    """The choice; or in its place, of the jobs that made room and go on before the chosen one, the first by `preemption.precedence`."""
     job, worker = choice.job, choice.worker
+    found: tuple[tuple[bool, float], Job] | None = None
     # A job that made room twice has left an entry behind with more than is left of it now.
     for left_s, other_id in islice(state.preempted.soonest(state.queue.__contains__, 0.0, inf), LINE):
         other = state.jobs[other_id]
@@ -132,8 +133,10 @@ def going_on(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Jo
             and state.tenants.may_start(submission.tenant)
             and dispatch.may_run(state, other, state.queue.lane(other_id), worker)
         ):
-            return Choice(other, worker, choice.turn)
-    return choice
+            rank = preemption.precedence(key_of(state.queue, other_id) - now, left_s)
+            if found is None or rank < found[0]:
+                found = rank, other
+    return choice if found is None else Choice(found[1], worker, choice.turn)
 
 
 def _goes_on(state: State, job: Job, other: Job, now: float) -> bool:

@@ -347,6 +347,35 @@ def test_a_job_that_made_room_goes_on_before_another_is_begun():
     assert [(run.job_id, run.kept) for run in sent(effects, m.Run)] == [("long", 11)]
 
 
+def test_one_that_has_waited_for_as_long_as_it_may_goes_on_before_one_with_less_left():
+    desk = two_workers()
+    desk.submit("film", units=60 * UNIT, steps=STEPS)
+    desk.start("w2", "film")
+    desk.submit("first", units=10 * UNIT, steps=STEPS)
+    together(desk, 14)
+    desk.hand_back("w1", "long", kept=11)
+    desk.start("w1", "first")
+    together(desk, 24)
+    desk.submit("second", units=UNIT)
+    together(desk, 3)
+    desk.hand_back("w2", "film", kept=35)
+    desk.start("w2", "second")
+    waits_s = desk.now - desk.job("long").parked_at
+    assert waits_s < SHARE * 200 - BOUNDS.overhead_s
+    together(desk, 15)
+    effects = desk.finish("w2", "second")
+    assert [run.job_id for run in sent(effects, m.Run)] == ["long"]
+
+
+def together(desk: CoreHarness, seconds: int) -> None:
+    """`wait`, while both workers tell of what they have."""
+    for _ in range(seconds):
+        wait(desk, 1)
+        for name in ("film", "first", "second"):
+            if name in desk.core.state.jobs:
+                beat(desk, name)
+
+
 def test_a_job_yields_no_longer_once_the_room_that_it_made_is_taken():
     desk = busy()
     desk.submit("clip", units=13 * UNIT)

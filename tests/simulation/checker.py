@@ -7,10 +7,9 @@ caught when it is sent, whether or not the broker dies just then.
 from __future__ import annotations
 
 from collections import Counter
-from math import inf
 
 from broker.core.deliveries import LEASE_S, Delivery
-from broker.core.jobs import MAX_HISTORY, Cause, Job
+from broker.core.jobs import MAX_HISTORY, Job
 from broker.core.usage import gpu_seconds
 from broker.wire import codec
 from broker.wire import messages as m
@@ -18,6 +17,7 @@ from broker.wire.terms import JobState
 from tests.simulation.edge_checks import EdgeChecks
 from tests.simulation.engine_checks import EngineChecks
 from tests.simulation.facts import require, short
+from tests.simulation.parking_checks import ParkingChecks
 
 #: How an agent says that an attempt has ended without a result.
 _HANDED_BACK = ("the engine was replaced", "the engine ended before")
@@ -27,7 +27,7 @@ _PARKING = {"draft_ready": "drafted", "parked": "paused", "resumed": "resumed"}
 _EVENTS = {JobState.SUCCEEDED: "completed", JobState.FAILED: "failed", JobState.CANCELLED: "cancelled"}
 
 
-class Checker(EdgeChecks, EngineChecks):
+class Checker(EdgeChecks, EngineChecks, ParkingChecks):
     """Remembers what was sent and written, and compares."""
 
     # ------------------------------------------------------------ the disk
@@ -52,8 +52,9 @@ class Checker(EdgeChecks, EngineChecks):
             require(not old.final, "a final state is final", f"{job.id} was {old.state}, is {job.state}")
             require(job.fence >= old.fence, "fences only rise", job.id, short(old.fence), short(job.fence))
             require(not old.stop or job.stop == old.stop, "a stop is not taken back", job.id, old.stop, job.stop)
-            self._promise_stands(old, job)
-            self._parked_well(old, job)
+            self.promise_stands(old, job)
+            self.parked_well(old, job)
+            self.none_is_due(old, job)
             reason = job.losses == old.losses or self._may_lose(old)
             require(reason, "a worker is lost for a reason", job.id, job.history[-1].note)
         policy = self.world.plan.policy
@@ -70,76 +71,6 @@ class Checker(EdgeChecks, EngineChecks):
             self._published(job)
         if job.id in self.cancels and job.final:
             require(job.state is not JobState.SUCCEEDED, "a cancelled job publishes nothing", job.id)
-
-    def _parked_well(self, old: Job, job: Job) -> None:
-        """Only for others, seldom, and never past what was promised; what it goes on from is what its attempts said since."""
-        said = (kept for fence, kept in self.kept.items() if old.fence <= fence <= job.fence)
-        known = job.kept == old.kept or any(job.kept in kept for kept in said)
-        require(known, "the newest checkpoint counts", job.id, old.kept, job.kept, short(job.fence))
-        if job.preemptions == old.preemptions:
-            return
-        self.world.count("preempted")
-        bounds, core = self.world.plan.policy.preempt_bounds, self.world.broker.core
-        require(job.preemptions <= bounds.most, "a job makes room so often at most", job.id, job.preemptions)
-        # For whom it makes room is not journaled.
-        live = core.state.jobs.get(job.id)
-        at, other = job.history[-1].at, core.state.jobs.get(live.yields_to) if live is not None else None
-        if job.history[-1].cause != Cause.PARK_REQUESTED or other is None:
-            return
-        self.world.count("preempted: for a promise" if other.promise is not None else "preempted: for a short one")
-        require(not other.parked_at, "what made room makes nobody else do so", job.id, other.id)
-        ran_s = at - job.started_at
-        rest_s = min(bounds.most_rest_s, bounds.rest * other.cost)
-        require(old.preemptions == 0 or ran_s >= rest_s, "who made room runs for a while", job.id, ran_s, rest_s)
-        most_s = self.world.plan.policy.preempt_delay * core.state.run_times.predict(
-            job.submission, job.submission.units
-        )
-        delay_s = job.preempted_s + old.preemptions * bounds.overhead_s + other.cost
-        require(delay_s <= most_s, "a job is delayed by a share of its time", job.id, delay_s, most_s)
-        whole_s = most_s / self.world.plan.policy.preempt_delay
-        if other.promise is None and other.cost > bounds.small * whole_s:
-            self.world.count("preempted: for one that is not small")
-            reserved_s = bounds.reserve * most_s
-            require(delay_s <= most_s - reserved_s, "part of a job's delay is for small ones", job.id, delay_s, most_s)
-        for by in (job.deadline_at, job.promise.ready_by if job.promise is not None else 0.0):
-            require(not by or at + other.cost <= by, "what is late makes no room", job.id, at, other.cost, by)
-
-    def _promise_stands(self, old: Job, job: Job) -> None:
-        """What was promised is promised still, or was told broken."""
-        if old.promise is None:
-            require(job.promise is None, "a promise is given when the job is taken", job.id)
-            return
-        promise = job.promise
-        require(promise is not None, "a promise is not dropped", job.id)
-        if promise is not None and promise.ready_by != old.promise.ready_by:
-            require(promise.breaks > old.promise.breaks, "another time is promised when one is broken", job.id)
-            first = old.promise.first_ready_by or old.promise.ready_by
-            require(promise.first_ready_by == first, "what was promised first is not forgotten", job.id)
-            if self.world.plan.exact:
-                possible = not self.world.disturbances
-                require(not possible, "a promise is kept where all takes as long as it did", job.id, job.state)
-                saviour = self._could_make_room(job, old.promise.ready_by)
-                require(not saviour, "a promise is not broken while a job could make room", job.id, saviour)
-
-    def _could_make_room(self, late: Job, ready_by: float) -> str:
-        """A running job for which it would be easy to let a waiting one, to be done by then, go first; "": there is none."""
-        plan, now = self.world.plan, late.history[-1].at
-        step_s, bounds = max(plan.steps_s), plan.policy.preempt_bounds
-        soon_s, takes_s = step_s + bounds.overhead_s, 1.15 * (late.submission.steps + 2) * step_s
-        waits = late.state is JobState.QUEUED and not late.parked_at and not late.excluded
-        if not plan.policy.preempt or not waits or now + soon_s + takes_s > ready_by:
-            return ""
-        for job in self.world.broker.core.state.jobs.values():
-            if job.state is not JobState.RUNNING or job.phase != "denoise" or job.stop or job.park or job.deadline_at:
-                continue
-            whole_s, left_s = (steps * step_s for steps in (job.submission.steps, job.submission.steps - job.step))
-            rested = not job.preemptions or now - job.started_at > bounds.most_rest_s + 1.0
-            delay_s = soon_s + takes_s + job.preempted_s + job.preemptions * bounds.overhead_s
-            cheap = job.preemptions < bounds.most and delay_s + 1.0 < plan.policy.preempt_delay * whole_s
-            spare_s = job.promise.ready_by - now - 1.2 * left_s if job.promise is not None else inf
-            if rested and cheap and left_s > 4 * soon_s and delay_s + 1.0 < spare_s:
-                return job.id
-        return ""
 
     def deleted(self, job_id: str, last: Job | None) -> None:
         """This row is not on disk any more; `last`: what it was then."""
@@ -357,6 +288,7 @@ class Checker(EdgeChecks, EngineChecks):
             held = core.state.tenants.share(name).held
             waived = core.state.orphans or self.world.disturbances
             require(held <= limit or bool(waived), "a tenant has its share of workers at most", name, held)
+        self.note_due(core.state)
 
     # ------------------------------------------------------------ the end
 

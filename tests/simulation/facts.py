@@ -74,6 +74,8 @@ class Facts:
         self.parks: set[int] = set()
         #: Attempt -> numbers of steps that its agent said to be kept.
         self.kept: defaultdict[int, set[int]] = defaultdict(set)
+        #: Jobs that made room and may go on -> when they have waited for as long as they may, as it was when the broker had done its work.
+        self.due: dict[str, float] = {}
         self.files: set[tuple[str, int]] = set()
         #: When a fresh id was found on disk, last.
         self.taken_at: dict[str, float] = {}

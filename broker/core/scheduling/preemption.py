@@ -162,6 +162,11 @@ def goes_on(left_s: float, whole_s: float, cost_s: float, wait_s: float, delay_s
     return not small(cost_s, whole_s, bounds) and wait_s - cost_s < reserved_s
 
 
+def precedence(wait_s: float, left_s: float) -> tuple[bool, float]:
+    """Order in which jobs that made room go on: those that may wait no longer by how long that is so, then those with the least left."""
+    return wait_s > 0.0, left_s if wait_s > 0.0 else wait_s
+
+
 def start_by(submitted_at: float, cost_s: float, bounds: Bounds) -> float:
     """Time at which a job has waited for as long as it is to wait."""
     return submitted_at + bounds.patience * cost_s
