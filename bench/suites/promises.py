@@ -40,8 +40,9 @@ PICTURES = "pictures among clips, "
 #: A pool of single GPUs and of groups, which are slower than is believed of them before they have finished a job.
 MIXED_POOL = "single GPUs (4) and groups of four (2)"
 MIXED = (*[Group(gpus=4, speed=0.85 * speed(4))] * 2, *[Group()] * 4)
-#: An order that uses every length beforehand lets short ones wait until they take so many times their length.
-LATEST = (2.0, 3.0, 5.0)
+#: An order that uses every length beforehand lets short ones wait until they take so many times their length. One that predicts them with
+#: an error of 20 % must aim at 1.7 for 95 of 100 to be within 2.
+LATEST = (1.7, 2.0, 3.0, 5.0)
 TO_END = "to the end"
 SHORT_FIRST = "short ones first, at once but for the step"
 #: The case that the bars are about.

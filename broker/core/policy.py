@@ -77,8 +77,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     preempt_delay: Annotated[
         float,
         Meta(
-            description="by how much a job is delayed by making room at most, in all, as a share of its own time: more of it helps the"
-            " short jobs of a busier pool, less of it the long ones",
+            description="a job makes room only where that delays it by no more than this in all, as a share of its own time: more of it"
+            " helps the short jobs of a busier pool, less of it the long ones",
             ge=0.0,
             le=10.0,
         ),

@@ -89,6 +89,7 @@ REACHED = (
     "depot: parked, and away",
     "preempted: for a promise",
     "preempted: for a short one",
+    "preempted: waits for longer than it may",
     "promise: broken",
     "promise: given",
     "rejected: alias_taken",
