@@ -27,7 +27,7 @@ from broker.wire.loras import LoraUse
 from workers.engine.errors import InvalidInput, OutOfMemory
 from workers.engine.failures import is_out_of_memory
 from workers.engine.lora_slots import fill, fill_with_nothing, forget, tensors_of, unwrap
-from workers.engine.prompts import PromptCache
+from workers.engine.prompts import PromptCache, cache_of
 from workers.engine.quantise import shown_in_compute_dtype
 from workers.models.content import content_of
 from workers.models.loras import PEFT_PREFIX, LoraSetup
@@ -151,10 +151,7 @@ class Adapters:
 
     @property
     def _cache(self) -> PromptCache | None:
-        cache = getattr(self._pipe, "encode_prompt", None)
-        # A placement may stand before it.
-        cache = getattr(cache, "encode", cache)
-        return cache if isinstance(cache, PromptCache) else None
+        return cache_of(self._pipe)
 
     def _activate(self, uses: Sequence[LoraUse]) -> None:
         try:

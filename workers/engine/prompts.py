@@ -121,8 +121,16 @@ class PromptCache:
 
 def tokenizing(pipe: Any) -> AbstractContextManager[Any]:
     """Inside, no other thread uses the tokenizers of this pipeline's model."""
+    cache = cache_of(pipe)
+    return nullcontext() if cache is None else cache.lock
+
+
+def cache_of(pipe: Any) -> PromptCache | None:
+    """The cache before the pipeline's `encode_prompt`; None: it has none."""
     cache = getattr(pipe, "encode_prompt", None)
-    return cache.lock if isinstance(cache, PromptCache) else nullcontext()
+    # A placement may stand before it.
+    cache = getattr(cache, "encode", cache)
+    return cache if isinstance(cache, PromptCache) else None
 
 
 def remember_prompts(pipe: Any) -> None:

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from broker.runtime.log_actions import Action
 from workers.engine.checkpoints import Binding, Checkpoints, State
 from workers.engine.progress import DraftKept, Monitor, Parked
-from workers.engine.prompts import PromptCache
+from workers.engine.prompts import cache_of
 from workers.models.resumable import DECODE_SOMETHING_ELSE
 from workers.models.versions import installed
 
@@ -154,10 +154,8 @@ class Resumption:
         self._answers = _Answers(pipe, dict(self._earlier.plain["answers"]) if self._earlier is not None else {})
         #: Why a newer checkpoint was not taken; "": there is none.
         self._refused = refused
-        prompts = getattr(pipe, "encode_prompt", None)
-        self._prompts = prompts if isinstance(prompts, PromptCache) else None
-        if self._prompts is not None:
-            self._prompts.begin(_encoded_prompts(self._earlier))
+        if (prompts := cache_of(pipe)) is not None:
+            prompts.begin(_encoded_prompts(self._earlier))
         if self._earlier is None and refused:
             monitor.use("resumed", f"no: {refused}")
 
@@ -274,8 +272,8 @@ class Resumption:
             # A copy: it is written by another thread while more are noted.
             "answers": dict(self._answers.shapes),
         }
-        if leaves and self._prompts is not None:
-            plain["prompts"] = _encode([*self._prompts.used().items()], "prompts", kept)
+        if leaves and (prompts := cache_of(self._pipe)) is not None:
+            plain["prompts"] = _encode([*prompts.used().items()], "prompts", kept)
         denoise_s = self._monitor.times.durations().get("denoise", 0.0)
         return State(self._output, step, total, kept, plain, denoise_s)
 
@@ -314,7 +312,7 @@ class Resumption:
 
 
 def _encoded_prompts(earlier: State | None) -> dict[str, Any]:
-    """What an earlier attempt's prompts were encoded to, as `PromptCache.used` has it; {}: it left none."""
+    """Encoded prompts of an earlier attempt, as `PromptCache.used` has them; {}: it left none."""
     if earlier is None or "prompts" not in earlier.plain:
         return {}
     return dict(_decode(earlier.plain["prompts"], earlier.tensors, torch.device("cpu")))
