@@ -46,7 +46,7 @@ def test_a_rank_that_crashes_while_its_machine_stays_is_a_crash_in_the_words_of_
     stage.exited("rank 1 of 2 (host-b): killed by SIGSEGV")
     assert failed(stage) == {1: m.FailureKind.ENGINE_CRASHED}
     [message] = stage.sent(m.Failed)
-    assert message.message == "rank 0 of 2: another rank is gone"
+    assert message.message == "rank 0 of 2: another rank is gone: rank 1 of 2 (host-b): killed by SIGSEGV"
 
 
 def test_a_rank_that_runs_out_of_memory_is_no_matter_of_machines() -> None:

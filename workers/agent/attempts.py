@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from msgspec.structs import replace
+
 from broker.runtime.log_actions import Action
 from broker.wire import messages as m
 from broker.wire.jobspec import Artefact
@@ -113,7 +115,9 @@ class Attempts:
     def end_killed(self, attempt: Attempt, how: str, now: float) -> None:
         """End it as the engine, which is gone, was killed for; a crash when it was not."""
         crash = m.FailureKind.ENGINE_CRASHED
-        ending = attempt.ending or Ending("failed", crash, f"the engine ended in {attempt.describe()}: {how}")
+        ending = attempt.ending or Ending("failed", crash, f"the engine ended in {attempt.describe()}")
+        if ending.kind == "failed" and ending.failure is crash:
+            ending = replace(ending, message=f"{ending.message}: {how}")
         match ending.kind:
             case "cancelled":
                 self.cancelled(attempt, now)
