@@ -232,6 +232,29 @@ def test_a_service_that_was_started_to_live_on_survives_its_terminal():
     assert parent.wait(60) == 128 + signal.SIGTERM
 
 
+def test_a_stop_while_processes_are_started_stops_them_all():
+    program = """
+import os, signal, sys
+from multiprocessing.process import BaseProcess
+from zoetrope.serving import service
+
+start = BaseProcess.start
+
+def start_and_stop(process):
+    start(process)
+    os.kill(os.getpid(), signal.SIGINT)
+
+BaseProcess.start = start_and_stop
+sys.exit(service.run({"one": ["sleep", "1000"], "two": ["sleep", "1000"]}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+    assert done.stdout.count("SIGINT received") == 1
+    assert done.stdout.count("stopped") == 2
+
+
 def test_several_services_show_one_worker_each():
     lines = commands(2, 9000, "cpu:2", "")
     assert lines["workers"] == ["-m", "workers", "--gpus", "cpu:2"]

@@ -139,7 +139,7 @@ def main(argv: Sequence[str]) -> int:
 def run(processes: Mapping[str, Sequence[str]]) -> int:
     """Run these command lines by their names until one ends, or a signal ends all; the exit status, as `main`."""
     printer = EndingPrinter(sys.stdout)
-    manager = process_tree.manager(printer)
+    manager = process_tree.TiedManager(printer)
     process_tree.stop_on_hangup()
     for name, line in processes.items():
         manager.add_process(name, "exec " + shlex.join(line), env={**os.environ, "PYTHONUNBUFFERED": "1"})
