@@ -38,11 +38,8 @@ class TiedProcess(Process):  # type: ignore[misc]  # honcho has no types
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
         tie = _tie_of()
         if tie is not None:
-            # Where multiprocessing has a server that forks, that is the parent, and ends with the manager.
-            tie(signal.SIGKILL, os.getppid())
             manager = multiprocessing.parent_process()
-            if manager is not None and not manager.is_alive():
-                os._exit(1)
+            tie(signal.SIGKILL, manager.pid if manager is not None else os.getppid())
             # A function of the library, loaded by now: between fork and exec nothing should be imported.
             self._child_ctor = functools.partial(Popen, preexec_fn=functools.partial(tie, signal.SIGTERM, os.getpid()))
         super().run(events, ignore_signals)
@@ -58,6 +55,9 @@ class TiedManager(Manager):  # type: ignore[misc]  # honcho has no types
     """honcho's manager, of tied processes. A signal that comes while they are started waits until each can be stopped."""
 
     def __init__(self, printer: Any) -> None:
+        if sys.platform == "linux":
+            # Since Python 3.14 a server would be the parent of the readers, and outlive this process.
+            multiprocessing.set_start_method("fork", force=True)
         super().__init__(printer)
         self._process_ctor = TiedProcess
 
