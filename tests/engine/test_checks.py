@@ -6,12 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler, PNDMScheduler
 
 from broker.wire.jobspec import Defaults, JobSpec, ModelCard
 from workers.engine.checks import (
     check_control_mode,
     check_guidance,
+    check_inputs,
     check_steps,
     check_strength,
     guidance_was_off,
@@ -136,6 +137,24 @@ def test_one_step_of_a_pipeline_that_parts_them_is_refused() -> None:
         check_steps(pipe, _spec(num_inference_steps=1))
 
     check_steps(pipe, _spec(num_inference_steps=2))
+
+
+def test_a_single_step_of_pixart_is_for_a_scheduler_of_consistency_models() -> None:
+    pipe = type("PixArtAlphaPipeline", (SimpleNamespace,), {})
+
+    with pytest.raises(InvalidInput, match="1 is fewer than PixArtAlphaPipeline takes; at least 2 are needed"):
+        check_steps(pipe(scheduler=EulerDiscreteScheduler()), _spec(num_inference_steps=1))
+
+    check_steps(pipe(scheduler=LCMScheduler()), _spec(num_inference_steps=1))
+
+
+def test_a_clip_of_one_frame_has_no_last_one() -> None:
+    card, given = _card(takes_inputs=("last_image",)), {"inputs": {"last_image": ("a.png",)}, "output": "video"}
+
+    with pytest.raises(InvalidInput, match="^last_image: a clip of 1 frame has none after its first"):
+        check_inputs(card, _spec(**given, num_frames=1))
+
+    check_inputs(card, _spec(**given, num_frames=5))
 
 
 def _with(scheduler: Any) -> Any:

@@ -20,8 +20,9 @@ _OF_SEVERAL_KINDS, _CONTROL_MODE = r".*ControlNetUnion", "control_mode"
 #: Pipelines that fail without guidance: perturbed attention is made for its two passes.
 _ONLY_GUIDED = r"HunyuanDiTPAG"
 
-#: Pipelines that fail with fewer steps: this one has two kinds, each half of them.
-_LEAST_STEPS = ((r"Mochi", 2),)
+#: Pipelines that fail with fewer steps, and schedulers with which they do not: Mochi has two kinds, each half of them, and PixArt takes of
+#: a single one what only a scheduler of consistency models hands out.
+_LEAST_STEPS = ((r"Mochi", 2, ""), (r"PixArtAlpha", 2, "LCMScheduler"))
 
 
 def without_effect(pipe: Any, card: ModelCard, spec: JobSpec) -> Iterator[str]:
@@ -79,6 +80,10 @@ def check_inputs(card: ModelCard, spec: JobSpec) -> None:
     for role in card.needs_inputs:
         if not spec.inputs.get(role):
             raise InvalidInput(f"{role}: model {card.name!r} does not draw without it")
+    if "last_image" in spec.inputs and spec.output == "video" and spec.num_frames == 1:
+        raise InvalidInput(
+            "last_image: a clip of 1 frame has none after its first; leave it out, or ask for more frames"
+        )
 
 
 def check_control_mode(card: ModelCard, spec: JobSpec) -> None:
@@ -116,14 +121,14 @@ def check_strength(card: ModelCard, spec: JobSpec) -> None:
 
 def check_steps(pipe: Any, spec: JobSpec) -> None:
     """Raise `InvalidInput` for a job of fewer steps than its pipeline or its scheduler takes."""
-    name: str = type(pipe).__name__
+    name, steps = type(pipe).__name__, spec.num_inference_steps
     scheduler: Any = getattr(pipe, "scheduler", None)
-    least, steps = (
-        next((least for pattern, least in _LEAST_STEPS if re.match(pattern, name)), 1),
-        spec.num_inference_steps,
-    )
+    solver, least = type(scheduler).__name__, 1
+    for pattern, at_least, but_with in _LEAST_STEPS:
+        if re.match(pattern, name) and solver != but_with:
+            least = at_least
     if not getattr(scheduler, "config", {}).get("skip_prk_steps", True):
         # PNDM begins with Runge-Kutta steps between its last times, and fails in numpy's words where there are fewer of them.
-        name, least = type(scheduler).__name__, scheduler.pndm_order
+        name, least = solver, scheduler.pndm_order
     if steps < least:
         raise InvalidInput(f"num_inference_steps: {steps} is fewer than {name} takes; at least {least} are needed")

@@ -341,6 +341,7 @@ CASES: tuple[Case, ...] = (
         name="StableVideoDiffusionPipeline",
         build="videos",
         picture="must",
+        frame_least=2,
         without=("negative_prompt",),
     ),
     Case(name="AnimateDiffPipeline", build="videos"),
