@@ -151,7 +151,7 @@ def test_a_single_step_of_pixart_is_for_a_scheduler_of_consistency_models() -> N
 def test_a_clip_of_one_frame_has_no_last_one() -> None:
     card, given = _card(takes_inputs=("last_image",)), {"inputs": {"last_image": ("a.png",)}, "output": "video"}
 
-    with pytest.raises(InvalidInput, match="^last_image: a clip of 1 frame has none after its first"):
+    with pytest.raises(InvalidInput, match=r"^last_image: a clip of 1 frame has none after its first"):
         check_inputs(card, _spec(**given, num_frames=1))
 
     check_inputs(card, _spec(**given, num_frames=5))

@@ -76,6 +76,18 @@ FAMILIES = (
     _video("WanPipeline", "832x480x81", 16, 50, 5.0, tokens=512, pack=2, side_multiple=16, also_image=True),
     _video("Wan", "832x480x81", 16, 50, 5.0, tokens=512, pack=2, side_multiple=16),
     _video("LucyEdit", "832x480x81", 24, 50, 5.0, tokens=512, pack=2, side_multiple=16),
+    # The picture is the first latent frame, and the steps are those of the others.
+    _video(
+        "SkyReelsV2DiffusionForcingImageToVideo",
+        "960x544x97",
+        24,
+        50,
+        5.0,
+        tokens=512,
+        pack=2,
+        side_multiple=16,
+        shortest=5,
+    ),
     _video("SkyReelsV2.*ImageToVideo", "960x544x97", 24, 50, 5.0, tokens=512, pack=2, side_multiple=16),
     _video("SkyReelsV2", "960x544x97", 24, 50, 6.0, tokens=512, pack=2, side_multiple=16),
     _video("AnyFlow", "832x480x81", 16, 50, 1.0, tokens=512, pack=2, side_multiple=16),

@@ -544,6 +544,7 @@ CASES: tuple[Case, ...] = (
         picture="must",
         takes=("last_image",),
         frame_step=4,
+        frame_least=5,
     ),
     Case(
         name="LTX2ConditionPipeline",
