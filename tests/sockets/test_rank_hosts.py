@@ -303,6 +303,7 @@ def test_a_leader_that_is_not_there_yet_is_waited_for(pair: Pair, leader: str, r
     other = pair.host()
     other.says(f"no answer of the leader: {reason.format(pair.endpoint)}")
     assert other.process.poll() is None
+    assert other.process.stop(60) == EXIT_LEFT
 
 
 def test_a_leader_whose_own_address_is_not_there_is_started_again(
