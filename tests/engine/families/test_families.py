@@ -157,18 +157,15 @@ def test_seed(served: Served) -> None:
     assert not _same(base, other)
 
 
-def test_bfloat16(served: Served) -> None:
-    """With all that a job may bring."""
-    changes: dict[str, object] = {}
-    if served.case.picture == "may":
-        changes["image"] = str(served.picture)
+def test_bfloat16(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    given = [{}, {"image": str(served.picture)}] if served.case.picture == "may" else [{}]
     with served.reloaded("bfloat16"):
-        plain, with_more = served.draw(), served.draw(**changes) if changes else None
+        drawn = [served.draw(previews=1, **one) for one in given]
 
-    for drawn in (plain, with_more):
-        if drawn is not None:
-            drawn.finished()
-            assert [one.shape for one in drawn.frames] == [one.shape for one in served.base.frames]
+    for one in drawn:
+        one.finished()
+        assert [frames.shape for frames in one.frames] == [frames.shape for frames in served.base.frames]
+    assert [record.reason for record in caplog.records if record.getMessage().startswith("no more previews")] == []
 
 
 def test_cancel(served: Served) -> None:
