@@ -16,7 +16,6 @@ from workers.models.pipeline_classes import FLOW_SHIFT, STEPS, is_extra
 #: Pipelines whose control network is for control images of several kinds, and the argument that says of which the job's is.
 _OF_SEVERAL_KINDS, _CONTROL_MODE = r".*ControlNetUnion", "control_mode"
 
-
 #: Pipelines that fail without guidance: perturbed attention is made for its two passes.
 _ONLY_GUIDED = r"HunyuanDiTPAG"
 
