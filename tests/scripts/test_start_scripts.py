@@ -172,20 +172,31 @@ def test_the_last_line_says_what_killed_a_process():
     assert printer.reason == reason
 
 
-def served():
-    """`zoetrope serve` of two processes that print much and would never end; it, and their numbers."""
+def served(on_hangup=signal.SIG_DFL):
+    """`zoetrope serve` of two processes that print much and would never end; it, and their numbers.
+
+    `on_hangup` is what it inherits: the tests themselves may have been started to live on.
+    """
     program = (
         "import os, time\nprint(os.getpid(), flush=True)\nwhile True: print('x' * 9000, flush=True); time.sleep(0.05)"
     )
     lines = {name: [sys.executable, "-c", program] for name in ("one", "two")}
-    parent = subprocess.Popen(
-        [sys.executable, "-c", f"import sys; from zoetrope.serving import service; sys.exit(service.run({lines!r}))"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
+    before = signal.signal(signal.SIGHUP, on_hangup)
+    try:
+        parent = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                f"import sys; from zoetrope.serving import service; sys.exit(service.run({lines!r}))",
+            ],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGHUP, before)
     pids = []
     while len(pids) < 2:
         text = parent.stdout.readline().split("| ")[-1].strip()
@@ -203,24 +214,25 @@ def read_all(stream):
 @pytest.mark.parametrize("reader_stays", [True, False], ids=["watched", "alone"])
 def test_no_process_outlives_the_service_however_that_ends(number, reader_stays):
     parent, pids = served()
-    if reader_stays:
-        threading.Thread(target=read_all, args=[parent.stdout]).start()
-    else:
-        parent.stdout.close()
-    if number == signal.SIGHUP:  # a terminal that is closed tells its whole group
-        os.killpg(parent.pid, number)
-    else:
-        parent.send_signal(number)
-    assert parent.wait(60) == (-signal.SIGKILL if number == signal.SIGKILL else 128 + signal.SIGTERM)
-    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), what="the end of both")
+    try:
+        if reader_stays:
+            threading.Thread(target=read_all, args=[parent.stdout], daemon=True).start()
+        else:
+            parent.stdout.close()
+        if number == signal.SIGHUP:  # a terminal that is closed tells its whole group
+            os.killpg(parent.pid, number)
+        else:
+            parent.send_signal(number)
+        assert parent.wait(60) == (-signal.SIGKILL if number == signal.SIGKILL else 128 + signal.SIGTERM)
+        wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), what="the end of both")
+    finally:
+        parent.kill()
+        for pid in filter(psutil.pid_exists, pids):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_service_that_was_started_to_live_on_survives_its_terminal():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        parent, pids = served()
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    parent, pids = served(on_hangup=signal.SIG_IGN)
     with parent.stdout:
         os.killpg(parent.pid, signal.SIGHUP)
         lines = [parent.stdout.readline() for _ in range(20)]
