@@ -5,12 +5,10 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
-from msgspec import structs
 
 from broker.wire import messages as m
-from tests.agent.stage import EPOCH, FAR, IDENTITY, RESULT, WITH_INPUT, fence
+from tests.agent.stage import EPOCH, RESULT, fence
 from tests.agent.surroundings import Job, Surroundings
-from workers.agent import effects as fx
 from workers.ipc.messages import (
     JobCancelled,
     JobFailed,
@@ -370,138 +368,5 @@ class World(Surroundings):
             self.do(self.core.leave("told to", self.now))
 
 
-class FarWorld(World):
-    """The same for a worker whose files go into a depot, and some of whose jobs have inputs there."""
-
-    identity = structs.replace(IDENTITY, dirs=FAR)
-
-    def __init__(self) -> None:
-        #: Attempts whose files are on their way, those whose inputs are, and those whose checkpoints are.
-        self.puts: set[int] = set()
-        self.fetches: set[int] = set()
-        self.parks: set[int] = set()
-        super().__init__()
-
-    def has_room(self) -> bool:
-        return super().has_room() and not self.fetches
-
-    def do(self, effects: list[fx.Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case fx.PutFiles(_, at, _):
-                    assert at in self.ran
-                    self.puts.add(at)
-                case fx.PutParked(_, at):
-                    assert at in self.ran
-                    self.parks.add(at)
-                case fx.FetchInputs(at, _):
-                    assert at not in self.ran
-                    self.fetches.add(at)
-                case fx.Revoke(at):
-                    assert at in self.puts | self.fetches | self.parks, "nothing to revoke"
-                    for on_their_way in (self.puts, self.fetches, self.parks):
-                        on_their_way.discard(at)
-                case fx.DiscardFiles(_, at):
-                    assert at not in self.accepted, "published files removed"
-                case fx.StartJob(job):
-                    assert job.fence not in self.fetches, "the engine has a job whose inputs are not there"
-                case fx.RemoveDir(_, at) if at in self.accepted:
-                    self.dirs.discard(at)
-                    continue
-            super().do([effect])
-
-    def said(self, message: m.Message) -> None:
-        if isinstance(message, m.Finished):
-            assert message.fence not in self.puts, "told before its files are there"
-        if isinstance(message, m.Cancelled | m.Failed) and message.fence not in self.ran:
-            self.ran.append(message.fence)  # it ended while its inputs were on their way
-        super().said(message)
-
-    @rule()
-    def run_with_inputs(self) -> None:
-        self.counter += 1
-        at, job_id = fence(self.counter), f"j{self.counter}"
-        self.granted[at] = job_id
-        self.broker(m.Run(job_id=job_id, fence=at, lease_s=6.0, predicted_s=40.0, body=WITH_INPUT))
-
-    @precondition(lambda self: self.has_room())
-    @rule(puts=st.booleans())
-    def next_job_is_drawn(self, puts: bool) -> None:
-        """What would seldom come about by single steps."""
-        self.next_job_comes_to_its_tail()
-        if self.jobs and self.jobs[-1].postprocessing and not self.closed:
-            at = self.jobs.pop().fence
-            self.engine(JobFinished(fence=at, result=RESULT, run_s=1.0, model="demo"))
-            if puts and at in self.puts and self.exit is None:
-                self.puts.discard(at)
-                self.do(self.core.files_put(self.granted[at], at, "", self.now))
-
-    @precondition(lambda self: self.puts)
-    @rule(data=st.data(), fault=st.sampled_from(["", "", "the edge is full"]))
-    def files_are_put(self, data: st.DataObject, fault: str) -> None:
-        at = data.draw(st.sampled_from(sorted(self.puts)))
-        if self.exit is None:
-            if not fault:
-                self.puts.discard(at)
-            self.do(self.core.files_put(self.granted[at], at, fault, self.now))
-        self.puts.discard(at)
-
-    @precondition(lambda self: self.has_room())
-    @rule(then=st.sampled_from(["", "cancel", "park", "run", "welcome", "time"]))
-    def next_job_is_parked(self, then: str) -> None:
-        """What would seldom come about by single steps."""
-        self.run_new(1, alone=False)
-        job = self.front
-        if job is None or self.closed:
-            return
-        self.show(job, "denoise", 3)
-        at, job_id = job.fence, self.granted[job.fence]
-        self.park_orders.add(at)
-        self.broker(m.Park(job_id=job_id, fence=at))
-        self.jobs.remove(job)
-        self.engine(JobParked(fence=at, kept=3, model="demo"))
-        self.gone_without_result.add(at)
-        self.dirs.discard(at)
-        match then:
-            case "cancel":
-                self.cancel_orders.add(at)
-                self.broker(m.Cancel(job_id=job_id, fence=at))
-            case "park":
-                self.broker(m.Park(job_id=job_id, fence=at))
-            case "run":
-                self.broker(m.Run(job_id=job_id, fence=at, lease_s=6.0, body=b"spec"))
-            case "welcome":
-                self.broker(m.Welcome(epoch=EPOCH))
-            case "time":
-                self.time_passes(31.0)
-
-    @precondition(lambda self: self.parks)
-    @rule(data=st.data(), fault=st.sampled_from(["", "the edge is away"]))
-    def checkpoints_are_put(self, data: st.DataObject, fault: str) -> None:
-        """They are there, or could not be put in time: the agent may have handed the attempt back meanwhile."""
-        at = data.draw(st.sampled_from(sorted(self.parks)))
-        self.parks.discard(at)
-        if self.exit is None:
-            self.do(self.core.files_put(self.granted[at], at, fault, self.now))
-            assert at not in self.core.engine_slot.parked.fences()
-
-    @precondition(lambda self: self.puts or self.fetches)
-    @rule(data=st.data(), fault=st.sampled_from(["the edge is away", "x" * 5000]))
-    def the_depot_does_not_answer(self, data: st.DataObject, fault: str) -> None:
-        at = data.draw(st.sampled_from(sorted(self.puts | self.fetches)))
-        if self.exit is None:
-            self.do(self.core.depot_failed(at, fault, self.now))
-
-    @precondition(lambda self: self.fetches)
-    @rule(data=st.data(), fault=st.sampled_from(["", "", "the edge is away"]), gone=st.booleans())
-    def inputs_are_fetched(self, data: st.DataObject, fault: str, gone: bool) -> None:
-        at = data.draw(st.sampled_from(sorted(self.fetches)))
-        self.fetches.discard(at)
-        if self.exit is None:
-            self.do(self.core.inputs_fetched(at, fault, self.now, gone=gone))
-
-
 World.TestCase.settings = settings(max_examples=160, stateful_step_count=40, deadline=None)
 TestAnyOrder = World.TestCase
-FarWorld.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
-TestAnyOrderWithDepot = FarWorld.TestCase

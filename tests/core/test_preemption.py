@@ -6,17 +6,14 @@ from math import inf
 from typing import Any
 
 import pytest
-from msgspec import Struct
 from msgspec.structs import replace
 
 from broker.core.policy import Policy
 from broker.core.scheduling.preemption import Bounds, Running, Waiting, choose, goes_on, look_again_s, spare_s
 from broker.core.scheduling.promises import MAX_LEAD_S
-from broker.core.scheduling.queue import Queue, settle
 from broker.testing import UNIT, CoreHarness, holding, peer_of, sent, worker_info
 from broker.wire import messages as m
 from broker.wire.promises import Promise
-from broker.wire.submission import Submission
 
 LONG = Running(job_id="long", left_s=100.0, whole_s=120.0)
 SHORT = Waiting(cost_s=2.0, waits_s=100.0)
@@ -484,29 +481,3 @@ def test_a_job_makes_room_only_within_its_deadline(deadline_s: float, parked: bo
     desk.submit("short", units=6 * UNIT)
     wait(desk, 10)
     assert (desk.job("long").park == "preempt") is parked
-
-
-# ---------------------------------------------------------------- what it costs the tenant
-
-
-def test_a_tenant_is_charged_once_for_a_job_that_made_room():
-    queue = Queue()
-    queue.add(Waiting("long", Submission(model="demo", tenant="a"), 0.0, 100.0))
-    queue.add(Waiting("a1", Submission(model="demo", tenant="a"), 1.0, 1.0))
-    queue.add(Waiting("b1", Submission(model="demo", tenant="b"), 1.0, 1.0))
-    queue.serve("long")
-    assert queue.lead_s("a1") == 100.0
-    settle(queue, "long", 40.0)
-    queue.add(Waiting("long", Submission(model="demo", tenant="a"), 0.0, 60.0), yields_until=50.0)
-    assert queue.lead_s("a1") == 40.0
-    queue.serve("long")
-    assert queue.lead_s("a1") == 100.0
-
-
-class Waiting(Struct):
-    """A job as the queue reads it."""
-
-    id: str
-    submission: Submission
-    submitted_at: float
-    cost: float

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from broker.core.jobs import Job
-from broker.core.scheduling.queue import COST_WEIGHT, FRONT_S, Lane, Queue
+from broker.core.scheduling.queue import COST_WEIGHT, FRONT_S, Lane, Queue, settle
 from broker.testing import submission
 
 
@@ -180,3 +180,14 @@ def test_what_waits_is_counted_by_lane():
     queue.remove("c")
     queue.serve("a")
     assert queue.by_lane() == {Lane("wan", 1, ""): (2, 5)}
+
+
+def test_a_tenant_is_charged_once_for_a_job_that_made_room():
+    queue = filled(job("long", cost=100, tenant="a"), job("a1", at=1, tenant="a"), job("b1", at=1, tenant="b"))
+    queue.serve("long")
+    assert queue.lead_s("a1") == 100.0
+    settle(queue, "long", 40.0)
+    queue.add(job("long", cost=60, tenant="a"), yields_until=50.0)
+    assert queue.lead_s("a1") == 40.0
+    queue.serve("long")
+    assert queue.lead_s("a1") == 100.0

@@ -178,7 +178,8 @@ def served(on_hangup=signal.SIG_DFL):
     `on_hangup` is what it inherits: the tests themselves may have been started to live on.
     """
     program = (
-        "import os, time\nprint(os.getpid(), flush=True)\nwhile True: print('x' * 9000, flush=True); time.sleep(0.05)"
+        "import os, threading\nprint(os.getpid(), flush=True)\npause = threading.Event().wait\n"
+        "while not pause(0.05): print('x' * 9000, flush=True)"
     )
     lines = {name: [sys.executable, "-c", program] for name in ("one", "two")}
     before = signal.signal(signal.SIGHUP, on_hangup)
