@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 # Machines are shared and slow at times; a test that fails for that says nothing. The examples are the same each time, so that a change is
 # judged by what it changes; `--hypothesis-profile explore` draws new ones, and more.
@@ -80,7 +81,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let the processes that tests start receive SIGINT, where the tests are a shell's background job, which ignores it.
 
     Of several test processes, give each a directory with a short name: paths of unix sockets may have 107 characters.
+
+    Keep the constants of imported modules out of the examples, but of new ones: a test would draw others alone than among all.
     """
+    if not config.getoption("--hypothesis-profile"):
+        providers._get_local_constants = lambda: providers._local_constants
     if hasattr(config, "workerinput"):
         place = Path(config.option.basetemp)
         config.option.basetemp = str(place.with_name(place.name.removeprefix("popen-gw")))

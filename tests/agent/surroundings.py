@@ -32,6 +32,14 @@ class Job:
         self.postprocessing = False
 
 
+def handed_back(effect: fx.Effect) -> int:
+    """The fence of the attempt that this effect hands back; 0 when it does something else."""
+    match effect:
+        case fx.SendBroker(m.Refused(fence=fence)):
+            return fence
+    return 0
+
+
 class Surroundings(RuleBasedStateMachine):
     """The engine process and its jobs, the directories, and every promise made to the broker."""
 
@@ -67,6 +75,8 @@ class Surroundings(RuleBasedStateMachine):
         self.exit: int | None = None
         self.goodbye = False
         self.gone_without_result: set[int] = set()
+        #: What comes after the effect at hand, of one entrance into the core.
+        self.follows: list[fx.Effect] = []
         self.accepted: set[int] = set()
         self.do(self.core.tick(self.now))
 
@@ -96,51 +106,55 @@ class Surroundings(RuleBasedStateMachine):
     # ------------------------------------------------------------ effects
 
     def do(self, effects: list[fx.Effect]) -> None:
-        for effect in effects:
+        for index, effect in enumerate(effects):
             assert self.exit is None, f"{effect} after exit"
-            match effect:
-                case fx.SendBroker(message):
-                    self.said(message)
-                case fx.StartEngine():
-                    assert not self.process, "two engines"
-                    self.process, self.killed, self.ready, self.closed = True, False, False, False
-                    self.jobs, self.words, self.fate = [], {}, "own"
-                case fx.StartJob(job):
-                    assert self.has_room(), "a job for an engine that has no room"
-                    assert job.slot not in {other.slot for other in self.jobs}, "two jobs in a slot"
-                    assert job.fence not in self.ran, "a fence ran twice"
-                    assert job.alone == (job.fence in self.alone), "alone, or not, and nobody said so"
-                    self.jobs.append(Job(job))
-                    self.ran.append(job.fence)
-                    self.dirs.add(job.fence)
-                case fx.RequestCancel(slot, at):
-                    slots = {job.fence: job.slot for job in self.jobs}
-                    assert at in slots or self.closed, "a cancel word for a job that is not there"
-                    assert slots.get(at, slot) == slot, "a cancel word for another slot"
-                    assert at in self.cancel_orders, "a cancel that nobody ordered"
-                case fx.RequestPark(slot, at):
-                    slots = {job.fence: job.slot for job in self.jobs}
-                    assert at in slots or self.closed, "a park word for a job that is not there"
-                    assert slots.get(at, slot) == slot, "a park word for another slot"
-                    assert at in self.park_orders or self.core.capacity.hands_back, "a park that nobody ordered"
-                case fx.KillEngine(reason):
-                    assert self.process, "a kill without a process"
-                    if reason.startswith(("the cancel", "no sign of life")):
-                        assert not self.killed, "killed twice for a job"
-                        self.fate = "replaced"
-                    elif reason.startswith("the broker has been away"):
-                        self.fate = "dropped"
-                    self.killed = True
-                case fx.RemoveDir(_, at):
-                    assert not isinstance(self.results.get(at), m.Finished) or at not in self.accepted, (
-                        "published files removed"
-                    )
-                    self.dirs.discard(at)
-                    kept = self.core.unacked_results.fences() | self.core.engine_slot.parked.fences()
-                    if at not in self.results and at not in kept:
-                        self.gone_without_result.add(at)
-                case fx.Exit(code):
-                    self.exit = code
+            self.follows = effects[index + 1 :]
+            self.apply(effect)
+
+    def apply(self, effect: fx.Effect) -> None:
+        match effect:
+            case fx.SendBroker(message):
+                self.said(message)
+            case fx.StartEngine():
+                assert not self.process, "two engines"
+                self.process, self.killed, self.ready, self.closed = True, False, False, False
+                self.jobs, self.words, self.fate = [], {}, "own"
+            case fx.StartJob(job):
+                assert self.has_room(), "a job for an engine that has no room"
+                assert job.slot not in {other.slot for other in self.jobs}, "two jobs in a slot"
+                assert job.fence not in self.ran, "a fence ran twice"
+                assert job.alone == (job.fence in self.alone), "alone, or not, and nobody said so"
+                self.jobs.append(Job(job))
+                self.ran.append(job.fence)
+                self.dirs.add(job.fence)
+            case fx.RequestCancel(slot, at):
+                slots = {job.fence: job.slot for job in self.jobs}
+                assert at in slots or self.closed, "a cancel word for a job that is not there"
+                assert slots.get(at, slot) == slot, "a cancel word for another slot"
+                assert at in self.cancel_orders, "a cancel that nobody ordered"
+            case fx.RequestPark(slot, at):
+                slots = {job.fence: job.slot for job in self.jobs}
+                assert at in slots or self.closed, "a park word for a job that is not there"
+                assert slots.get(at, slot) == slot, "a park word for another slot"
+                assert at in self.park_orders or self.core.capacity.hands_back, "a park that nobody ordered"
+            case fx.KillEngine(reason):
+                assert self.process, "a kill without a process"
+                if reason.startswith(("the cancel", "no sign of life")):
+                    assert not self.killed, "killed twice for a job"
+                    self.fate = "replaced"
+                elif reason.startswith("the broker has been away"):
+                    self.fate = "dropped"
+                self.killed = True
+            case fx.RemoveDir(_, at):
+                assert not isinstance(self.results.get(at), m.Finished) or at not in self.accepted, (
+                    "published files removed"
+                )
+                self.dirs.discard(at)
+                kept = self.core.unacked_results.fences() | self.core.engine_slot.parked.fences()
+                if at not in self.results and at not in kept:
+                    self.gone_without_result.add(at)
+            case fx.Exit(code):
+                self.exit = code
 
     def said(self, message: m.Message) -> None:
         codec.from_agent(codec.encode(message))  # whatever is said can be read
@@ -153,8 +167,9 @@ class Surroundings(RuleBasedStateMachine):
             assert waiting <= held, "a result was forgotten before its acknowledgement"
             running = {attempt.fence for attempt in self.core.engine_slot.attempts}
             parked = self.core.engine_slot.parked.fences()
-            assert held == running | parked | self.core.unacked_results.fences(), (
-                "something is held that is neither running, nor parked, nor done"
+            back = {fence for later in self.follows if (fence := handed_back(later))}
+            assert held == running | parked | self.core.unacked_results.fences() | (held & back), (
+                "something is held that is neither running, nor parked, nor done, nor handed back after it"
             )
             assert message.free <= (1 if self.has_room() else 0), "room that is not there"
         if isinstance(message, m.Heartbeat):

@@ -29,30 +29,29 @@ class FarWorld(World):
     def has_room(self) -> bool:
         return super().has_room() and not self.fetches
 
-    def do(self, effects: list[fx.Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case fx.PutFiles(_, at, _):
-                    assert at in self.ran
-                    self.puts.add(at)
-                case fx.PutParked(_, at):
-                    assert at in self.ran
-                    self.parks.add(at)
-                case fx.FetchInputs(at, _):
-                    assert at not in self.ran
-                    self.fetches.add(at)
-                case fx.Revoke(at):
-                    assert at in self.puts | self.fetches | self.parks, "nothing to revoke"
-                    for on_their_way in (self.puts, self.fetches, self.parks):
-                        on_their_way.discard(at)
-                case fx.DiscardFiles(_, at):
-                    assert at not in self.accepted, "published files removed"
-                case fx.StartJob(job):
-                    assert job.fence not in self.fetches, "the engine has a job whose inputs are not there"
-                case fx.RemoveDir(_, at) if at in self.accepted:
-                    self.dirs.discard(at)
-                    continue
-            super().do([effect])
+    def apply(self, effect: fx.Effect) -> None:
+        match effect:
+            case fx.PutFiles(_, at, _):
+                assert at in self.ran
+                self.puts.add(at)
+            case fx.PutParked(_, at):
+                assert at in self.ran
+                self.parks.add(at)
+            case fx.FetchInputs(at, _):
+                assert at not in self.ran
+                self.fetches.add(at)
+            case fx.Revoke(at):
+                assert at in self.puts | self.fetches | self.parks, "nothing to revoke"
+                for on_their_way in (self.puts, self.fetches, self.parks):
+                    on_their_way.discard(at)
+            case fx.DiscardFiles(_, at):
+                assert at not in self.accepted, "published files removed"
+            case fx.StartJob(job):
+                assert job.fence not in self.fetches, "the engine has a job whose inputs are not there"
+            case fx.RemoveDir(_, at) if at in self.accepted:
+                self.dirs.discard(at)
+                return
+        super().apply(effect)
 
     def said(self, message: m.Message) -> None:
         if isinstance(message, m.Finished):

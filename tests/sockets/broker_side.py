@@ -26,6 +26,8 @@ class BrokerSide:
         self.infos: dict[str, m.WorkerInfo] = {}
         self.inbox: list[tuple[bytes, m.Message]] = []
         self.beats: dict[bytes, m.Heartbeat] = {}
+        #: Every message, in the order in which they came.
+        self.history: list[m.Message] = []
         self._names: dict[bytes, str] = {}
         #: Reads, and answers nothing.
         self.mute = False
@@ -54,6 +56,7 @@ class BrokerSide:
                     self._take(peer, message)
 
     def _take(self, peer: bytes, message: m.Message) -> None:
+        self.history.append(message)
         match message:
             case m.Hello():
                 self.peers[message.name] = peer
