@@ -8,10 +8,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.agent.stage import IDENTITY
+from tests.agent.stage import EPOCH, IDENTITY
 from workers.agent import effects as fx
 from workers.agent import invariants
 from workers.agent.core import AgentCore
+from workers.agent.identity import Identity
+from workers.agent.spooled_results import SpooledResult
 from workers.ipc.messages import FromEngine, RunJob
 from workers.ipc.shared import SLOTS, Progress
 from workers.supervisor.agent_policy import AgentPolicy
@@ -27,6 +29,8 @@ class Job:
         self.slot = order.slot
         self.alone = order.alone
         self.begun = False
+        #: Its engine said that it crashed, as the first sign that its machines are gone.
+        self.crashed = False
         #: It has asked for the next one, to prepare it beside its last steps.
         self.wanted = False
         self.postprocessing = False
@@ -48,7 +52,8 @@ class Surroundings(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.core = AgentCore(self.identity, AgentPolicy(max_unacknowledged=3), self.now)
+        self.take_place(self.identity)
+        self.epoch = EPOCH
         self.counter = 0
         self.granted: dict[int, str] = {}
         self.alone: set[int] = set()
@@ -78,7 +83,16 @@ class Surroundings(RuleBasedStateMachine):
         #: What comes after the effect at hand, of one entrance into the core.
         self.follows: list[fx.Effect] = []
         self.accepted: set[int] = set()
-        self.do(self.core.tick(self.now))
+        #: What was measured of the device: why it is broken.
+        self.fault = ""
+
+    def take_place(self, identity: Identity, left: tuple[SpooledResult, ...] = ()) -> None:
+        """Be the agent of this name, after another that left these results."""
+        self.core = AgentCore(identity, AgentPolicy(max_unacknowledged=3), self.now, left)
+
+    def fence(self, counter: int) -> int:
+        """A fence as the broker of now gives them."""
+        return self.epoch << 32 | counter
 
     @property
     def front(self) -> Job | None:
@@ -99,7 +113,7 @@ class Surroundings(RuleBasedStateMachine):
 
     def has_room(self) -> bool:
         """Whether the engine would take another job."""
-        lives = self.ready and not self.killed and not self.closed
+        lives = self.ready and not self.killed and not self.closed and not self.fault
         asked = all(job.wanted or job.postprocessing for job in self.jobs)
         return lives and asked and len(self.jobs) < SLOTS and not any(job.alone for job in self.jobs)
 
@@ -117,6 +131,9 @@ class Surroundings(RuleBasedStateMachine):
                 self.said(message)
             case fx.StartEngine():
                 assert not self.process, "two engines"
+                assert not self.fault, "an engine on a broken device"
+                assert not self.core.engine_slot.engine.life.waits_for, "an engine without its machines"
+                assert not self.core.reporter.yields, "an engine of a worker whose name another process may bear"
                 self.process, self.killed, self.ready, self.closed = True, False, False, False
                 self.jobs, self.words, self.fate = [], {}, "own"
             case fx.StartJob(job):
@@ -204,7 +221,9 @@ class Surroundings(RuleBasedStateMachine):
         pending = self.core.unacked_results.answer(self.granted[job.fence], job.fence, 0, self.now)
         kind = getattr(pending, "kind", "cancelled") if pending is not None else "handed back"
         allowed = {"engine_crashed"} if fate == "own" and job.begun else {"handed back"}
-        if lost:
+        if job.crashed:
+            allowed = {"handed back" if lost else "engine_crashed"}
+        elif lost:
             allowed = {"handed back"} | ({"cancelled"} if meant else set())
         elif meant:
             allowed = {"hung", "cancelled"} if fate == "replaced" else {"handed back"}

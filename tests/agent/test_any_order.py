@@ -5,10 +5,14 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
+from msgspec import structs
 
 from broker.wire import messages as m
-from tests.agent.stage import EPOCH, RESULT, fence
+from broker.wire.device import DeviceHealth
+from tests.agent.stage import EPOCH, RESULT
 from tests.agent.surroundings import Job, Surroundings
+from workers.agent import effects as fx
+from workers.agent.spooled_results import SpooledResult
 from workers.ipc.messages import (
     JobCancelled,
     JobFailed,
@@ -19,17 +23,29 @@ from workers.ipc.messages import (
     PostprocessBegun,
     Ready,
 )
+from workers.ipc.shared import Progress
 
 
 class World(Surroundings):
     """What broker, engine and time may do."""
 
-    @initialize(scene=st.sampled_from(["new", "ready", "full", "tails", "prepared", "three"]), alone=st.booleans())
-    def begin(self, scene: str, alone: bool) -> None:
-        """A worker that is new, or ready, or has two jobs, of which the second may be in its tail too, or prepared, or three."""
-        if scene == "new":
+    @initialize(
+        scene=st.sampled_from(["new", "yields", "ready", "full", "tails", "prepared", "three"]),
+        alone=st.booleans(),
+        machines=st.sampled_from([1, 1, 2]),
+        results=st.integers(0, 2),
+    )
+    def begin(self, scene: str, alone: bool, machines: int, results: int) -> None:
+        """A worker that is new, or ready, or has two jobs, of which the second may be in its tail too, or prepared, or three.
+
+        An agent before it may have left `results`.
+        """
+        identity = structs.replace(self.identity, yields=scene == "yields", machines=machines)
+        self.take_place(identity, self.left_results(results))
+        self.do(self.core.tick(self.now))
+        if scene in ("new", "yields"):
             return
-        self.broker(m.Welcome(epoch=EPOCH))
+        self.welcome()
         self.engine_loads(works=True)
         if scene in ("full", "tails", "three"):
             self.next_job_comes_to_its_tail()
@@ -40,9 +56,13 @@ class World(Surroundings):
         elif scene in ("prepared", "three"):
             self.next_job_asks_for_another(alone=alone)
 
+    def left_results(self, count: int) -> tuple[SpooledResult, ...]:
+        """Results that an agent before this one left; none where there is no depot to put them into."""
+        return ()
+
     # ------------------------------------------------------------ time
 
-    @rule(seconds=st.sampled_from([0.0, 0.05, 0.25, 1.0, 3.0, 31.0, 400.0]))
+    @rule(seconds=st.sampled_from([0.0, 0.05, 0.25, 1.0, 3.0, 31.0, 400.0, 1000.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         if self.exit is None:
@@ -57,17 +77,35 @@ class World(Surroundings):
 
     # ------------------------------------------------------------ the broker
 
-    @rule(message=st.sampled_from([None, m.Identify(), m.Welcome(epoch=EPOCH), m.HeartbeatAck()]))
+    @rule(message=st.sampled_from([None, m.Identify(), m.HeartbeatAck()]))
     def broker_speaks(self, message: m.ToAgent | None) -> None:
         self.broker(message)
 
-    @rule(skip=st.integers(1, 2), alone=st.sampled_from([False, False, True]))
-    def run_new(self, skip: int, alone: bool) -> None:
+    @rule(heartbeat_s=st.sampled_from([1.0, 1.0, 0.0, 1e9]), depot_key=st.sampled_from(["", "a key", "the next one"]))
+    def welcome(self, heartbeat_s: float = 1.0, depot_key: str = "") -> None:
+        self.broker(m.Welcome(epoch=self.epoch, heartbeat_s=heartbeat_s, depot_key=depot_key))
+
+    @rule()
+    def broker_starts_anew(self) -> None:
+        """Its fences go on in the next epoch; it knows nothing of this connection."""
+        self.epoch += 1
+        self.broker(None)
+        self.welcome()
+
+    @rule(
+        skip=st.integers(1, 2),
+        alone=st.sampled_from([False, False, True]),
+        kept=st.sampled_from([0, 0, 3]),
+        park_at=st.sampled_from([0, 0, 0, 5]),
+    )
+    def run_new(self, skip: int, alone: bool, kept: int = 0, park_at: int = 0) -> None:
         self.counter += skip
-        at, job_id = fence(self.counter), f"j{self.counter}"
+        at, job_id = self.fence(self.counter), f"j{self.counter}"
         self.granted[at] = job_id
         self.alone |= {at} if alone else set()
-        self.broker(m.Run(job_id=job_id, fence=at, lease_s=6.0, predicted_s=40.0, alone=alone, body=b"spec"))
+        self.park_orders |= {at} if park_at else set()
+        run = m.Run(job_id=job_id, fence=at, lease_s=6.0, predicted_s=40.0, alone=alone, body=b"spec")
+        self.broker(structs.replace(run, kept=kept, park_at=park_at))
 
     @precondition(lambda self: self.granted)
     @rule(data=st.data())
@@ -133,6 +171,13 @@ class World(Surroundings):
         else:
             self.closed = True
             self.engine(LoadFailed(model="demo", message="?"))
+
+    @precondition(lambda self: self.process and not self.ready)
+    @rule(phase=st.sampled_from(["", "load", "warm_up"]), step=st.integers(0, 3))
+    def engine_shows_its_loading(self, phase: str, step: int) -> None:
+        if self.exit is None:
+            shown = Progress(fence=0, phase=phase, step=step, total=3, tick=step)
+            self.do(self.core.progressed((shown,), self.now))
 
     @precondition(lambda self: self.process and self.jobs)
     @rule(
@@ -222,11 +267,11 @@ class World(Surroundings):
             self.asks_for_next(job)
 
     @precondition(lambda self: self.process and not self.closed)
-    @rule(data=st.data(), unknown=st.sampled_from([1, 2, -(1 << 32)]))
+    @rule(data=st.data(), unknown=st.sampled_from([1, 2, 1 << 40]))
     def next_is_wanted_beside_no_last_step(self, data: st.DataObject, unknown: int) -> None:
         """Of a job that has ended, is in its tail, was never given, or was another broker's."""
         drawn = {job.fence for job in self.jobs if not job.postprocessing}
-        stray = sorted({*self.granted, fence(self.counter) + unknown} - drawn)
+        stray = sorted({*self.granted, self.fence(self.counter) + unknown} - drawn)
         free = self.core.capacity.free
         self.engine(NextRequested(fence=data.draw(st.sampled_from(stray))))
         assert self.core.capacity.free == free, "room that nobody has made"
@@ -255,7 +300,25 @@ class World(Surroundings):
                 self.show(behind, "encode", 0)
 
     @precondition(lambda self: self.process and self.jobs and not self.closed)
-    @rule(data=st.data(), how=st.sampled_from(["finished", "finished", "failed", "fatal", "cancelled"]))
+    @rule(data=st.data())
+    def a_rank_is_gone(self, data: st.DataObject) -> None:
+        """The engine reports it as a crash of the job: whose fault it is shows by the end of all ranks."""
+        job = data.draw(st.sampled_from(self.jobs))
+        alive = self.core.engine_slot.engine.life.state in ("idle", "busy") and self.core.leaving is None
+        held = self.core.engine_slot.attempts.of(job.fence) is not None
+        self.closed = True
+        crash = JobFailed(fence=job.fence, kind="engine_crashed", message="rank 1 is gone", fatal=True)
+        if self.core.engine_slot.spread and alive and held and self.exit is None:
+            job.crashed = True
+            before = self.core.capacity.held(self.now)
+            self.engine(crash)
+            assert self.core.capacity.held(self.now) == before, "judged before all ranks were gone"
+        else:
+            self.jobs.remove(job)
+            self.engine(crash)
+
+    @precondition(lambda self: self.process and self.jobs and not self.closed)
+    @rule(data=st.data(), how=st.sampled_from(["finished", "finished", "failed", "fatal", "memory", "cancelled"]))
     def engine_ends_job(self, data: st.DataObject, how: str) -> None:
         job = data.draw(st.sampled_from(self.jobs))
         at = job.fence
@@ -272,6 +335,8 @@ class World(Surroundings):
             case "failed" | "fatal":
                 self.closed = how == "fatal"
                 self.engine(JobFailed(fence=at, kind="engine_error", message="x" * 5000, fatal=self.closed))
+            case "memory":
+                self.engine(JobFailed(fence=at, kind="out_of_memory", message="no memory"))
             case _:
                 self.engine(JobCancelled(fence=at, model="demo"))
         if held:
@@ -334,6 +399,17 @@ class World(Surroundings):
                 "room beside a machine that goes"
             )
 
+    @rule(waits=st.booleans())
+    def machines_come_and_go(self, waits: bool) -> None:
+        self.core.engine_slot.engine.life.waits_for = "waiting for host-b" if waits else ""
+
+    @precondition(lambda self: self.counter > 4)
+    @rule(fault=st.sampled_from(["", "GPU 0 fell off the bus"]))
+    def device_is_measured(self, fault: str) -> None:
+        self.fault = self.fault or fault
+        if self.exit is None:
+            self.do(self.core.measured(fx.Stats(health=DeviceHealth(fault=fault)), self.now))
+
     @precondition(lambda self: self.process and not self.closed)
     @rule()
     def engine_babbles(self) -> None:
@@ -355,18 +431,39 @@ class World(Surroundings):
     # ------------------------------------------------------------ leaving
 
     @precondition(lambda self: self.counter > 8)
-    @rule(how=st.sampled_from(["drain", "hand back", "undrain", "leave", "bye", "stop"]))
-    def leave(self, how: str) -> None:
-        if how == "drain":
-            self.broker(m.Drain())
-        elif how == "hand back":
-            self.broker(m.Drain(hand_back=True))
-        elif how == "undrain":
-            self.broker(m.Undrain())
-        elif how == "bye":
-            self.broker(m.WorkerRejected())
-        elif self.exit is None:
-            self.do(self.core.stop("SIGTERM", self.now) if how == "stop" else self.core.leave("told to", self.now))
+    @rule(
+        message=st.sampled_from(
+            [
+                m.Drain(),
+                m.Drain(hand_back=True),
+                m.Undrain(),
+                m.WorkerRejected(),
+                m.WorkerRejected(remedy="anew"),
+                m.WorkerRejected(remedy="yield"),
+                m.Welcome(epoch=EPOCH - 1),
+            ]
+        )
+    )
+    def is_told_to_leave(self, message: m.ToAgent) -> None:
+        self.broker(message)
+
+    @precondition(lambda self: self.counter > 3)
+    @rule(again=st.sampled_from([False, False, True]))
+    def sigterm(self, again: bool) -> None:
+        if self.exit is None:
+            second = self.core.stop_at is not None
+            self.do(self.core.stop("SIGTERM", self.now))
+            assert not self.core.capacity.free, "a worker that stops would take a job"
+            assert not second or self.core.leaving is not None, "a second signal changes nothing"
+        if again and self.exit is None:
+            self.do(self.core.stop("SIGTERM", self.now))
+            assert self.core.leaving is not None, "a second signal changes nothing"
+
+    @precondition(lambda self: self.counter > 8)
+    @rule()
+    def supervisor_is_gone(self) -> None:
+        if self.exit is None:
+            self.do(self.core.leave("told to", self.now))
 
 
 World.TestCase.settings = settings(max_examples=160, stateful_step_count=40, deadline=None)

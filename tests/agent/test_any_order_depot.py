@@ -8,9 +8,10 @@ from hypothesis.stateful import precondition, rule
 from msgspec import structs
 
 from broker.wire import messages as m
-from tests.agent.stage import EPOCH, FAR, IDENTITY, RESULT, WITH_INPUT, fence
+from tests.agent.stage import FAR, IDENTITY, RESULT, RESULT_BODY, WITH_INPUT
 from tests.agent.test_any_order import World
 from workers.agent import effects as fx
+from workers.agent.spooled_results import SpooledResult
 from workers.ipc.messages import JobFinished, JobParked
 
 
@@ -24,7 +25,21 @@ class FarWorld(World):
         self.puts: set[int] = set()
         self.fetches: set[int] = set()
         self.parks: set[int] = set()
+        #: Attempts of an agent before, whose files are put once the broker has given the key.
+        self.left: set[int] = set()
         super().__init__()
+
+    def left_results(self, count: int) -> tuple[SpooledResult, ...]:
+        left = []
+        for self.counter in range(1, count + 1):
+            at, job_id = self.fence(self.counter), f"j{self.counter}"
+            self.granted[at] = job_id
+            self.ran.append(at)
+            self.dirs.add(at)
+            self.left.add(at)
+            message = m.Finished(job_id=job_id, fence=at, run_s=1.0, body=RESULT_BODY)
+            left.append(SpooledResult(message=message, age_s=5.0, files=RESULT.artefacts))
+        return tuple(left)
 
     def has_room(self) -> bool:
         return super().has_room() and not self.fetches
@@ -34,6 +49,7 @@ class FarWorld(World):
             case fx.PutFiles(_, at, _):
                 assert at in self.ran
                 self.puts.add(at)
+                self.left.discard(at)
             case fx.PutParked(_, at):
                 assert at in self.ran
                 self.parks.add(at)
@@ -41,8 +57,9 @@ class FarWorld(World):
                 assert at not in self.ran
                 self.fetches.add(at)
             case fx.Revoke(at):
-                assert at in self.puts | self.fetches | self.parks, "nothing to revoke"
-                for on_their_way in (self.puts, self.fetches, self.parks):
+                leaves = self.core.leaving is not None  # it forgets all results, those too whose files are there
+                assert leaves or at in self.puts | self.fetches | self.parks | self.left, "nothing to revoke"
+                for on_their_way in (self.puts, self.fetches, self.parks, self.left):
                     on_their_way.discard(at)
             case fx.DiscardFiles(_, at):
                 assert at not in self.accepted, "published files removed"
@@ -63,7 +80,7 @@ class FarWorld(World):
     @rule()
     def run_with_inputs(self) -> None:
         self.counter += 1
-        at, job_id = fence(self.counter), f"j{self.counter}"
+        at, job_id = self.fence(self.counter), f"j{self.counter}"
         self.granted[at] = job_id
         self.broker(m.Run(job_id=job_id, fence=at, lease_s=6.0, predicted_s=40.0, body=WITH_INPUT))
 
@@ -114,7 +131,7 @@ class FarWorld(World):
             case "run":
                 self.broker(m.Run(job_id=job_id, fence=at, lease_s=6.0, body=b"spec"))
             case "welcome":
-                self.broker(m.Welcome(epoch=EPOCH))
+                self.welcome()
             case "time":
                 self.time_passes(31.0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.wire import messages as m
-from tests.agent.stage import Stage
+from tests.agent.stage import FAR, WITH_INPUT, Stage, refused
 from workers.agent import effects as fx
 
 HEALTH = m.DeviceHealth(xids={48: 1}, fault="Xid 48: a memory error of two bits, which cannot be corrected")
@@ -55,3 +55,12 @@ def test_an_engine_that_waits_for_its_next_start_is_not_started() -> None:
         stage.tick(1.0)
         started += stage.effects(fx.StartEngine)
     assert started == []
+
+
+def test_a_job_whose_inputs_are_on_their_way_is_handed_back() -> None:
+    stage = Stage(dirs=FAR).idle()
+    stage.run(1, body=WITH_INPUT)
+    break_device(stage)
+    assert refused(stage) == {1: f"the device is broken: {HEALTH.fault}"}
+    stage.fetched(1)
+    assert not stage.effects(fx.StartJob)

@@ -143,6 +143,12 @@ class AttemptControl:
             attempt.parks = why or attempt.parks or ""
             self._emit(fx.RequestPark(attempt.slot, attempt.fence))
 
+    def hand_back_fetching(self, why: str, now: float) -> None:
+        """Hand back, for this reason, what the engine has not been given."""
+        for attempt in self._attempts:
+            if self._take_back(attempt):
+                self._attempts.hand_back(attempt, why, now)
+
     def _take_back(self, attempt: Attempt) -> bool:
         """Fetch no more for an attempt that the engine has not been given; False when it has."""
         if attempt.fence not in self._attempts.fetching:

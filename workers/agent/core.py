@@ -152,10 +152,14 @@ class AgentCore:
         return self._flush_effects(now)
 
     def measured(self, stats: fx.Stats, now: float) -> list[fx.Effect]:
-        """New numbers for the heartbeat. A device that is broken gets no more jobs; what it has runs to its end."""
+        """New numbers for the heartbeat. A device that is broken gets no more jobs; what its engine has runs to its end."""
         self.reporter.stats = stats
         if stats.health.fault and not self.engine_slot.engine.fault:
             self.engine_slot.engine.condemn(stats.health.fault)
+            if self.leaving is None:
+                # As in `stop`: known before anything is handed back.
+                self.reporter.send_heartbeat(now, at_once=True)
+                self.engine_slot.control.hand_back_fetching(f"the device is broken: {stats.health.fault}", now)
         return self._flush_effects(now)
 
     def begin_failed(self, fence: int, reason: str, now: float) -> list[fx.Effect]:

@@ -66,7 +66,7 @@ class EngineSlot:
         self._emit = emit
         self._remote = dirs.remote
         #: Whether its engine has processes on other machines.
-        self._spread = identity.machines > 1
+        self.spread = identity.machines > 1
 
     def refusal_reason(self) -> str:
         """Return the reason why the engine takes no job now; "" when it does."""
@@ -168,7 +168,7 @@ class EngineSlot:
 
     def _job_failed(self, attempt: Attempt, message: JobFailed, now: float) -> None:
         alive = self.engine.life.state in ("idle", "busy")
-        if message.fatal and message.kind == m.FailureKind.ENGINE_CRASHED and self._spread and alive:
+        if message.fatal and message.kind == m.FailureKind.ENGINE_CRASHED and self.spread and alive:
             # A rank that is gone, and perhaps its machine with it, which shows by the end of all.
             attempt.ending = Ending("failed", message.kind, message.message)
             self.engine.life.ending(now)
