@@ -267,6 +267,9 @@ class Checker(EdgeChecks, EngineChecks, ParkingChecks):
                 require(blamed, "who only stood by is not to blame", worker, job_id, short(fence), kind)
             case m.Finished(job_id=job_id, fence=fence):
                 self.finished.add((job_id, fence))
+            case m.Cancelled(job_id=job_id, fence=fence):
+                # An agent after the one that finished it may have been told to cancel it while it put the files once more.
+                self.finished.discard((job_id, fence))
             case m.Refused():
                 self._handed_back(worker, message)
             case m.Hello(held=held):

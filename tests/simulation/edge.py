@@ -241,6 +241,8 @@ class Customer:
         self._forgetting = False
         #: It wants its job to go on.
         self._resumed = False
+        #: How often it pauses its job once more after that.
+        self._pauses_left = Random(f"pauses {errand.job_id} {errand.at}").choice((0, 0, 1, 3))
         self._again_s = errand.again_s
         if errand.again_s < 0 and errand.forget_s < 0:
             # Long after its end, and after the time in which all ids are looked up.
@@ -369,7 +371,16 @@ class Customer:
 
     def _resume(self) -> None:
         self._resumed = True
-        self._control("resume", lambda message: None if message else self.timeline.after(1.0, self._resume))
+        self._control("resume", self._on_resumed)
+
+    def _on_resumed(self, message: Any) -> None:
+        if message is None:
+            self.timeline.after(1.0, self._resume)
+        elif self._pauses_left and message.outcome == "done":
+            self.world.count("pause: once more")
+            self._pauses_left -= 1
+            self._resumed = False
+            self.timeline.after(self.errand.pause_s, self._pause)
 
     def _commit(self) -> None:
         self._control("commit", lambda message: message and self.world.count(f"commit: {message.outcome}"))

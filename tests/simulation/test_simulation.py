@@ -77,6 +77,7 @@ REACHED = (
     "commit: done",
     "parked",
     "pause: done",
+    "pause: once more",
     "pause: refused",
     "pause: requested",
     "checkpoint: gone on from",

@@ -68,6 +68,8 @@ class WorkerProcess:
         self.lost = False
         self.paused_until = 0.0
         self._inbox: deque[bytes] = deque()
+        #: Address of the newest connection over which more than the probe has come.
+        self._answered_at = b""
         self._words: deque[Word] = deque()
         #: What the depot's threads have to tell.
         self._moved: deque[Callable[[AgentCore], list[fx.Effect]]] = deque()
@@ -126,8 +128,8 @@ class WorkerProcess:
     def leave(self) -> None:
         """SIGTERM."""
         if self.core is not None and self._awake:
-            self.world.disturb(self.name, 5.0)
-            self._apply(self.core.leave("stopped by SIGTERM", self.clock.now()))
+            self.world.disturb(self.name, POLICY.stop_grace_s + 5.0)
+            self._apply(self.core.stop("stopped by SIGTERM", self.clock.now()))
 
     def pause(self, seconds: float, *, engine_too: bool) -> None:
         """SIGSTOP, and SIGCONT after so long."""
@@ -153,7 +155,10 @@ class WorkerProcess:
         connection.owner = self.boots
 
     def received(self, connection: Connection, frame: bytes) -> None:
-        if self.core is not None and connection.owner == self.boots:
+        """Its socket reads what came over connections before with the probe of this one: before any answer to what is said over it."""
+        if self.core is not None and connection.owner == self.boots and connection.peer >= self._answered_at:
+            if frame:
+                self._answered_at = connection.peer
             self._inbox.append(frame)
             self._poke()
 

@@ -24,8 +24,9 @@ from tests.simulation.planted import planted
 from tests.simulation.timeline import START, Timeline
 from tests.simulation.worker import POLICY, WorkerProcess
 
-#: By then everything must be done that can be: three tries of a job that hangs, back-offs and engine restarts included.
-CALM_S = 1500.0
+#: By then everything must be done that can be: three tries of a job that hangs, back-offs and engine restarts included; and the longest
+#: job, of 504 steps of 3 s, from its first step on.
+CALM_S = 4000.0
 
 #: What a disturbance may cost beyond its own length: until the agent has said hello again and the broker has told it all.
 _SETTLE_S = 4.0
@@ -296,12 +297,12 @@ class World:
                 self._lose(worker)
             case "agent drained":
                 self.disturb(worker.name, 60.0)
-                edge.ask(lambda req: m.DrainWorker(req=req, name=worker.name), lambda *_: None)
+                self._tell(edge, worker, m.DrainWorker)
                 if fault.target >= 6:  # every other one is taken back, before or after it has left
-                    self.timeline.after(
-                        fault.seconds,
-                        lambda: edge.ask(lambda req: m.UndrainWorker(req=req, name=worker.name), lambda *_: None),
-                    )
+                    self.timeline.after(fault.seconds, lambda: self._tell(edge, worker, m.UndrainWorker))
+                if fault.target >= 9:  # half of these are drained once more at once, and taken back again
+                    for order in (m.DrainWorker, m.UndrainWorker):
+                        self.timeline.after(fault.seconds + 0.01, lambda order=order: self._tell(edge, worker, order))
             case "agent paused":
                 worker.pause(fault.seconds, engine_too=bool(fault.word))
             case "engine killed":
@@ -319,6 +320,10 @@ class World:
                 edge.kill()
             case "edge deaf":
                 edge.deaf(fault.seconds)
+
+    @staticmethod
+    def _tell(edge: Edge, worker: WorkerProcess, order: type[m.DrainWorker | m.UndrainWorker]) -> None:
+        edge.ask(lambda req: order(req=req, name=worker.name), lambda *_: None)
 
     def _lose(self, worker: WorkerProcess) -> None:
         left = [other for other in self.workers if not (other.lost or other is worker)]
