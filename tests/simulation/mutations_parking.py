@@ -124,7 +124,7 @@ PARKING: tuple[Mutation, ...] = (
         "promise-unrescued",
         "a running job makes room for a promised one that would be late",
         ((preempting, "_in_danger", constant(())),),
-        first=3916,
+        first=6660,
     ),
     Mutation("paused-queued", "what is paused is in no queue", ((State, "pause", _queued_all_the_same),)),
     Mutation("pause-untold", "a pause takes a job out of its engine", ((State, "send_park", nothing),), first=209),
