@@ -44,6 +44,14 @@ def is_plain(opened: Image.Image) -> bool:
     )
 
 
+def on_white(picture: Image.Image) -> Image.Image:
+    """The picture in RGB, what is transparent laid on white."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    whole = picture.convert("RGBA")
+    return Image.composite(whole.convert("RGB"), Image.new("RGB", whole.size, "white"), whole.getchannel("A"))
+
+
 def normalised(opened: Image.Image) -> tuple[Image.Image, list[str]]:
     """The picture, decoded, and the changes that a client may not expect. Raises Pillow's errors, `ValueError`."""
     # First, as reading EXIF data also decodes, and there errors are passed over.

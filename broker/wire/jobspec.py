@@ -261,6 +261,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     takes_guidance_2: bool = True
     #: Whether the picture has the size that is requested; False where the pipeline chooses it, as some do by the source image's shape.
     takes_size: bool = True
+    #: How many times as long as its image's the sides are of what it draws, where a request names no size.
+    enlarges: int = 1
     #: What a job's `extra` may carry: the further parameters of the pipeline's call. None: not known, so any.
     extra_parameters: tuple[str, ...] | None = None
     #: Of pipelines that skip part of the steps by `extra.strength`: the strength where a job gives none. See `steps_drawn`.

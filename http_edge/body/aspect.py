@@ -29,10 +29,13 @@ def parse_aspect(text: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def size_for(aspect: tuple[int, int], card: ModelCard) -> tuple[int, int] | None:
-    """(width, height) in pixels of this shape within the card's limits; None when the model cannot come near it."""
+def size_for(aspect: tuple[int, int], card: ModelCard, pixels: float = 0) -> tuple[int, int] | None:
+    """(width, height) of this shape within the card's limits; None when the model cannot come near it.
+
+    It has about so many pixels; 0: as many as the model's usual size.
+    """
     ratio = aspect[0] / aspect[1]
-    pixels = card.defaults.width * card.defaults.height
+    pixels = pixels or card.defaults.width * card.defaults.height
     best: tuple[float, int, int] | None = None
     for width, height in _candidates(ratio, pixels, card):
         ratio_error = abs(math.log(width / height / ratio))
@@ -42,7 +45,7 @@ def size_for(aspect: tuple[int, int], card: ModelCard) -> tuple[int, int] | None
     return None if best is None else best[1:]
 
 
-def _candidates(ratio: float, pixels: int, card: ModelCard) -> Iterator[tuple[int, int]]:
+def _candidates(ratio: float, pixels: float, card: ModelCard) -> Iterator[tuple[int, int]]:
     limits = card.limits
     step = max(1, limits.side_multiple)
     low, high = -(-limits.min_side // step) * step, limits.max_side // step * step
@@ -55,10 +58,17 @@ def _candidates(ratio: float, pixels: int, card: ModelCard) -> Iterator[tuple[in
                 yield width, height
 
 
-def nearest_size(shape: tuple[int, int], card: ModelCard) -> tuple[int, int]:
+def nearest_size(shape: tuple[int, int], card: ModelCard, pixels: float = 0) -> tuple[int, int]:
     """(width, height) of the allowed size of about this shape that suits the model best; its usual one where it has no choice."""
-    nearest = size_for(shape, card) or _nearest_shape(shape[0] / shape[1], card.limits)
+    nearest = size_for(shape, card, pixels) or _nearest_shape(shape[0] / shape[1], card.limits)
     return nearest or (card.defaults.width, card.defaults.height)
+
+
+def enlarged_size(shape: tuple[int, int], card: ModelCard) -> tuple[int, int]:
+    """(width, height) of the allowed size nearest to a picture of this size, enlarged as the model does, or as far as it can."""
+    area = math.prod(shape)
+    times = min(card.enlarges, card.limits.max_side / max(shape), math.sqrt(card.limits.max_pixels / area))
+    return nearest_size(shape, card, area * times**2)
 
 
 def _nearest_shape(ratio: float, limits: Limits) -> tuple[int, int] | None:

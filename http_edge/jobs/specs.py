@@ -28,7 +28,7 @@ from broker.wire.jobspec import (
 from broker.wire.loras import LoraUse
 from http_edge.base.errors import EdgeError, invalid, shown
 from http_edge.base.limits import MAX_PATH_CHARS
-from http_edge.body.aspect import nearest_size, size_for
+from http_edge.body.aspect import enlarged_size, nearest_size, size_for
 from http_edge.jobs.generation import Generation
 from http_edge.jobs.generation_reader import MAX_WARNINGS, arguments_of
 from http_edge.jobs.loras import chosen_loras, preset_of_loras
@@ -315,6 +315,8 @@ def _size(generation: Generation, card: ModelCard, notes: list[str], picture: Pi
         name = next(name for name in ("size", "width", "height", "aspect_ratio") if getattr(generation, name))
         notes.append(f"{generation.label(name)}: model {shown(card.name)} chooses the size itself")
     if aspect is None:
+        if picture is not None and card.enlarges > 1 and not explicit:
+            return enlarged_size((picture.width, picture.height), card)
         if picture is None or explicit or not card.takes_size or is_cut_little(picture, (width, height)):
             return width, height
         return nearest_size((picture.width, picture.height), card)

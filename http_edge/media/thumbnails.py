@@ -23,6 +23,7 @@ import av.error
 from msgspec import Struct
 from PIL import Image
 
+from broker.runtime.pictures import on_white
 from broker.runtime.recipe_file import EXIF_BLOCK, EXIF_PARAMETERS, EXIF_RECIPE, KEY, MAX_EXIF_BYTES, PNG_PARAMETERS
 from broker.wire.jobspec import Artefact
 from broker.wire.messages import JobView
@@ -176,9 +177,7 @@ def encoded(image: Image.Image, to: Format, quality: int | None) -> bytes:
         # A segment has no room for the longest prompts; of the two forms the recipe itself is what matters.
         forms = (exif, _exif(image, with_parameters=False))
         exif = next((form for form in forms if len(form) <= MAX_EXIF_BYTES), b"")
-        image.convert("RGB").save(
-            out, "JPEG", quality=quality_used, subsampling=0 if quality_used >= 90 else 2, exif=exif
-        )
+        on_white(image).save(out, "JPEG", quality=quality_used, subsampling=0 if quality_used >= 90 else 2, exif=exif)
     else:
         image.save(out, "WEBP", quality=_QUALITY if quality is None else quality, exif=exif)
     return out.getvalue()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from broker.wire.jobspec import Defaults, Limits, ModelCard
 from http_edge.base.errors import EdgeError
-from http_edge.body.aspect import parse_aspect, size_for
+from http_edge.body.aspect import enlarged_size, parse_aspect, size_for
 from http_edge.body.fields import Reader
 from tests.testing.fake_broker import VIDEO
 
@@ -50,6 +50,18 @@ def test_anything_else_is_no_shape(text: str) -> None:
 )
 def test_common_shapes(aspect: tuple[int, int], card: ModelCard, size: tuple[int, int]) -> None:
     assert size_for(aspect, card) == size
+
+
+@pytest.mark.parametrize(
+    ("picture", "size"),
+    [((128, 128), (512, 512)), ((100, 200), (416, 832)), ((1000, 500), (1984, 992)), ((10, 10), (64, 64))],
+)
+def test_an_upscaler_draws_four_times_its_picture_or_as_much_as_it_can(
+    picture: tuple[int, int], size: tuple[int, int]
+) -> None:
+    limits = Limits(min_side=64, side_multiple=32, max_side=2048, max_pixels=1920 * 1088)
+    card = ModelCard(name="x4", engine="image", output="image", enlarges=4, limits=limits)
+    assert enlarged_size(picture, card) == size
 
 
 def test_a_shape_beyond_the_sides_is_none() -> None:

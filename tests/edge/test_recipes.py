@@ -138,6 +138,14 @@ def test_a_jpeg_without_room_for_words_still_has_the_recipe_and_the_longest_are_
                     recipe_text(data, 10**6)
 
 
+def test_a_jpeg_of_a_transparent_picture_lies_on_white() -> None:
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    with Image.open(io.BytesIO(encoded(clear, "jpeg", None))) as image:
+        assert image.getpixel((4, 4)) == (255, 255, 255)
+    with Image.open(io.BytesIO(encoded(clear, "webp", None))) as image:
+        assert image.convert("RGBA").getpixel((4, 4))[3] == 0
+
+
 def cut(data: bytes) -> bytes:
     return data[: data.index(b"zoetrope") + 12]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from tests.engine.media import read_clip, top_level_boxes
 from workers.engine.artefacts import Mp4Writer, artefact_name, exact_fps, save_png
 from workers.engine.errors import InvalidInput, WriteError
+from workers.engine.frames import image_pixels
 
 COLOURS = (
     (255, 0, 0),
@@ -151,6 +153,19 @@ def test_png_is_exact(tmp_path: Path) -> None:
     assert (record.size, record.sha256) == (len(data), hashlib.sha256(data).hexdigest())
     assert (record.width, record.height, record.num_frames, record.media_type) == (33, 17, 1, "image/png")
     assert [entry.name for entry in tmp_path.iterdir()] == ["image.png"]
+
+
+def test_png_keeps_what_is_transparent(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).random((1, 17, 33, 4), np.float32)
+    opaque = np.concatenate([drawn[..., :3], np.ones_like(drawn[..., :1])], axis=-1)
+
+    for name, images in (("clear.png", drawn), ("opaque.png", opaque)):
+        save_png(tmp_path, name, image_pixels(SimpleNamespace(images=images)))
+
+    with Image.open(tmp_path / "clear.png") as image:
+        assert np.array_equal(np.asarray(image), (drawn[0] * 255).round().astype(np.uint8))
+    with Image.open(tmp_path / "opaque.png") as image:
+        assert image.mode == "RGB"
 
 
 def test_names_count_from_two() -> None:

@@ -117,10 +117,13 @@ def test_every_family_has_a_class(family: Any) -> None:
 
 
 #: Classes whose authors say another number of steps than their pipeline's signature.
-_OTHER_STEPS = re.compile(r"WanImageToVideoPipeline|StableDiffusion3(Img2Img|Inpaint|PAGImg2Img)Pipeline")
+_OTHER_STEPS = re.compile(
+    r"WanImageToVideoPipeline|StableDiffusion(3(Img2Img|Inpaint|PAGImg2Img)|LatentUpscale)Pipeline"
+)
 #: Classes whose usual guidance is not their signature's: 3.5 of Flux and 6.0 of HunyuanVideo are what the models were distilled for.
 _OTHER_GUIDANCE = re.compile(
     r"Flux(Kontext|ControlNet)?(Img2Img|Inpaint)?Pipeline|HunyuanVideo(Framepack)?Pipeline|Flux2KleinInpaint|QwenImageControlNetInpaint"
+    r"|StableDiffusionLatentUpscale"
 )
 
 
@@ -358,7 +361,7 @@ def test_what_further_media_a_pipeline_takes(
         ("ConsisIDPipeline", "the features of a face"),
         ("AudioLDM2Pipeline", "neither video nor image"),
         ("KandinskyV22PriorPipeline", "another pipeline"),
-        ("StableDiffusionUpscalePipeline", "something to refine"),
+        ("LTXLatentUpsamplePipeline", "something to refine"),
         ("LEditsPPPipelineStableDiffusion", "a picture that was inverted before"),
         ("UniDiffuserPipeline", "a mode of its call"),
     ],

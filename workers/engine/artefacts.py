@@ -37,7 +37,7 @@ from workers.engine.recipes import FileRecipe
 from workers.engine.soundtrack import Sound, Soundtrack
 from workers.models.video_file import CODECS, VideoFile
 
-#: Frames or an image: height x width x 3 (RGB), uint8.
+#: Frames or an image: height x width x 3 (RGB), or 4 (RGBA) of an image, uint8.
 Pixels = npt.NDArray[np.uint8]
 
 #: What is encoded depends on the number of threads, which therefore does not depend on the machine.
@@ -209,7 +209,7 @@ def _seconds(stream: Any) -> float:
 
 
 def save_png(directory: Path, name: str, pixels: Pixels, embedded: FileRecipe | None = None) -> Artefact:
-    """Write an image: height x width x 3, with its recipe. Raises `WriteError`."""
+    """Write an image: height x width x 3 or 4, with its recipe. Raises `WriteError`."""
     temporary = directory / f".{name}.part"
     try:
         with _write_errors(name):

@@ -1,4 +1,4 @@
-"""Conversion of a pipeline's output to pixels: RGB, uint8, in the order shown."""
+"""Conversion of a pipeline's output to pixels: RGB, of a picture that is not opaque RGBA, uint8, in the order shown."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from workers.engine.errors import EngineError
 def video_frames(output: Any) -> Pixels:
     """The frames of the first clip of a pipeline's output: n x height x width x 3. Raises `EngineError` when it holds none."""
     clip = _pictures(output, ("frames", "videos", "video", "images", "image"))
-    return _stack(clip[0] if _depth(clip) > 1 else clip)
+    # The codecs of clips have no alpha.
+    pixels: Pixels = _stack(clip[0] if _depth(clip) > 1 else clip)[..., :3]
+    return pixels
 
 
 def image_pixels(output: Any) -> Pixels:
-    """The first image of a pipeline's output: height x width x 3. Raises `EngineError` when it holds none."""
+    """The first image of a pipeline's output: height x width x 3, or 4 where it is not opaque. Raises `EngineError` when it holds none."""
     image = _pictures(output, ("images", "image", "frames", "video"))
     while _depth(image) > 0:
         image = image[0]
     pixels: Pixels = _stack([image])[0]
-    return pixels
+    return pixels if (pixels[..., 3:] < 255).any() else pixels[..., :3]
 
 
 def to_uint8(values: torch.Tensor) -> torch.Tensor:
@@ -75,10 +77,12 @@ def _stack(clip: Any) -> Pixels:
         pixels = (pixels.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8)
     if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3, 4):
         raise EngineError(f"the pipeline gave frames of shape {pixels.shape}, which are no pictures")
-    return pixels[..., :3] if pixels.shape[-1] >= 3 else pixels.repeat(3, axis=-1)
+    return pixels if pixels.shape[-1] >= 3 else pixels.repeat(3, axis=-1)
 
 
 def _array(item: Any) -> Any:
     if isinstance(item, torch.Tensor):
         return item.detach().float().cpu().movedim(-3, -1).numpy()
-    return np.asarray(item.convert("RGB")) if hasattr(item, "convert") else np.asarray(item)
+    if hasattr(item, "convert"):
+        return np.asarray(item if item.mode == "RGBA" else item.convert("RGB"))
+    return np.asarray(item)

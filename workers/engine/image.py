@@ -42,6 +42,6 @@ class ImageEngine(DiffusionEngine):
 
 
 def save_picture(monitor: Monitor, out_dir: Path, index: int, pixels: Pixels, embedded: FileRecipe | None) -> Artefact:
-    """Output `index`, height x width x 3, as PNG. Raises `Cancelled` or `WriteError`."""
+    """Output `index`, height x width x 3 or 4, as PNG. Raises `Cancelled` or `WriteError`."""
     monitor.enter("save")
     return save_png(out_dir, artefact_name("image", "png", index), pixels, embedded)

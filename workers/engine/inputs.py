@@ -16,13 +16,16 @@ from broker.runtime.clips import BadClip, facts_of, frames_at
 from broker.runtime.pictures import normalised
 from broker.wire.jobspec import JobSpec, takes_whole_image
 from workers.engine.errors import InvalidInput
-from workers.models.inputs import CONDITIONS, LISTS, parameters, start_frames
+from workers.models.inputs import CONDITIONS, LISTS, REFERENCES, enlarges, parameters, start_frames
 
 #: Pipelines that take a clip as a batch of one.
 _BATCH_OF_CLIPS = ("CogVideoXFunControl",)
 
 #: Pipelines whose mask is one of every frame.
 _MASK_OF_FRAMES = ("WanVACE",)
+
+#: Names of the number of frames that one window of a clip shares with the one before, and of those that it has.
+_SHARED, _WINDOW = "overlap_history", "base_num_frames"
 
 #: Wan-Animate puts its character into a clip instead of animating the picture.
 _INTO_CLIP = {"mode": "replace"}
@@ -36,7 +39,8 @@ def input_arguments(
     named = parameters(name, takes)
     found: dict[str, Any] = {}
     whole = takes_whole_image(name)
-    size = None if whole else (spec.width, spec.height)
+    times = enlarges(name)
+    size = None if whole else (spec.width // times, spec.height // times)
     pictures: list[Image.Image] = []
     if spec.image and "image" in named:
         pictures.append(_image(takes, spec, size))
@@ -51,6 +55,8 @@ def input_arguments(
     start = [read_start(Path(path), spec, name, check) for path in spec.inputs.get("start_video", ())]
     if start and named["start_video"] != CONDITIONS:
         found[named["start_video"]] = start[0]
+        if _SHARED in takes:
+            found |= _window(takes, spec, len(start[0]))
     elif start or CONDITIONS in found:
         first, last = pictures[0] if pictures else None, found[CONDITIONS] if "last_image" in spec.inputs else None
         found = {key: value for key, value in found.items() if key != named["image"]}
@@ -71,8 +77,17 @@ def _clips(pipe: Any, named: Mapping[str, str], spec: JobSpec, check: Callable[[
             side = pipe.transformer.config.motion_encoder_size if role == "face_video" else 0
             size = (side, side) if side else (spec.width, spec.height)
             frames = read_clip(Path(path), spec, role, check, size)
-            found[named[role]] = [frames] if name.startswith(_BATCH_OF_CLIPS) else frames
+            if named[role] == REFERENCES:
+                found[REFERENCES] = vars(sys.modules[type(pipe).__module__])["LTX2ReferenceCondition"](frames=frames)
+            else:
+                found[named[role]] = [frames] if name.startswith(_BATCH_OF_CLIPS) else frames
     return {**found, **_INTO_CLIP} if "background_video" in spec.inputs else found
+
+
+def _window(takes: Mapping[str, Any], spec: JobSpec, shared: int) -> dict[str, int]:
+    """The windows in which a clip is drawn: all of the clip's start is in the first, and none is longer than the clip."""
+    longest = spec.extra.get(_WINDOW, takes[_WINDOW].default)
+    return {_SHARED: shared, _WINDOW: min(int(longest), spec.num_frames)}
 
 
 def _placed(

@@ -26,6 +26,7 @@ _STREAMED = {
     "WanImageToVideoPipeline",
     "SkyReelsV2Pipeline",
     "SkyReelsV2ImageToVideoPipeline",
+    "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
 }
 
 

@@ -111,7 +111,11 @@ class VideoEngine(DiffusionEngine):
             with previews.of_output(output.index):
                 drawn = self.call(pipe, card, spec, output.index, monitor, **as_arrays)
                 sound = sound_for(pipe, drawn, spec.output, monitor)
-                save = partial(_save, video_frames(drawn), sound, output, monitor)
+                frames = video_frames(drawn)
+                if "start_video" in spec.inputs:
+                    # Some pipelines give the clip that they go on from, and then what they drew.
+                    frames = frames[-spec.num_frames :]
+                save = partial(_save, frames, sound, output, monitor)
                 if not last:
                     made.append(save())
         return Stage("host", lambda: (*made, save()))

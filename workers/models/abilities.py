@@ -25,8 +25,8 @@ _UNFIT = (
     (r".*GLIGEN", "places for its phrases"),
     (r"VisualCloze", "a grid of images"),
     (r"QwenImageLayered", "several layers as one output"),
-    (r".*VideoTransfer|SkyReelsV2.*VideoToVideo|Cosmos2_5_Transfer|LTX2?InContext|.*Kandinsky6SR", "a video"),
-    (r".*Upscale|.*Upsample|.*SuperResolution|.*Refiner|.*TemporalRefine|.*DiffusionDecode|Marigold", "something to refine"),
+    (r".*VideoTransfer|Cosmos2_5_Transfer|.*Kandinsky6SR", "a video"),
+    (r".*Upsample|.*SuperResolution|.*Refiner|.*TemporalRefine|.*DiffusionDecode|Marigold", "something to refine"),
     (r".*Prior|.*Decoder|LTXI2VLong|SanaWM|LTX2HDR|LTX2DFR", "another pipeline around it"),
     (
         r".*Audio|.*Music|AceStep|DanceDiffusion|Spectrogram|ShapE|RFD4|LLaDA|DiffusionGemma|.*LDM3D",
@@ -44,7 +44,7 @@ _UNFIT = (
 #: Pipelines whose image has a default, and which draw nothing without one.
 _NEEDS_IMAGE = (
     r".*(ImageToVideo|Image2Video|(?<!T)I2V|Img2Img|I2I|Depth2Img|ImageVariation|InstructPix2Pix|Inpaint|FluxFill)"
-    r"|JoyImageEdit|QwenImageEdit|QwenImageLayered|LongCatImageEdit|BriaFiboEdit"
+    r"|JoyImageEdit|QwenImageEdit|QwenImageLayered|LongCatImageEdit|BriaFiboEdit|.*Upscale"
 )
 
 #: Pipelines that draw in a size of their own, by the shape of the image or the number of pixels they were trained on.

@@ -206,6 +206,7 @@ def _card(
         takes_guidance=takes_guidance,
         takes_guidance_2=takes_guidance_2,
         takes_size=abilities.takes_size(taken),
+        enlarges=inputs.enlarges(taken.name),
         extra_parameters=extra_parameters(taken, directory),
         default_strength=abilities.default_strength(taken),
         sound=output == "video" and abilities.makes_sound(taken, index),

@@ -88,6 +88,18 @@ FAMILIES = (
         side_multiple=16,
         shortest=5,
     ),
+    # Half of it, or less, is the end of the clip that it goes on from.
+    _video(
+        "SkyReelsV2DiffusionForcingVideoToVideo",
+        "960x544x97",
+        24,
+        50,
+        6.0,
+        tokens=512,
+        pack=2,
+        side_multiple=16,
+        shortest=5,
+    ),
     _video("SkyReelsV2.*ImageToVideo", "960x544x97", 24, 50, 5.0, tokens=512, pack=2, side_multiple=16),
     _video("SkyReelsV2", "960x544x97", 24, 50, 6.0, tokens=512, pack=2, side_multiple=16),
     _video("AnyFlow", "832x480x81", 16, 50, 1.0, tokens=512, pack=2, side_multiple=16),
@@ -161,6 +173,9 @@ FAMILIES = (
     _image("StableDiffusionXLInstructPix2Pix", 1024, 100, 5.0),
     _image("StableDiffusionXL", 1024, 50, 5.0),
     _image("StableDiffusionInstructPix2Pix", 512, 100, 7.5),
+    # Their UNets halve what is an eighth of the image three times, the latter's to no less than two pixels.
+    _image("StableDiffusionUpscale", 2048, 75, 9.0, spatial=4, side_multiple=32),
+    _image("StableDiffusionLatentUpscale", 1024, 20, 0.0, side_multiple=128),
     _image("StableDiffusion", 512, 50, 7.5),
     _image("StableUnCLIP", 1024, 20, 10.0, side_multiple=16),
     _image("LatentConsistencyModel", 768, 4, 8.5),

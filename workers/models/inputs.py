@@ -20,8 +20,11 @@ LISTS = ("images", "input_images")
 _TOGETHER = ("image", *LISTS)
 
 #: Pipelines that take pictures with their places in the clip.
-_PLACED = ("LTXConditionPipeline", "LTX2ConditionPipeline")
+_PLACED = ("LTXConditionPipeline", "LTX2ConditionPipeline", "LTX2InContextPipeline")
 CONDITIONS = "conditions"
+
+#: Name under which clips are taken that are looked at while another is drawn.
+REFERENCES = "reference_conditions"
 
 #: Of pipelines with a control network or an adapter, those whose `image` is what steers them; in the others it is changed.
 _STEERED_BY_IMAGE = r"StableDiffusion(XL)?(ControlNet(PAG|XS)?|Adapter)Pipeline"
@@ -37,12 +40,17 @@ _DRAWS_OVER_CLIP = r"(Wan|CogVideoX|AnimateDiff)VideoToVideo|VideoToVideoSD|Lucy
 
 #: Pipelines that go on from a clip, and how much of it they take: as much as they were trained on where they would take any number.
 _GOES_ON = (
-    ("LTX2?Condition", StartFrames(least=1, step=8, most=25)),
+    ("LTX2?(Condition|InContext)", StartFrames(least=1, step=8, most=25)),
     ("CosmosVideoToWorld", StartFrames(least=1, step=8, most=9)),
     ("Cosmos2VideoToWorld|Cosmos2_5_PredictBase|Cosmos3Omni", StartFrames(least=1, step=4, most=5)),
+    # As many as its authors have two of its windows share.
+    ("SkyReelsV2DiffusionForcingVideoToVideo", StartFrames(least=1, step=4, most=17)),
     # Its context is 19 latent frames, read in chunks of 9.
     ("Helios", StartFrames(least=33, step=33, most=99, drawn=False)),
 )
+
+#: Pipelines that enlarge their image, and how many times each side.
+_ENLARGE = ((r"StableDiffusionUpscale", 4), (r"StableDiffusionLatentUpscale", 2))
 
 #: A pipeline whose mask is one of every frame, or a single one for all.
 _MASKS_FRAMES = "WanVACE"
@@ -51,7 +59,7 @@ _MASKS_FRAMES = "WanVACE"
 _NAMES = {
     "last_image": ("last_image",),
     "mask_image": ("mask_image", "mask"),
-    "control_video": ("control_video", "conditioning_frames"),
+    "control_video": ("control_video", "conditioning_frames", REFERENCES),
     "pose_video": ("pose_video",),
     "face_video": ("face_video",),
     "mask_video": ("mask_video",),
@@ -64,7 +72,8 @@ _NEEDS = (
     (r".*Control|.*Adapter", "control_image"),
     (r"WanAnimate", "pose_video"),
     (r"WanAnimate", "face_video"),
-    (r"CogVideoXFunControl|AnimateDiff.*ControlNet", "control_video"),
+    (r"CogVideoXFunControl|AnimateDiff.*ControlNet|LTX2InContext", "control_video"),
+    (r"SkyReelsV2.*VideoToVideo", "start_video"),
     (rf"(?!WanVACE)({_DRAWS_OVER_CLIP})", "video"),
 )
 
@@ -102,6 +111,11 @@ def parameters(name: str, takes: Container[str]) -> dict[str, str]:
 def start_frames(name: str) -> StartFrames | None:
     """Number of frames that the pipeline of this class takes of a clip to go on from; None where it takes none."""
     return next((seen for pattern, seen in _GOES_ON if re.match(pattern, name)), None)
+
+
+def enlarges(name: str) -> int:
+    """Return how many times as long the sides of what a pipeline of this class draws are as those of its image; mostly 1."""
+    return next((times for pattern, times in _ENLARGE if re.match(pattern, name)), 1)
 
 
 def input_use(

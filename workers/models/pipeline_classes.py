@@ -100,13 +100,14 @@ class PipelineClass(Struct, frozen=True):
             sorted(
                 name
                 for name, parameter in self.parameters.items()
-                if parameter.scalar and is_extra(name) and not (self.name.startswith(_ANIMATE) and name == "mode")
+                if parameter.scalar and is_extra(name) and not re.match(_FILLED_BY_INPUTS.get(name, "$"), self.name)
             )
         )
 
 
-#: Its other mode puts a character into a clip, for which it needs that clip and a mask of each frame: no job carries those.
-_ANIMATE = "WanAnimate"
+#: Parameters that follow from the inputs of a job, and the classes in which they do: whether Wan-Animate draws into a clip, and how much
+#: SkyReels takes of the clip that it goes on from.
+_FILLED_BY_INPUTS = {"mode": "WanAnimate", "overlap_history": "SkyReelsV2DiffusionForcingVideoToVideo"}
 
 
 def is_extra(name: str) -> bool:

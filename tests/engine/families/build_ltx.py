@@ -11,6 +11,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     LTX2ConditionPipeline,
     LTX2ImageToVideoPipeline,
+    LTX2InContextPipeline,
     LTX2Pipeline,
     LTX2VideoTransformer3DModel,
     LTXConditionPipeline,
@@ -43,8 +44,11 @@ def common() -> dict[str, Any]:
 _LAYERS = 2
 
 
-def common_2() -> dict[str, Any]:
-    """The video's latents are 32 times smaller and 8 times shorter; a second of sound is 25 latents."""
+def common_2(layers: int = 29) -> dict[str, Any]:
+    """The video's latents are 32 times smaller and 8 times shorter; a second of sound is 25 latents.
+
+    Guidance that perturbs a layer perturbs the 29th.
+    """
     return {
         "tokenizer": parts.tokenizer(length=1024),
         "text_encoder": parts.gemma3(num_hidden_layers=_LAYERS),
@@ -56,7 +60,7 @@ def common_2() -> dict[str, Any]:
         ).eval(),
         "transformer": LTX2VideoTransformer3DModel(
             in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16, audio_in_channels=4,
-            audio_out_channels=4, audio_num_attention_heads=2, audio_attention_head_dim=4, audio_cross_attention_dim=8, num_layers=29,
+            audio_out_channels=4, audio_num_attention_heads=2, audio_attention_head_dim=4, audio_cross_attention_dim=8, num_layers=layers,
             caption_channels=parts.TEXT, rope_double_precision=False, rope_type="split", perturbed_attn=True,
         ).eval(),
         "vae": AutoencoderKLLTX2Video(
@@ -80,6 +84,7 @@ BUILDERS = {
     "LTXImageToVideoPipeline": lambda: LTXImageToVideoPipeline(**common()),
     "LTXConditionPipeline": lambda: LTXConditionPipeline(**common()),
     "LTX2ConditionPipeline": lambda: LTX2ConditionPipeline(**common_2()),
+    "LTX2InContextPipeline": lambda: LTX2InContextPipeline(**common_2(layers=1)),
     "LTX2Pipeline": lambda: LTX2Pipeline(**common_2()),
     "LTX2ImageToVideoPipeline": lambda: LTX2ImageToVideoPipeline(**common_2()),
 }

@@ -19,6 +19,7 @@ from diffusers import (
     HeliosTransformer3DModel,
     SkyReelsV2DiffusionForcingImageToVideoPipeline,
     SkyReelsV2DiffusionForcingPipeline,
+    SkyReelsV2DiffusionForcingVideoToVideoPipeline,
     SkyReelsV2ImageToVideoPipeline,
     SkyReelsV2Pipeline,
     SkyReelsV2Transformer3DModel,
@@ -154,6 +155,9 @@ BUILDERS = {
         image_processor=parts.clip_image_processor(),
     ),
     "SkyReelsV2DiffusionForcingImageToVideoPipeline": lambda: SkyReelsV2DiffusionForcingImageToVideoPipeline(
+        **skyreels_common(), transformer=skyreels()
+    ),
+    "SkyReelsV2DiffusionForcingVideoToVideoPipeline": lambda: SkyReelsV2DiffusionForcingVideoToVideoPipeline(
         **skyreels_common(), transformer=skyreels()
     ),
     "SkyReelsV2DiffusionForcingPipeline": lambda: SkyReelsV2DiffusionForcingPipeline(

@@ -189,6 +189,24 @@ _BRIEF: tuple[Case, ...] = (
         **_OVER_PICTURE,
     ),
     *_briefly("masks", "Flux2KleinInpaintPipeline", strength=True, without=("negative_prompt",), **_OVER_PICTURE),
+    *_briefly(
+        "wan", "SkyReelsV2DiffusionForcingVideoToVideoPipeline", needs=("start_video",), frame_step=4, frame_least=5
+    ),
+    *_briefly(
+        "ltx",
+        "LTX2InContextPipeline",
+        picture="may",
+        needs=("control_video",),
+        takes=("last_image", "start_video"),
+        frame_step=8,
+        sound=True,
+        extra=MappingProxyType(
+            {"stg_scale": 0.0, "audio_stg_scale": 0.0}
+        ),  # it would perturb layers that the tiny model lacks
+        note="made for LoRAs that look at the control video (IC-LoRA)",
+    ),
+    *_briefly("upscalers", "StableDiffusionUpscalePipeline", output="image", picture="must"),
+    *_briefly("upscalers", "StableDiffusionLatentUpscalePipeline", output="image", picture="must"),
     *_briefly("masks", "KandinskyInpaintCombinedPipeline", "KandinskyV22InpaintCombinedPipeline", **_OVER_PICTURE),
     *_briefly("masks", "FluxControlImg2ImgPipeline", strength=True, without=("negative_prompt",), **_STEERED_OVER),
     *_briefly("rarer", "AmusedPipeline", "BriaFiboPipeline", "NucleusMoEImagePipeline", output="image"),
@@ -625,9 +643,8 @@ UNFIT: Mapping[str, str] = MappingProxyType(
     {
         "RePaintPipeline": "a mask of what is kept",
         "QwenImageLayeredPipeline": "several layers as one output",
-        "SkyReelsV2DiffusionForcingVideoToVideoPipeline": "`video`",
         "LTXLatentUpsamplePipeline": "something to refine",
-        "StableDiffusionUpscalePipeline": "something to refine",
+        "IFSuperResolutionPipeline": "something to refine",
         "KandinskyV22PriorPipeline": "another pipeline around it",
         "StableAudioPipeline": "an output that is neither video nor image",
         "ConsisIDPipeline": "the features of a face",

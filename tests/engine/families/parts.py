@@ -258,9 +258,12 @@ def wan_vae(latent: int = 4, **changes: Any) -> AutoencoderKLWan:
 
 
 def wake(pipe: Any) -> None:
-    """Give every weight that starts at zero a random value: a fresh model that ignores its prompt would hide a dropped one."""
+    """Give every weight that starts at zero a random value: a fresh model that ignores its prompt would hide a dropped one.
+
+    Some classes leave weights as they find the memory, which may be no numbers, and those equal nothing.
+    """
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             for weight in part.parameters():
-                if not weight.any():
+                if not weight.any() or not weight.isfinite().all():
                     torch.nn.init.normal_(weight, std=0.1)
