@@ -166,7 +166,8 @@ def test_a_message_without_an_end_is_cut(broker: BrokerProcess, edge_key: PeerKe
 
         wait_until(cut, 60, "the connection to be cut")
         broker.asks()
-    assert peak - before < 500 * MIB
+    # How much comes between two looks of the broker is up to the machine; all of it would be 1,900 MiB.
+    assert peak - before < 1500 * MIB
     wait_until(lambda: 'zoetrope_connections_cut_total{reason="oversized_message"} 1.0' in metrics(broker), 60)
 
 
